@@ -1,0 +1,62 @@
+"""The portable fast path: blocks of time steps, each one product of a banded matrix and its window of the input.
+
+Step i of a block reads the window at i … i+K−1, so the kernels of S steps, each shifted by one, are the rows of an
+S×(S+K−1) band, and a block is one matrix product for all channels of a head. A block is at least K−1 steps long, so
+its window is the block and the first K−1 steps of the next one: the input is copied about twice, never K times.
+
+Plain torch operations only: any device, any dtype, differentiable as often as wanted, compiled as it is.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def depthwise(window: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """The same as :func:`seqdyconv.functional.reference.depthwise`, by blocks."""
+    if dilation > 1:
+        return _by_phase(window, weight, dilation)
+    heads, kernel_size = weight.shape[-2:]
+    time = window.shape[1] - (kernel_size - 1)
+    size = max(16, 1 << (kernel_size - 1).bit_length())  # a power of two, at least K
+    if isinstance(time, int) and time <= size:  # one short block; a single step is one product with its kernel
+        size = time
+        windows = window.unflatten(-1, (heads, -1))[:, None]
+    else:
+        blocks = (time + size - 1) // size
+        padded = F.pad(window, (0, 0, 0, (blocks + 1) * size - window.shape[1]))
+        padded = padded.unflatten(-1, (heads, -1)).unflatten(1, (-1, size))
+        windows = torch.cat([padded[:, :-1], padded[:, 1:, : kernel_size - 1]], dim=2)
+    # windows: (B, blocks, size+K−1, H, R)
+    if weight.dim() == 2:  # one band for all blocks: their windows become columns of one product per head
+        band = _band(weight[:, None].expand(-1, size, -1))
+        columns = windows.permute(3, 2, 0, 1, 4)
+        output = (band @ columns.flatten(2)).unflatten(2, columns.shape[2:]).permute(2, 3, 1, 0, 4)
+    else:
+        blocks = windows.shape[1]
+        weight = F.pad(weight, (0, 0, 0, 0, 0, blocks * size - time)).unflatten(1, (-1, size))
+        output = (_band(weight.transpose(2, 3)) @ windows.transpose(2, 3)).transpose(2, 3)
+    return output.flatten(3).flatten(1, 2)[:, :time]
+
+
+def _band(weight: Tensor) -> Tensor:
+    """(..., S, K) → (..., S, S+K−1): row i holds kernel i at columns i … i+K−1 and zeros elsewhere."""
+    size, kernel_size = weight.shape[-2:]
+    # Rows of length S+K, read again as rows of length S+K−1: each row starts one place further right.
+    rows = F.pad(weight, (0, size)).flatten(-2)
+    return rows[..., : size * (size + kernel_size - 1)].unflatten(-1, (size, size + kernel_size - 1))
+
+
+def _by_phase(window: Tensor, weight: Tensor, dilation: int) -> Tensor:
+    """Dilated taps stay within steps of equal ``t mod dilation``: run these phases as batch rows, without dilation."""
+    kernel_size = weight.shape[-1]
+    batch, length = window.shape[:2]
+    time = length - (kernel_size - 1) * dilation
+    steps = (time + dilation - 1) // dilation
+    window = F.pad(window, (0, 0, 0, steps * dilation - time))
+    window = window.unflatten(1, (steps + kernel_size - 1, dilation)).transpose(1, 2).flatten(0, 1)
+    if weight.dim() == 4:
+        weight = F.pad(weight, (0, 0, 0, 0, 0, steps * dilation - time))
+        weight = weight.unflatten(1, (steps, dilation)).transpose(1, 2).flatten(0, 1)
+    output = depthwise(window, weight, 1).unflatten(0, (batch, dilation))
+    return output.transpose(1, 2).flatten(1, 2)[:, :time]
