@@ -1,3 +1,26 @@
-"""Lightweight and dynamic 1-D convolutions for sequence models."""
+"""Lightweight and dynamic 1-D convolutions for sequence models.
+
+Layers and functions need torch alone; ``import seqdyconv.models`` brings the Hugging Face models.
+"""
+
+from seqdyconv.functional import (
+    dynamic_conv1d,
+    dynamic_conv1d_step,
+    lightweight_conv1d,
+    lightweight_conv1d_step,
+)
+from seqdyconv.layers import ConvMixer, DynamicConv1d, LightweightConv1d, SelfAttention, build_mixer
 
 __version__ = "0.1.0.dev0"
+
+__all__ = [
+    "ConvMixer",
+    "DynamicConv1d",
+    "LightweightConv1d",
+    "SelfAttention",
+    "build_mixer",
+    "dynamic_conv1d",
+    "dynamic_conv1d_step",
+    "lightweight_conv1d",
+    "lightweight_conv1d_step",
+]

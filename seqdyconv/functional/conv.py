@@ -54,7 +54,7 @@ def lightweight_conv1d(
 
     Example:
         >>> import torch
-        >>> from seqdyconv.functional import lightweight_conv1d
+        >>> from seqdyconv import lightweight_conv1d
         >>> average = torch.full((1, 3), 1 / 3)  # one head, three taps
         >>> lightweight_conv1d(torch.tensor([[[3.0], [6.0], [9.0]]]), average).flatten().tolist()
         [3.0, 6.0, 5.0]
@@ -97,7 +97,7 @@ def dynamic_conv1d(
 
     Example:
         >>> import torch
-        >>> from seqdyconv.functional import dynamic_conv1d
+        >>> from seqdyconv import dynamic_conv1d
         >>> kernels = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.5, 0.5]])[None, :, None]  # keep, take the last, mix
         >>> dynamic_conv1d(torch.tensor([[[2.0], [4.0], [6.0]]]), kernels, padding="causal").flatten().tolist()
         [2.0, 2.0, 5.0]
@@ -132,7 +132,7 @@ def lightweight_conv1d_step(
 
     Example:
         >>> import torch
-        >>> from seqdyconv.functional import lightweight_conv1d_step
+        >>> from seqdyconv import lightweight_conv1d_step
         >>> output, state = lightweight_conv1d_step(torch.ones(1, 1, 1), torch.zeros(1, 2, 1), torch.ones(1, 3))
         >>> output.item(), state.flatten().tolist()
         (1.0, [0.0, 1.0])
@@ -164,7 +164,7 @@ def dynamic_conv1d_step(
 
     Example:
         >>> import torch
-        >>> from seqdyconv.functional import dynamic_conv1d_step
+        >>> from seqdyconv import dynamic_conv1d_step
         >>> output, state = dynamic_conv1d_step(torch.ones(1, 1, 1), torch.zeros(1, 2, 1), torch.ones(1, 1, 1, 3))
         >>> output.item(), state.flatten().tolist()
         (1.0, [0.0, 1.0])

@@ -1,0 +1,181 @@
+"""Self-attention as a mixer, the baseline of every comparison, and the attention of a decoder to its encoder."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqdyconv.layers.masking import check_input, zero_padding
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762), (batch, time, channels).
+
+    Computed by :func:`torch.nn.functional.scaled_dot_product_attention`.
+
+    Args:
+        dim: D, the width of input and output.
+        num_heads: H, divides D.
+        causal: attend to the current and earlier steps alone.
+        attention_dropout: dropout of the attention weights in training.
+        device, dtype: of the parameters.
+
+    Shapes:
+        input (B, T, D) → output (B, T, D). Parameters: ``in_proj`` (query, key, value stacked), ``out_proj``.
+
+    Raises:
+        ValueError: options or input that do not fit.
+
+    Example:
+        >>> import torch
+        >>> from seqdyconv import SelfAttention
+        >>> SelfAttention(512, num_heads=8, causal=True)(torch.randn(2, 10, 512)).shape
+        torch.Size([2, 10, 512])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        causal: bool = False,
+        attention_dropout: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        _check_heads(dim, num_heads)
+        self.dim = dim
+        self.num_heads = num_heads
+        self.causal = causal
+        self.attention_dropout = attention_dropout
+        self.in_proj = nn.Linear(dim, 3 * dim, device=device, dtype=dtype)
+        self.out_proj = nn.Linear(dim, dim, device=device, dtype=dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for weight in self.in_proj.weight.chunk(3):
+            nn.init.xavier_uniform_(weight)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.in_proj.bias)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.dim}, num_heads={self.num_heads}, causal={self.causal}"
+
+    def forward(self, input: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+        """Attend within a whole sequence.
+
+        Args:
+            input: (B, T, D).
+            padding_mask: (B, T) bool, True at padded steps, which no step attends to but themselves.
+
+        Returns:
+            (B, T, D).
+        """
+        check_input(input, self.dim, self.in_proj.weight.dtype, padding_mask)
+        query, key, value = self.in_proj(zero_padding(input, padding_mask)).chunk(3, dim=-1)
+        if padding_mask is None:
+            return self._attend(query, key, value, None)
+        time = torch.arange(input.shape[1], device=input.device)
+        keep = ~padding_mask[:, None, :]
+        if self.causal:
+            keep = keep & (time <= time[:, None])
+        # Each step attends to itself at least, so that a row of nothing but padding stays finite.
+        return self._attend(query, key, value, keep | (time == time[:, None]))
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        """The state before the first chunk: (B, 0, 2·D + 1), no steps yet."""
+        return self.in_proj.weight.new_empty(batch_size, 0, 2 * self.dim + 1)
+
+    def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Attend from the next chunk of a causal layer to it and all chunks before.
+
+        Args:
+            input: (B, T, D), T ≥ 1.
+            state: (B, S, 2·D + 1): key, value, and 1 where the step is real, of the S steps so far.
+            padding_mask: (B, T) bool.
+
+        Returns:
+            The output (B, T, D), and the next state (B, S + T, 2·D + 1).
+        """
+        if not self.causal:
+            raise ValueError("only a causal layer streams, got causal=False")
+        check_input(input, self.dim, self.in_proj.weight.dtype, padding_mask)
+        if state.dim() != 3 or state.shape[0] != input.shape[0] or state.shape[2] != 2 * self.dim + 1:
+            raise ValueError(f"state must be (B, S, 2*D+1) = ({input.shape[0]}, S, {2 * self.dim + 1}), got "
+                             f"{tuple(state.shape)}")  # fmt: skip
+        query, memory = self.in_proj(zero_padding(input, padding_mask)).split([self.dim, 2 * self.dim], dim=-1)
+        real = memory.new_ones(input.shape[:2]) if padding_mask is None else (~padding_mask).to(memory.dtype)
+        past = state.shape[1]
+        state = torch.cat([state.to(memory.dtype), torch.cat([memory, real[..., None]], dim=-1)], dim=1)
+        key, value, real = state.split([self.dim, self.dim, 1], dim=-1)
+        step = torch.arange(state.shape[1], device=state.device)
+        now = step[past:, None]
+        keep = (real.transpose(1, 2) > 0) & (step <= now) | (step == now)
+        return self._attend(query, key, value, keep), state
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None) -> Tensor:
+        dropout = self.attention_dropout if self.training else 0.0
+        causal = self.causal and keep is None
+        return self.out_proj(attend(query, key, value, self.num_heads, keep, dropout, causal))
+
+
+class CrossAttention(nn.Module):
+    """Attention of a decoder to its encoder's output (Vaswani et al. 2017, arXiv 1706.03762).
+
+    Args:
+        dim: D, the width of both sides.
+        num_heads: H, divides D.
+        attention_dropout: dropout of the attention weights in training.
+    """
+
+    def __init__(self, dim: int, num_heads: int, *, attention_dropout: float = 0.0) -> None:
+        super().__init__()
+        _check_heads(dim, num_heads)
+        self.num_heads = num_heads
+        self.attention_dropout = attention_dropout
+        self.query_proj = nn.Linear(dim, dim)
+        self.memory_proj = nn.Linear(dim, 2 * dim)
+        self.out_proj = nn.Linear(dim, dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        for weight in (self.query_proj.weight, *self.memory_proj.weight.chunk(2), self.out_proj.weight):
+            nn.init.xavier_uniform_(weight)
+        for layer in (self.query_proj, self.memory_proj, self.out_proj):
+            nn.init.zeros_(layer.bias)
+
+    def project(self, memory: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Keys and values, each (B, S, D), of the encoder's output (B, S, D); they stay while a sentence is decoded."""
+        key, value = self.memory_proj(zero_padding(memory, padding_mask)).chunk(2, dim=-1)
+        return key, value
+
+    def forward(self, input: Tensor, key: Tensor, value: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+        """Attend from (B, T, D) to the S encoder steps; ``padding_mask`` (B, S) is theirs. Returns (B, T, D)."""
+        keep = None
+        if padding_mask is not None:
+            # A source of nothing but padding is attended to as zeros: finite.
+            keep = (~padding_mask | padding_mask.all(1, keepdim=True))[:, None]
+        dropout = self.attention_dropout if self.training else 0.0
+        return self.out_proj(attend(self.query_proj(input), key, value, self.num_heads, keep, dropout))
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    num_heads: int,
+    keep: Tensor | None = None,
+    dropout: float = 0.0,
+    causal: bool = False,
+) -> Tensor:
+    """Scaled dot-product attention of (B, T, D) to (B, S, D), head by head; ``keep`` (B, 1 or T, S) bool."""
+    query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
+    keep = None if keep is None else keep[:, None]
+    output = F.scaled_dot_product_attention(query, key, value, keep, dropout, causal)
+    return output.transpose(1, 2).flatten(2)
+
+
+def _check_heads(dim: int, num_heads: int) -> None:
+    if num_heads < 1 or dim % num_heads:
+        raise ValueError(f"num_heads must divide the width, got {num_heads} heads and width {dim}")

@@ -1,0 +1,318 @@
+"""Lightweight and dynamic convolutions as layers: parameters, softmax, DropConnect, padding and streaming."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqdyconv.functional import dynamic_conv1d, dynamic_conv1d_step, lightweight_conv1d, lightweight_conv1d_step
+from seqdyconv.functional.conv import Padding, left_padding
+from seqdyconv.layers.masking import check_input, last_inputs, zero_padding
+
+
+class _HeadConv1d(nn.Module):
+    """What both layers share: all but where the logits of their kernels come from."""
+
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        num_heads: int,
+        padding: Padding,
+        dilation: int,
+        bias: bool,
+        weight_softmax: bool,
+        weight_dropout: float,
+        renormalize: bool,
+        factory: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        sizes = {"channels": channels, "kernel_size": kernel_size, "num_heads": num_heads, "dilation": dilation}
+        for name, value in sizes.items():
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} must be an int >= 1, got {value!r}")
+        if channels % num_heads:
+            raise ValueError(f"num_heads must divide channels, got {num_heads} heads and {channels} channels")
+        if not 0 <= weight_dropout < 1:
+            raise ValueError(f"weight_dropout must be in [0, 1), got {weight_dropout!r}")
+        if renormalize and not weight_softmax:
+            raise ValueError("renormalize is a softmax over the taps inside the sequence: it needs weight_softmax=True")
+        self.channels = channels
+        self.kernel_size = kernel_size
+        self.num_heads = num_heads
+        self.padding = padding
+        self.dilation = dilation
+        self.weight_softmax = weight_softmax
+        self.weight_dropout = weight_dropout
+        self.renormalize = renormalize
+        self.reach = (kernel_size - 1) * dilation  # steps between the first and the last tap
+        self.left = left_padding(padding, kernel_size, dilation)
+        self.register_parameter("bias", nn.Parameter(torch.empty(channels, **factory)) if bias else None)
+
+    def extra_repr(self) -> str:
+        text = f"{self.channels}, kernel_size={self.kernel_size}, num_heads={self.num_heads}, padding={self.padding!r}"
+        defaults = {"dilation": 1, "weight_softmax": True, "weight_dropout": 0.0, "renormalize": False}
+        changed = (
+            f", {name}={getattr(self, name)}" for name, value in defaults.items() if getattr(self, name) != value
+        )
+        return text + "".join(changed) + (", bias=True" if self.bias is not None else "")
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        """The state before the first chunk: (B, (K−1)·dilation, C) on the layer's device, in its dtype.
+
+        Zeros; with ``renormalize`` NaN, which marks the steps where there was no input.
+        """
+        parameter = next(self.parameters())
+        return parameter.new_full((batch_size, self.reach, self.channels), math.nan if self.renormalize else 0.0)
+
+    def _kernels(self, logits: Tensor, valid: Tensor | None) -> Tensor:
+        """(..., H, K) from logits; ``valid`` (B, T + reach) tells which steps of the window are of the sequence."""
+        if self.weight_softmax:
+            dtype = torch.promote_types(logits.dtype, torch.float32)
+            if valid is not None:
+                inside = valid.unfold(1, self.reach + 1, 1)[:, :, None, :: self.dilation]  # (B, T, 1, K)
+                # The lowest number instead of −inf: with no tap inside, the kernel is finite and reads zeros.
+                logits = logits.to(dtype).masked_fill(~inside, torch.finfo(dtype).min)
+            logits = logits.softmax(-1, dtype=dtype)
+        return F.dropout(logits, self.weight_dropout, self.training)
+
+    def _forward(self, input: Tensor, logits: Tensor, padding_mask: Tensor | None) -> Tensor:
+        valid = None
+        if self.renormalize:
+            valid = torch.ones_like(input[..., 0], dtype=torch.bool) if padding_mask is None else ~padding_mask
+            valid = F.pad(valid, (self.left, self.reach - self.left))
+        kernels = self._kernels(logits, valid).to(input.dtype)
+        convolve = lightweight_conv1d if kernels.dim() == 2 else dynamic_conv1d
+        return convolve(input, kernels, self.bias, padding=self.padding, dilation=self.dilation)
+
+    def _stream(
+        self, input: Tensor, logits: Tensor, state: Tensor, padding_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if self.left != self.reach:
+            raise ValueError(f'only a causal layer streams: padding must be "causal", got {self.padding!r}')
+        expected = (input.shape[0], self.reach, self.channels)
+        if state.shape != expected:
+            raise ValueError(f"state must be (B, (K-1)*dilation, C) = {expected}, got {tuple(state.shape)}")
+        valid, marked = None, input
+        if self.renormalize:
+            if padding_mask is not None:
+                marked = input.masked_fill(padding_mask[..., None], math.nan)
+            valid = ~torch.cat([state[..., 0], marked[..., 0]], dim=1).isnan()
+        kernels = self._kernels(logits, valid).to(input.dtype)
+        step = lightweight_conv1d_step if kernels.dim() == 2 else dynamic_conv1d_step
+        past = torch.where(state.isnan(), 0, state) if self.renormalize else state
+        output, _ = step(input, past, kernels, self.bias, dilation=self.dilation)
+        window = torch.cat([state.to(input.dtype), marked], dim=1)
+        return output, last_inputs(window, padding_mask, self.reach)
+
+
+class LightweightConv1d(_HeadConv1d):
+    """Lightweight convolution (Wu et al. 2019, https://arxiv.org/abs/1901.10430), (batch, time, channels).
+
+    A depthwise convolution whose H kernels are softmax-normalised over their K taps, each shared by the R = C // H
+    neighbouring channels of its head.
+
+    Args:
+        channels: C.
+        kernel_size: K ≥ 1, odd or even, also longer than the sequence.
+        num_heads: H, divides C.
+        padding: ``"causal"``, ``"same"`` or the number of zeros before the sequence, see
+            :func:`seqdyconv.lightweight_conv1d`.
+        dilation: steps between taps.
+        bias: add a learned (C,) to the output.
+        weight_softmax: softmax over the taps; without it the kernels are the parameter itself.
+        weight_dropout: DropConnect, the probability of dropping a tap of a normalised kernel in training.
+        renormalize: softmax over the taps that read the sequence, neither padding nor what is outside, instead of
+            all K.
+        device, dtype: of the parameters.
+
+    Shapes:
+        input (B, T, C) → output (B, T, C). Parameters: ``weight`` (H, K), ``bias`` (C,).
+
+    Raises:
+        ValueError: options or input that do not fit.
+
+    Example:
+        >>> import torch
+        >>> from seqdyconv import LightweightConv1d
+        >>> layer = LightweightConv1d(512, kernel_size=7, num_heads=8, padding="causal")
+        >>> layer(torch.randn(2, 10, 512)).shape
+        torch.Size([2, 10, 512])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        num_heads: int,
+        *,
+        padding: Padding = "same",
+        dilation: int = 1,
+        bias: bool = False,
+        weight_softmax: bool = True,
+        weight_dropout: float = 0.0,
+        renormalize: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        factory = {"device": device, "dtype": dtype}
+        super().__init__(channels, kernel_size, num_heads, padding, dilation, bias, weight_softmax, weight_dropout,
+                         renormalize, factory)  # fmt: skip
+        self.weight = nn.Parameter(torch.empty(num_heads, kernel_size, **factory))  # type: ignore[arg-type]
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.xavier_uniform_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, input: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+        """Convolve a whole sequence.
+
+        Args:
+            input: (B, T, C).
+            padding_mask: (B, T) bool, True at padded steps, which are read as zeros.
+
+        Returns:
+            (B, T, C).
+        """
+        check_input(input, self.channels, self.weight.dtype, padding_mask)
+        return self._forward(zero_padding(input, padding_mask), self.weight, padding_mask)
+
+    def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Convolve the next chunk of a causal layer; any chunking of a sequence gives what ``forward`` gives.
+
+        Args:
+            input: (B, T, C), T ≥ 1.
+            state: (B, (K−1)·dilation, C), of :meth:`initial_state` or the last call.
+            padding_mask: (B, T) bool; padding at a row's end does not enter its state.
+
+        Returns:
+            The output (B, T, C), and the next state.
+        """
+        check_input(input, self.channels, self.weight.dtype, padding_mask)
+        return self._stream(zero_padding(input, padding_mask), self.weight, state, padding_mask)
+
+
+class DynamicConv1d(_HeadConv1d):
+    """Dynamic convolution (Wu et al. 2019, https://arxiv.org/abs/1901.10430), (batch, time, channels).
+
+    A lightweight convolution whose kernels a linear layer, the generator, predicts at every step from that step alone.
+
+    Args:
+        channels: C.
+        kernel_size: K ≥ 1, odd or even, also longer than the sequence.
+        num_heads: H, divides C.
+        padding: ``"causal"``, ``"same"`` or the number of zeros before the sequence, see
+            :func:`seqdyconv.dynamic_conv1d`.
+        dilation: steps between taps.
+        bias: add a learned (C,) to the output.
+        weight_softmax: softmax over the taps; without it the kernels are what the generator gives.
+        weight_dropout: DropConnect, the probability of dropping a tap of a normalised kernel in training.
+        renormalize: softmax over the taps that read the sequence, neither padding nor what is outside, instead of
+            all K.
+        query_dim: Q, the width of a separate ``query`` from which the kernels are predicted; None: from the input.
+        generator_bias: give the generator a bias: the part of the kernels that does not depend on the input.
+        device, dtype: of the parameters.
+
+    Shapes:
+        input (B, T, C), query (B, T, Q) → output (B, T, C). Parameters: ``generator.weight`` (H·K, Q or C), row
+        h·K + k for tap k of head h; ``generator.bias`` (H·K,); ``bias`` (C,).
+
+    Raises:
+        ValueError: options or input that do not fit.
+
+    Example:
+        >>> import torch
+        >>> from seqdyconv import DynamicConv1d
+        >>> layer = DynamicConv1d(512, kernel_size=7, num_heads=8, padding="causal")
+        >>> whole = torch.randn(2, 10, 512)
+        >>> state = layer.initial_state(2)
+        >>> first, state = layer.stream(whole[:, :4], state)
+        >>> rest, state = layer.stream(whole[:, 4:], state)
+        >>> torch.allclose(torch.cat([first, rest], 1), layer(whole), atol=1e-6)
+        True
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        num_heads: int,
+        *,
+        padding: Padding = "same",
+        dilation: int = 1,
+        bias: bool = False,
+        weight_softmax: bool = True,
+        weight_dropout: float = 0.0,
+        renormalize: bool = False,
+        query_dim: int | None = None,
+        generator_bias: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        factory = {"device": device, "dtype": dtype}
+        super().__init__(channels, kernel_size, num_heads, padding, dilation, bias, weight_softmax, weight_dropout,
+                         renormalize, factory)  # fmt: skip
+        if query_dim is not None and query_dim < 1:
+            raise ValueError(f"query_dim must be None or an int >= 1, got {query_dim!r}")
+        self.query_dim = query_dim
+        self.generator = nn.Linear(
+            channels if query_dim is None else query_dim, num_heads * kernel_size, bias=generator_bias, **factory
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.xavier_uniform_(self.generator.weight)
+        for bias in (self.generator.bias, self.bias):
+            if bias is not None:
+                nn.init.zeros_(bias)
+
+    def forward(self, input: Tensor, *, padding_mask: Tensor | None = None, query: Tensor | None = None) -> Tensor:
+        """Convolve a whole sequence.
+
+        Args:
+            input: (B, T, C).
+            padding_mask: (B, T) bool, True at padded steps, which are read as zeros.
+            query: (B, T, Q) where the layer has a ``query_dim``, else None.
+
+        Returns:
+            (B, T, C).
+        """
+        check_input(input, self.channels, self.generator.weight.dtype, padding_mask)
+        input = zero_padding(input, padding_mask)
+        return self._forward(input, self._logits(input, query, padding_mask), padding_mask)
+
+    def stream(
+        self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None, query: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Convolve the next chunk of a causal layer; any chunking of a sequence gives what ``forward`` gives.
+
+        Args:
+            input: (B, T, C), T ≥ 1.
+            state: (B, (K−1)·dilation, C), of :meth:`initial_state` or the last call.
+            padding_mask: (B, T) bool; padding at a row's end does not enter its state.
+            query: (B, T, Q) where the layer has a ``query_dim``, else None.
+
+        Returns:
+            The output (B, T, C), and the next state.
+        """
+        check_input(input, self.channels, self.generator.weight.dtype, padding_mask)
+        input = zero_padding(input, padding_mask)
+        return self._stream(input, self._logits(input, query, padding_mask), state, padding_mask)
+
+    def _logits(self, input: Tensor, query: Tensor | None, padding_mask: Tensor | None) -> Tensor:
+        if (query is None) != (self.query_dim is None):
+            raise ValueError(f"query must be given if and only if the layer has a query_dim, here {self.query_dim}")
+        if query is None:
+            query = input
+        elif query.shape != (*input.shape[:2], self.query_dim):
+            expected = (*input.shape[:2], self.query_dim)
+            raise ValueError(f"query must be (B, T, Q) = {expected}, got {tuple(query.shape)}")
+        else:
+            query = zero_padding(query, padding_mask)
+        return self.generator(query).unflatten(-1, (self.num_heads, self.kernel_size))
