@@ -53,11 +53,9 @@ class SelfAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        for weight in self.in_proj.weight.chunk(3):
-            nn.init.xavier_uniform_(weight)
-        nn.init.xavier_uniform_(self.out_proj.weight)
-        nn.init.zeros_(self.in_proj.bias)
-        nn.init.zeros_(self.out_proj.bias)
+        for layer in (self.in_proj, self.out_proj):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, num_heads={self.num_heads}, causal={self.causal}"
@@ -140,9 +138,8 @@ class CrossAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        for weight in (self.query_proj.weight, *self.memory_proj.weight.chunk(2), self.out_proj.weight):
-            nn.init.xavier_uniform_(weight)
         for layer in (self.query_proj, self.memory_proj, self.out_proj):
+            nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def project(self, memory: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,159 @@
+"""The configuration of all models."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+from seqdyconv.layers import MIXERS
+
+POSITION_TYPES = ("sinusoidal", "learned", "none")
+
+
+@dataclass(frozen=True)
+class StackConfig:
+    """The part of a configuration that one stack of layers, the encoder or the decoder, is built from."""
+
+    layer_types: list[str]
+    kernel_sizes: list[int]
+    attention_heads: int
+    ffn_dim: int
+    conv_dim: int
+    glu: bool
+    normalize_before: bool
+    position_type: str
+
+
+@strict
+class SeqDyConvConfig(PreTrainedConfig):
+    """Configuration of the models of lightweight and dynamic convolutions (Wu et al. 2019, arXiv 1901.10430).
+
+    The defaults are the paper's base size. Encoder and decoder take a mixer by name for each of their layers, so
+    convolutions and self-attention mix freely; the lists of a stack are as long as it has layers.
+
+    Args:
+        vocab_size: tokens of the decoder, and of the encoder where ``encoder_vocab_size`` is None.
+        encoder_vocab_size: tokens of the encoder where it has a vocabulary of its own, which cannot be shared then.
+        hidden_size: D, the width of the embeddings and of every layer's input and output.
+        encoder_layer_types, decoder_layer_types: a mixer's name (``"dynamic_conv"``, ``"lightweight_conv"``,
+            ``"self_attention"``) for each layer, or one name for all.
+        encoder_kernel_sizes, decoder_kernel_sizes: the kernel size of each layer; self-attention does not use it.
+        encoder_attention_heads, decoder_attention_heads: H of convolutions and attention; divides D and the
+            convolution's width.
+        encoder_ffn_dim, decoder_ffn_dim: the inner width of the feed-forward blocks.
+        encoder_conv_dim, decoder_conv_dim: C, the width of the convolutions; None: D.
+        encoder_glu, decoder_glu: gate the input of the convolutions.
+        encoder_normalize_before, decoder_normalize_before: layer norm before each block instead of after it.
+        encoder_position_type, decoder_position_type: ``"sinusoidal"``, ``"learned"`` or ``"none"``.
+        max_position_embeddings: rows of the learned table; sinusoidal positions have no end.
+        position_offset: the number of the first position; 2 in models that come from fairseq.
+        scale_embedding: multiply the token embeddings by √D.
+        share_encoder_decoder_embeddings: one table for encoder and decoder; needs ``tie_word_embeddings``.
+        tie_word_embeddings: one table for the decoder's input and output.
+        dropout: of embeddings and of each block's output, before it is added to the residual.
+        attention_dropout: of attention weights, of self- and cross-attention.
+        activation_dropout: of the feed-forward block's inner activations.
+        input_dropout: of the input of the convolution blocks.
+        weight_dropout: DropConnect, of the convolution kernels.
+        weight_softmax: softmax-normalise the convolution kernels.
+
+    Raises:
+        ValueError: options that do not fit together; a value of the wrong type raises too (StrictDataclassError).
+
+    Example:
+        >>> from seqdyconv.models import SeqDyConvConfig
+        >>> config = SeqDyConvConfig(encoder_layer_types="lightweight_conv", encoder_kernel_sizes=[3, 7, 15])
+        >>> config.encoder_layer_types
+        ['lightweight_conv', 'lightweight_conv', 'lightweight_conv']
+    """
+
+    model_type = "seqdyconv"
+    attribute_map = {"num_attention_heads": "encoder_attention_heads"}
+
+    vocab_size: int = 32000
+    encoder_vocab_size: int | None = None
+    hidden_size: int = 512
+    encoder_layer_types: list[str] | str = "dynamic_conv"
+    decoder_layer_types: list[str] | str = "dynamic_conv"
+    encoder_kernel_sizes: list[int] | tuple[int, ...] = (3, 7, 15, 31, 31, 31, 31)
+    decoder_kernel_sizes: list[int] | tuple[int, ...] = (3, 7, 15, 31, 31, 31)
+    encoder_attention_heads: int = 8
+    decoder_attention_heads: int = 8
+    encoder_ffn_dim: int = 2048
+    decoder_ffn_dim: int = 2048
+    encoder_conv_dim: int | None = None
+    decoder_conv_dim: int | None = None
+    encoder_glu: bool = True
+    decoder_glu: bool = True
+    encoder_normalize_before: bool = False
+    decoder_normalize_before: bool = False
+    encoder_position_type: str = "sinusoidal"
+    decoder_position_type: str = "sinusoidal"
+    max_position_embeddings: int = 1024
+    position_offset: int = 0
+    scale_embedding: bool = True
+    share_encoder_decoder_embeddings: bool = True
+    tie_word_embeddings: bool = True
+    dropout: float | int = 0.1
+    attention_dropout: float | int = 0.0
+    activation_dropout: float | int = 0.0
+    input_dropout: float | int = 0.0
+    weight_dropout: float | int = 0.0
+    weight_softmax: bool = True
+    is_encoder_decoder: bool = True
+    use_cache: bool = True
+    bos_token_id: int | None = 0
+    pad_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+    decoder_start_token_id: int | None = 2
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        for side in ("encoder", "decoder"):
+            sizes = list(getattr(self, f"{side}_kernel_sizes"))
+            types = getattr(self, f"{side}_layer_types")
+            setattr(self, f"{side}_kernel_sizes", sizes)
+            setattr(self, f"{side}_layer_types", [types] * len(sizes) if isinstance(types, str) else list(types))
+        super().__post_init__(**kwargs)
+
+    def get_text_config(self, *args: Any, **kwargs: Any) -> "SeqDyConvConfig":
+        """Itself: ``generate`` asks here for the vocabulary of its output."""
+        return self
+
+    def stack(self, side: Literal["encoder", "decoder"]) -> StackConfig:
+        """The options of one stack, without their prefix."""
+        options = {name: getattr(self, f"{side}_{name}") for name in StackConfig.__dataclass_fields__}
+        return StackConfig(**(options | {"conv_dim": options["conv_dim"] or self.hidden_size}))
+
+    def validate_architecture(self) -> None:
+        """Raise ValueError where options do not fit together; called at construction and before saving."""
+        for side in ("encoder", "decoder"):
+            stack = self.stack(side)
+            if len(stack.layer_types) != len(stack.kernel_sizes) or not stack.layer_types:
+                raise ValueError(
+                    f"{side}_layer_types and {side}_kernel_sizes need one entry for each layer, got "
+                    f"{len(stack.layer_types)} and {len(stack.kernel_sizes)}"
+                )
+            if unknown := sorted(set(stack.layer_types) - set(MIXERS)):
+                raise ValueError(f"{side}_layer_types must be of {', '.join(MIXERS)}, got {', '.join(unknown)}")
+            if min(stack.kernel_sizes) < 1:
+                raise ValueError(f"{side}_kernel_sizes must be >= 1, got {stack.kernel_sizes}")
+            if stack.position_type not in POSITION_TYPES:
+                raise ValueError(f"{side}_position_type must be of {POSITION_TYPES}, got {stack.position_type!r}")
+            heads = stack.attention_heads
+            if heads < 1 or self.hidden_size % heads or stack.conv_dim % heads:
+                raise ValueError(
+                    f"{side}_attention_heads must divide hidden_size and {side}_conv_dim, got {heads} heads for "
+                    f"{self.hidden_size} and {stack.conv_dim}"
+                )
+        for name in ("dropout", "attention_dropout", "activation_dropout", "input_dropout", "weight_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.share_encoder_decoder_embeddings and not self.tie_word_embeddings:
+            raise ValueError("share_encoder_decoder_embeddings=True shares the output too: it needs "
+                             "tie_word_embeddings=True")  # fmt: skip
+        if self.share_encoder_decoder_embeddings and self.encoder_vocab_size is not None:
+            raise ValueError(
+                "shared embeddings need one vocabulary: set share_encoder_decoder_embeddings=False or "
+                f"encoder_vocab_size=None, got {self.encoder_vocab_size}"
+            )

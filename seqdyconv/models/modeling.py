@@ -1,0 +1,456 @@
+"""Encoder, decoder and translation model of lightweight and dynamic convolutions (Wu et al. 2019, arXiv 1901.10430).
+
+Read from top to bottom: positions, the feed-forward block, one encoder layer, one decoder layer, the two stacks, the
+model. What a layer does to mix time steps is a mixer, chosen by name (``seqdyconv.layers.mixers``).
+
+- The stacks, and nothing else, turn Hugging Face's ``attention_mask`` (1 = keep) into our ``padding_mask``.
+- Positions count real tokens only, so that padding on either side changes nothing.
+- A decoder step needs the stream state of each mixer: the cache holds these, not keys and values.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import EncoderDecoderCache, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPast, Seq2SeqLMOutput
+from transformers.utils.deprecation import deprecate_kwarg
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from seqdyconv.layers import LightweightConv1d, build_mixer
+from seqdyconv.layers.attention import CrossAttention
+from seqdyconv.models.cache import cross_attention_memory, decoder_cache, keep_cross_attention_memory
+from seqdyconv.models.configuration import SeqDyConvConfig, StackConfig
+
+
+def sinusoidal_positions(positions: Tensor, dim: int) -> Tensor:
+    """(B, T) position numbers → (B, T, D) sines, then cosines, of D/2 wave lengths from 2π to 10000·2π."""
+    half = dim // 2
+    frequency = torch.exp(torch.arange(half, device=positions.device) * -(math.log(10000) / max(half - 1, 1)))
+    angle = positions[..., None].float() * frequency
+    return F.pad(torch.cat([angle.sin(), angle.cos()], dim=-1), (0, dim % 2))
+
+
+def to_padding_mask(attention_mask: Tensor | None) -> Tensor | None:
+    """Hugging Face's ``attention_mask`` (B, T), 1 or True = keep, to a ``padding_mask``, True = padding."""
+    return None if attention_mask is None else attention_mask == 0
+
+
+class Embedding(nn.Module):
+    """Token embeddings, scaled by √D, plus positions, dropped out."""
+
+    def __init__(self, config: SeqDyConvConfig, vocab_size: int, position_type: str) -> None:
+        super().__init__()
+        self.scale = math.sqrt(config.hidden_size) if config.scale_embedding else 1.0
+        self.dropout = config.dropout
+        self.position_type = position_type
+        self.position_offset = config.position_offset
+        self.tokens = nn.Embedding(vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        if position_type == "learned":
+            self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+
+    def forward(self, input_ids: Tensor, padding_mask: Tensor | None, past: int = 0) -> Tensor:
+        """Embed (B, T) tokens, the last T of past + T; ``padding_mask`` (B, past + T). Returns (B, T, D)."""
+        hidden = self.tokens(input_ids) * self.scale
+        if self.position_type != "none":
+            hidden = hidden + self._embed_positions(hidden, padding_mask, past)
+        return F.dropout(hidden, self.dropout, self.training)
+
+    def _embed_positions(self, hidden: Tensor, padding_mask: Tensor | None, past: int) -> Tensor:
+        time = hidden.shape[1]
+        if padding_mask is None:
+            positions = torch.arange(past, past + time, device=hidden.device)[None]
+        else:
+            positions = ((~padding_mask).cumsum(1) - 1).clamp(min=0)[:, past:]
+        positions = positions + self.position_offset
+        if self.position_type == "sinusoidal":
+            return sinusoidal_positions(positions, hidden.shape[2]).to(hidden.dtype)
+        rows = self.positions.num_embeddings
+        if past + time + self.position_offset > rows:
+            raise ValueError(
+                f"learned positions end at max_position_embeddings = {rows}, got a sequence of {past + time} tokens"
+            )
+        return self.positions(positions)
+
+
+class FeedForward(nn.Module):
+    """Linear, ReLU, linear."""
+
+    def __init__(self, dim: int, inner_dim: int, activation_dropout: float) -> None:
+        super().__init__()
+        self.in_proj = nn.Linear(dim, inner_dim)
+        self.out_proj = nn.Linear(inner_dim, dim)
+        self.activation_dropout = activation_dropout
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.out_proj(F.dropout(F.relu(self.in_proj(input)), self.activation_dropout, self.training))
+
+
+class Residual(nn.Module):
+    """Layer norm, dropout and residual connection around a block: norm before the block, or after the sum."""
+
+    def __init__(self, config: SeqDyConvConfig, normalize_before: bool) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(config.hidden_size)
+        self.normalize_before = normalize_before
+        self.dropout = config.dropout
+
+    def enter(self, hidden: Tensor) -> Tensor:
+        """What the block gets."""
+        return self.norm(hidden) if self.normalize_before else hidden
+
+    def leave(self, hidden: Tensor, output: Tensor) -> Tensor:
+        """What comes after the block: ``hidden`` went in before :meth:`enter`, ``output`` came out of the block."""
+        hidden = hidden + F.dropout(output, self.dropout, self.training)
+        return hidden if self.normalize_before else self.norm(hidden)
+
+
+def _build_mixer(config: SeqDyConvConfig, stack: StackConfig, layer: int, causal: bool) -> nn.Module:
+    return build_mixer(
+        stack.layer_types[layer],
+        config.hidden_size,
+        stack.attention_heads,
+        kernel_size=stack.kernel_sizes[layer],
+        causal=causal,
+        conv_dim=stack.conv_dim,
+        glu=stack.glu,
+        input_dropout=config.input_dropout,
+        weight_softmax=config.weight_softmax,
+        weight_dropout=config.weight_dropout,
+        attention_dropout=config.attention_dropout,
+    )
+
+
+class SeqDyConvEncoderLayer(GradientCheckpointingLayer):
+    """A mixer and a feed-forward block."""
+
+    def __init__(self, config: SeqDyConvConfig, layer: int) -> None:
+        super().__init__()
+        stack = config.stack("encoder")
+        self.mixer: Any = _build_mixer(config, stack, layer, causal=False)
+        self.mixer_residual = Residual(config, stack.normalize_before)
+        self.ffn = FeedForward(config.hidden_size, stack.ffn_dim, config.activation_dropout)
+        self.ffn_residual = Residual(config, stack.normalize_before)
+
+    def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        mixed = self.mixer(self.mixer_residual.enter(hidden), padding_mask=padding_mask)
+        hidden = self.mixer_residual.leave(hidden, mixed)
+        return self.ffn_residual.leave(hidden, self.ffn(self.ffn_residual.enter(hidden)))
+
+
+class SeqDyConvDecoderLayer(GradientCheckpointingLayer):
+    """A causal mixer, attention to the encoder, and a feed-forward block."""
+
+    def __init__(self, config: SeqDyConvConfig, layer: int) -> None:
+        super().__init__()
+        stack = config.stack("decoder")
+        self.layer = layer
+        self.mixer: Any = _build_mixer(config, stack, layer, causal=True)
+        self.mixer_residual = Residual(config, stack.normalize_before)
+        self.cross_attention = CrossAttention(
+            config.hidden_size, stack.attention_heads, attention_dropout=config.attention_dropout
+        )
+        self.cross_residual = Residual(config, stack.normalize_before)
+        self.ffn = FeedForward(config.hidden_size, stack.ffn_dim, config.activation_dropout)
+        self.ffn_residual = Residual(config, stack.normalize_before)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        padding_mask: Tensor | None,
+        encoder_hidden_states: Tensor,
+        encoder_padding_mask: Tensor | None,
+        cache: EncoderDecoderCache | None = None,
+    ) -> Tensor:
+        if cache is None:
+            mixed = self.mixer(self.mixer_residual.enter(hidden), padding_mask=padding_mask)
+            memory = self.cross_attention.project(encoder_hidden_states, encoder_padding_mask)
+        else:
+            mixed = self._stream(self.mixer_residual.enter(hidden), padding_mask, cache)
+            kept = cross_attention_memory(cache, self.layer)
+            memory = kept or self.cross_attention.project(encoder_hidden_states, encoder_padding_mask)
+            if kept is None:
+                keep_cross_attention_memory(cache, self.layer, memory)
+        return self.after_mixer(hidden, mixed, memory, encoder_padding_mask)
+
+    def after_mixer(
+        self, hidden: Tensor, mixed: Tensor, memory: tuple[Tensor, Tensor], encoder_padding_mask: Tensor | None
+    ) -> Tensor:
+        """The rest of the layer, once the mixer has given ``mixed``."""
+        hidden = self.mixer_residual.leave(hidden, mixed)
+        attended = self.cross_attention(self.cross_residual.enter(hidden), *memory, padding_mask=encoder_padding_mask)
+        hidden = self.cross_residual.leave(hidden, attended)
+        return self.ffn_residual.leave(hidden, self.ffn(self.ffn_residual.enter(hidden)))
+
+    def _stream(self, hidden: Tensor, padding_mask: Tensor | None, cache: EncoderDecoderCache) -> Tensor:
+        kept: Any = cache.self_attention_cache.layers[self.layer]
+        state = self.mixer.initial_state(hidden.shape[0]) if kept.state is None else kept.state
+        mixed, state = self.mixer.stream(hidden, state, padding_mask)
+        kept.store(state, hidden.shape[1])
+        return mixed
+
+
+class SeqDyConvPreTrainedModel(PreTrainedModel):
+    """Initialisation and what Hugging Face asks of all our models."""
+
+    config: SeqDyConvConfig
+    config_class = SeqDyConvConfig
+    base_model_prefix = "encoder"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["SeqDyConvEncoderLayer", "SeqDyConvDecoderLayer"]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Xavier for linear layers and kernels, N(0, 1/D) for embeddings, as in the paper's code."""
+        if isinstance(module, nn.Linear):
+            init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight, std=self.config.hidden_size**-0.5)
+            if module.padding_idx is not None:
+                init.zeros_(module.weight[module.padding_idx])
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, LightweightConv1d):
+            init.xavier_uniform_(module.weight)
+
+
+class SeqDyConvEncoder(SeqDyConvPreTrainedModel):
+    """Embeddings and encoder layers: (B, T) tokens → (B, T, D).
+
+    The output at padded tokens means nothing; that at real tokens does not depend on them.
+    """
+
+    _can_record_outputs = {"hidden_states": SeqDyConvEncoderLayer}
+
+    def __init__(self, config: SeqDyConvConfig) -> None:
+        super().__init__(config)
+        stack = config.stack("encoder")
+        self.embedding = Embedding(config, config.encoder_vocab_size or config.vocab_size, stack.position_type)
+        self.layers = nn.ModuleList(SeqDyConvEncoderLayer(config, layer) for layer in range(len(stack.layer_types)))
+        self.norm = nn.LayerNorm(config.hidden_size) if stack.normalize_before else None
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embedding.tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embedding.tokens = value  # type: ignore[assignment]
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> BaseModelOutput:
+        """Encode ``input_ids`` (B, T); ``attention_mask`` (B, T), 1 = keep. Returns ``last_hidden_state`` (B, T, D)."""
+        _check_mask(attention_mask, input_ids, 0, "attention_mask")
+        padding_mask = to_padding_mask(attention_mask)
+        hidden = self.embedding(input_ids, padding_mask)
+        for layer in self.layers:
+            hidden = layer(hidden, padding_mask)
+        return BaseModelOutput(last_hidden_state=hidden if self.norm is None else self.norm(hidden))
+
+
+class SeqDyConvDecoder(SeqDyConvPreTrainedModel):
+    """Embeddings and decoder layers: (B, T) tokens and (B, S, D) encoder output → (B, T, D)."""
+
+    _can_record_outputs = {"hidden_states": SeqDyConvDecoderLayer}
+
+    def __init__(self, config: SeqDyConvConfig) -> None:
+        super().__init__(config)
+        stack = config.stack("decoder")
+        self.embedding = Embedding(config, config.vocab_size, stack.position_type)
+        self.layers = nn.ModuleList(SeqDyConvDecoderLayer(config, layer) for layer in range(len(stack.layer_types)))
+        self.norm = nn.LayerNorm(config.hidden_size) if stack.normalize_before else None
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embedding.tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embedding.tokens = value  # type: ignore[assignment]
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
+        cache: EncoderDecoderCache | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Decode the next T tokens.
+
+        Args:
+            input_ids: (B, T).
+            encoder_hidden_states: (B, S, D).
+            attention_mask: (B, past + T), 1 = keep, of the tokens in the cache too.
+            encoder_attention_mask: (B, S), 1 = keep.
+            cache: of the calls before; None starts one where ``use_cache`` says so.
+
+        Returns:
+            ``last_hidden_state`` (B, T, D) and ``cache``.
+        """
+        if cache is None and use_cache:
+            cache = decoder_cache(len(self.layers))
+        past = 0 if cache is None else cache.get_seq_length()
+        _check_mask(attention_mask, input_ids, past, "decoder attention_mask")
+        padding_mask, encoder_padding_mask = to_padding_mask(attention_mask), to_padding_mask(encoder_attention_mask)
+        hidden = self.embedding(input_ids, padding_mask, past)
+        new_padding = None if padding_mask is None else padding_mask[:, past:]
+        for layer in self.layers:
+            hidden = layer(hidden, new_padding, encoder_hidden_states, encoder_padding_mask, cache)
+        hidden = hidden if self.norm is None else self.norm(hidden)
+        return BaseModelOutputWithPast(last_hidden_state=hidden, cache=cache)
+
+
+class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, GenerationMixin):
+    """Encoder and decoder with an output over the vocabulary: translation and other text-to-text tasks.
+
+    Trains with ``labels``, decodes with ``generate()`` (greedy, sampling, beam search), saves and loads as every
+    Hugging Face model.
+
+    Example:
+        >>> import torch
+        >>> from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
+        >>> config = SeqDyConvConfig(vocab_size=50, hidden_size=16, encoder_kernel_sizes=[3, 7],
+        ...     decoder_kernel_sizes=[3, 7], encoder_attention_heads=4, decoder_attention_heads=4,
+        ...     encoder_ffn_dim=32, decoder_ffn_dim=32)
+        >>> model = SeqDyConvForConditionalGeneration(config).eval()
+        >>> source = torch.tensor([[5, 6, 7, 2]])
+        >>> model(source, labels=torch.tensor([[8, 9, 2]])).logits.shape
+        torch.Size([1, 3, 50])
+        >>> model.generate(source, max_new_tokens=4, min_new_tokens=4, num_beams=2).shape
+        torch.Size([1, 5])
+    """
+
+    config: SeqDyConvConfig  # the Auto classes read this annotation from the class itself
+    accepts_loss_kwargs = True  # forward divides by num_items_in_batch where that is given
+
+    def __init__(self, config: SeqDyConvConfig) -> None:
+        super().__init__(config)
+        self.encoder = SeqDyConvEncoder(config)
+        self.decoder = SeqDyConvDecoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self._tied_weights_keys = {"lm_head.weight": "decoder.embedding.tokens.weight"}
+        if config.share_encoder_decoder_embeddings:
+            shared = "encoder.embedding.tokens.weight"
+            self._tied_weights_keys = {"decoder.embedding.tokens.weight": shared, "lm_head.weight": shared}
+        self.post_init()
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False  # forward makes the cache: it holds stream states, not keys and values
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self.lm_head:
+            init.normal_(module.weight, std=self.config.hidden_size**-0.5)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.encoder.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head
+
+    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
+        self.lm_head = new_embeddings
+
+    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
+        """Labels (B, T), −100 where they do not count → the decoder's input, one step later."""
+        shifted = F.pad(labels[:, :-1], (1, 0), value=self.config.decoder_start_token_id)
+        return torch.where(shifted == -100, self.config.pad_token_id, shifted)  # type: ignore[arg-type]
+
+    @can_return_tuple
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: BaseModelOutput | None = None,
+        cache: EncoderDecoderCache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> Seq2SeqLMOutput:
+        """Logits of the next token at each step of the decoder.
+
+        Args:
+            input_ids: (B, S) source tokens; not needed where ``encoder_outputs`` are given.
+            attention_mask: (B, S), 1 = keep.
+            decoder_input_ids: (B, T); made from ``labels`` where None.
+            decoder_attention_mask: (B, past + T), 1 = keep. Padding on the right needs none.
+            encoder_outputs: of an earlier call of the encoder.
+            cache: what the decoder remembers of the calls before.
+            labels: (B, T), −100 where they do not count: the loss is then their mean cross-entropy in nats per token.
+            use_cache: return a ``cache``; never with ``labels``.
+            num_items_in_batch: the tokens to divide the loss by, where the batch is a part of a larger one.
+
+        Returns:
+            ``loss``, ``logits`` (B, T, V), ``cache``, ``encoder_last_hidden_state`` (B, S, D), and the hidden states
+            of all layers with ``output_hidden_states=True``.
+
+        Raises:
+            ValueError: no source, no target, or a mask of another shape.
+        """
+        if kwargs.get("output_attentions"):
+            raise ValueError("output_attentions=True is not supported: convolutions have no attention maps")
+        if decoder_input_ids is None:
+            if labels is None:
+                raise ValueError("the decoder needs decoder_input_ids or labels, got neither")
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        if encoder_outputs is None:
+            if input_ids is None:
+                raise ValueError("the encoder needs input_ids or encoder_outputs, got neither")
+            encoder_outputs = self.encoder(input_ids, attention_mask, **kwargs)
+        if use_cache is None:
+            use_cache = self.config.use_cache
+        decoded = self.decoder(
+            decoder_input_ids,
+            encoder_outputs.last_hidden_state,
+            attention_mask=decoder_attention_mask,
+            encoder_attention_mask=attention_mask,
+            cache=cache,
+            use_cache=use_cache and labels is None,
+            **kwargs,
+        )
+        logits = self.lm_head(decoded.last_hidden_state)
+        loss = None
+        if labels is not None:
+            reduction = "mean" if num_items_in_batch is None else "sum"
+            precise = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, 1)
+            loss = F.cross_entropy(precise, labels.flatten(), reduction=reduction)
+            loss = loss if num_items_in_batch is None else loss / num_items_in_batch
+        return Seq2SeqLMOutput(
+            loss=loss,
+            logits=logits,
+            cache=decoded.cache,
+            decoder_hidden_states=decoded.hidden_states,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+        )
+
+
+def _check_mask(attention_mask: Tensor | None, input_ids: Tensor, past: int, name: str) -> None:
+    expected = (input_ids.shape[0], past + input_ids.shape[1])
+    if attention_mask is not None and attention_mask.shape != expected:
+        cached = f", the {past} tokens in the cache included" if past else ""
+        raise ValueError(f"{name} must be (B, T) = {expected}{cached}, got {tuple(attention_mask.shape)}")
