@@ -59,7 +59,8 @@ class SeqDyConvConfig(PreTrainedConfig):
         weight_softmax: softmax-normalise the convolution kernels.
 
     Raises:
-        ValueError: options that do not fit together; a value of the wrong type raises too (StrictDataclassError).
+        StrictDataclassError: of huggingface_hub: a value of the wrong type, or options that do not fit together; it
+            names both what was got and what is allowed.
 
     Example:
         >>> from seqdyconv.models import SeqDyConvConfig

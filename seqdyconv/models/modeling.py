@@ -56,26 +56,27 @@ class Embedding(nn.Module):
 
     def forward(self, input_ids: Tensor, padding_mask: Tensor | None, past: int = 0) -> Tensor:
         """Embed (B, T) tokens, the last T of past + T; ``padding_mask`` (B, past + T). Returns (B, T, D)."""
-        hidden = self.tokens(input_ids) * self.scale
-        if self.position_type != "none":
-            hidden = hidden + self._embed_positions(hidden, padding_mask, past)
-        return F.dropout(hidden, self.dropout, self.training)
-
-    def _embed_positions(self, hidden: Tensor, padding_mask: Tensor | None, past: int) -> Tensor:
-        time = hidden.shape[1]
+        length = past + input_ids.shape[1]
         if padding_mask is None:
-            positions = torch.arange(past, past + time, device=hidden.device)[None]
+            positions = torch.arange(past, length, device=input_ids.device)[None]
         else:
             positions = ((~padding_mask).cumsum(1) - 1).clamp(min=0)[:, past:]
+        if self.position_type == "learned" and length + self.position_offset > self.positions.num_embeddings:
+            raise ValueError(
+                f"learned positions end at max_position_embeddings = {self.positions.num_embeddings}, got a sequence "
+                f"of {length} tokens"
+            )
+        return self.at(input_ids, positions)
+
+    def at(self, input_ids: Tensor, positions: Tensor) -> Tensor:
+        """Embed (B, T) tokens that stand at ``positions`` (B or 1, T), the first token's being 0. Returns (B, T, D)."""
+        hidden = self.tokens(input_ids) * self.scale
         positions = positions + self.position_offset
         if self.position_type == "sinusoidal":
-            return sinusoidal_positions(positions, hidden.shape[2]).to(hidden.dtype)
-        rows = self.positions.num_embeddings
-        if past + time + self.position_offset > rows:
-            raise ValueError(
-                f"learned positions end at max_position_embeddings = {rows}, got a sequence of {past + time} tokens"
-            )
-        return self.positions(positions)
+            hidden = hidden + sinusoidal_positions(positions, hidden.shape[2]).to(hidden.dtype)
+        elif self.position_type == "learned":
+            hidden = hidden + self.positions(positions)
+        return F.dropout(hidden, self.dropout, self.training)
 
 
 class FeedForward(nn.Module):

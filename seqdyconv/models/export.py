@@ -1,0 +1,115 @@
+"""Programs for inference without Python: ``torch.export`` of the encoder and of one decoding step.
+
+Both take any batch size and any source length. A decoding step takes and returns the decoder's memory as tensors: the
+stream state of each mixer, whose size a convolution keeps fixed, and the encoder's keys and values.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from seqdyconv.models.modeling import SeqDyConvForConditionalGeneration, to_padding_mask
+
+
+class EncoderProgram(nn.Module):
+    """Source tokens to what every decoding step needs: keys and values of each decoder layer."""
+
+    def __init__(self, model: SeqDyConvForConditionalGeneration) -> None:
+        super().__init__()
+        self.encoder = model.encoder
+        self.decoder = model.decoder
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(B, S) tokens and mask → the encoder's output (B, S, D), and for each layer keys and values (B, S, 2·D)."""
+        hidden = self.encoder(input_ids, attention_mask).last_hidden_state
+        padding_mask = to_padding_mask(attention_mask)
+        layers: Any = self.decoder.layers
+        return hidden, [torch.cat(layer.cross_attention.project(hidden, padding_mask), -1) for layer in layers]
+
+
+class DecoderStepProgram(nn.Module):
+    """One token of each sentence to the logits of the next."""
+
+    def __init__(self, model: SeqDyConvForConditionalGeneration) -> None:
+        super().__init__()
+        self.decoder = model.decoder
+        self.lm_head = model.lm_head
+
+    def initial_states(self, batch_size: int) -> list[Tensor]:
+        """The states before the first token."""
+        layers: Any = self.decoder.layers
+        return [layer.mixer.initial_state(batch_size) for layer in layers]
+
+    def forward(
+        self, input_ids: Tensor, position: Tensor, attention_mask: Tensor, memory: list[Tensor], states: list[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Decode one token.
+
+        Args:
+            input_ids: (B, 1), the last token.
+            position: (B, 1), how many tokens came before it.
+            attention_mask: (B, S), 1 = keep, of the source.
+            memory: for each layer (B, S, 2·D), from :class:`EncoderProgram`.
+            states: for each layer its mixer's state, from :meth:`initial_states` or the step before.
+
+        Returns:
+            Logits (B, V), and the states for the next step.
+        """
+        padding_mask = to_padding_mask(attention_mask)
+        hidden = self.decoder.embedding.at(input_ids, position)
+        following = []
+        layers: Any = self.decoder.layers
+        for layer, state, keys_values in zip(layers, states, memory):
+            mixed, state = layer.mixer.stream(layer.mixer_residual.enter(hidden), state)
+            following.append(state)
+            key, value = keys_values.chunk(2, dim=-1)
+            hidden = layer.after_mixer(hidden, mixed, (key, value), padding_mask)
+        hidden = hidden if self.decoder.norm is None else self.decoder.norm(hidden)
+        return self.lm_head(hidden[:, -1]), following
+
+
+def export_encoder(model: SeqDyConvForConditionalGeneration) -> ExportedProgram:
+    """Export :class:`EncoderProgram` of ``model`` for any batch size and source length.
+
+    Example:
+        >>> from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
+        >>> from seqdyconv.models.export import export_encoder
+        >>> config = SeqDyConvConfig(vocab_size=50, hidden_size=16, encoder_ffn_dim=32, decoder_ffn_dim=32)
+        >>> program = export_encoder(SeqDyConvForConditionalGeneration(config))
+        >>> hidden, memory = program.module()(torch.tensor([[5, 6, 2]]), torch.ones(1, 3, dtype=torch.long))
+        >>> hidden.shape, len(memory)
+        (torch.Size([1, 3, 16]), 6)
+    """
+    tokens = torch.full((2, 40), model.config.pad_token_id or 0, device=model.device)
+    shape = {0: Dim("batch", min=1), 1: Dim("source", min=1)}
+    program = EncoderProgram(model).eval()
+    with torch.no_grad():
+        return torch.export.export(program, (tokens, torch.ones_like(tokens)), dynamic_shapes=(shape, shape))
+
+
+def export_decoder_step(model: SeqDyConvForConditionalGeneration) -> ExportedProgram:
+    """Export :class:`DecoderStepProgram` of ``model`` for any batch size, source length and number of steps so far."""
+    program = DecoderStepProgram(model).eval()
+    batch, source, past = Dim("batch", min=1), Dim("source", min=1), Dim("past", min=0)
+    layers, width = len(model.decoder.layers), 2 * model.config.hidden_size
+    states = program.initial_states(2)
+    growing = [kind == "self_attention" for kind in model.config.decoder_layer_types]
+    # Traced with some steps of the past, so that their number stays free.
+    states = [state.new_ones(2, 7, state.shape[2]) if grows else state for state, grows in zip(states, growing)]
+    token = torch.ones(2, 1, dtype=torch.long, device=model.device)
+    mask = torch.ones(2, 40, dtype=torch.long, device=model.device)
+    memory = [torch.zeros(2, 40, width, dtype=model.dtype, device=model.device) for _ in range(layers)]
+    with torch.no_grad():
+        return torch.export.export(
+            program,
+            (token, torch.zeros_like(token), mask, memory, states),  # one tensor twice would become one input
+            dynamic_shapes=(
+                {0: batch},
+                {0: batch},
+                {0: batch, 1: source},
+                [{0: batch, 1: source}] * layers,
+                [{0: batch, 1: past} if grows else {0: batch} for grows in growing],
+            ),
+        )
