@@ -1,0 +1,370 @@
+"""Train a translation model, evaluate it on the test set and write everything into output_dir.
+
+    python recipes/translation/train.py CONFIG.yaml [--key value ...]
+
+Several processes: torchrun --nproc_per_node 2 recipes/translation/train.py CONFIG.yaml ...
+"""
+
+import dataclasses
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from datasets import Dataset, DatasetDict
+from tqdm.auto import tqdm
+from transformers import (
+    DataCollatorForSeq2Seq,
+    EarlyStoppingCallback,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    set_seed,
+)
+from transformers.utils.logging import disable_progress_bar
+from translation_data import DataArguments, DataError, load_translation_datasets, make_tokenizer, tokenize
+from translation_model import ModelArguments, ModelError, build_model, load_tokenizer
+from translation_scores import score
+
+from seqdyconv.training.arguments import exit_on_error, parse_arguments
+from seqdyconv.training.averaging import average_checkpoints
+from seqdyconv.training.checkpoints import (
+    OutputDirError,
+    check_resumed_arguments,
+    checkpoints,
+    latest_checkpoint,
+    prepare_output_dir,
+    remove_incomplete_checkpoints,
+    write_run_file,
+)
+from seqdyconv.training.decoding import DecodingArguments
+from seqdyconv.training.reports import plot_learning_curves, write_lines, write_metrics, write_model_card
+from seqdyconv.training.trainer import TokenBatchTrainer, TokenBatchTrainingArguments
+
+# What a resumed run may change: none of these alters the weights.
+MAY_CHANGE = {
+    *("output_dir", "resume", "overwrite", "run_name", "report_to", "disable_tqdm", "sample_translations"),
+    *("logging_strategy", "logging_steps", "logging_first_step", "log_level", "log_level_replica", "log_on_each_node"),
+    *("save_strategy", "save_steps", "save_total_limit", "average_checkpoints"),
+    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
+    *("hub_token", "push_to_hub_token", "max_test_samples", "ddp_timeout"),
+    *(item.name for item in dataclasses.fields(DecodingArguments)),
+}
+
+
+@dataclass
+class TranslationTrainingArguments(TokenBatchTrainingArguments):
+    """The training arguments, and what only translation has."""
+
+    generation_examples: int | None = field(
+        default=200,
+        metadata={
+            "help": "predict_with_generate translates that many validation sentences for eval_bleu; None is all."
+        },
+    )
+    sample_translations: int = field(
+        default=3, metadata={"help": "Print the translations of that many validation sentences at each evaluation."}
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    types = (ModelArguments, DataArguments, DecodingArguments, TranslationTrainingArguments)
+    parsed = parse_arguments(types, argv, description=__doc__)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    launcher = f"torchrun --nproc_per_node {processes}" if processes > 1 else "python"
+    words = sys.argv[1:] if argv is None else argv
+    command = f"{launcher} recipes/translation/train.py {shlex.join(words)}"
+    with exit_on_error(DataError, ModelError, OutputDirError):
+        run(*parsed, command)
+
+
+def run(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    decoding_args: DecodingArguments,
+    args: TranslationTrainingArguments,
+    command: str,
+) -> None:
+    started = time.perf_counter()
+    disable_progress_bar()  # That of saving weights; the bar of the training stays.
+    if model_args.model_name_or_path is not None and data_args.tokenizer_name is None:
+        data_args.tokenizer_name = model_args.model_name_or_path
+    arguments = resolved_arguments(model_args, data_args, decoding_args, args)
+    output_dir = Path(args.output_dir)
+    first = args.process_index == 0
+
+    # The first process goes ahead and writes, the others read what it wrote. Nothing is written before all is checked.
+    with args.main_process_first(local=False, desc="preparation"):
+        if first:
+            prepare_output_dir(output_dir, args.resume, args.overwrite)
+            if args.resume:
+                check_resumed_arguments(output_dir, arguments, MAY_CHANGE)
+                remove_incomplete_checkpoints(output_dir)
+        checkpoint = latest_checkpoint(output_dir)
+        texts = load_translation_datasets(data_args)
+        if "validation" not in texts and args.eval_strategy != "no":
+            raise DataError("there is no validation data: give some, or eval_strategy: no")
+        if first and checkpoint is None:
+            tokenizer = make_tokenizer(data_args, texts["train"])
+        else:
+            tokenizer = load_tokenizer(str(output_dir))
+        # The test set is read here, so that a mistake in it shows early, and used only after the training.
+        data = tokenize(DatasetDict({name: texts[name] for name in texts if name != "test"}), tokenizer, data_args)
+        set_seed(args.seed)
+        model = build_model(model_args, tokenizer)
+        if first and checkpoint is None:
+            write_run_file(output_dir, arguments)
+            tokenizer.save_pretrained(output_dir)
+
+    trainer = make_trainer(model, tokenizer, data, texts, args)
+    # The Trainer's state in output_dir is written after the final model, and marks the end of the training.
+    if args.resume and (output_dir / "trainer_state.json").is_file():
+        trainer.state = trainer.state.load_from_json(str(output_dir / "trainer_state.json"))
+        safetensors.torch.load_model(trainer.model, output_dir / "model.safetensors")
+        speed: dict[str, Any] = {}
+    else:
+        speed = train(trainer, checkpoint)
+    metrics: dict[str, Any] = {
+        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
+        "train_steps": trainer.state.global_step,
+        **speed,
+    }
+    if checkpoint is not None:
+        metrics["resumed_from_step"] = int(checkpoint.name.split("-")[1])
+
+    examples: list[dict[str, str]] = []
+    for split in ("validation", "test"):
+        if split in texts:
+            found, translations = evaluate_split(trainer, texts[split], split, decoding_args, data_args)
+            metrics |= {f"{split}_{name}": value for name, value in found.items()}
+            if first:
+                write_lines(output_dir / f"{split}_sources.txt", texts[split]["source"])
+                write_lines(output_dir / f"{split}_references.txt", texts[split]["target"])
+                write_lines(output_dir / f"{split}_predictions.txt", translations)
+            examples = spread_examples(texts[split], translations, 4)
+    metrics["wall_seconds"] = time.perf_counter() - started
+    if first:
+        write_metrics(output_dir / "metrics.json", metrics)
+        report(trainer, output_dir, metrics, examples, data_args, model_args, decoding_args, args, command)
+        print_summary(metrics, examples, output_dir)
+
+
+def make_trainer(
+    model: Any, tokenizer: PreTrainedTokenizerBase, data: Any, texts: Any, args: TranslationTrainingArguments
+) -> TokenBatchTrainer:
+    """The trainer with the metrics and the samples of the validation set."""
+
+    def text_metrics(translations: list[str], indices: list[int]) -> dict[str, float]:
+        found = score(translations, texts["validation"].select(indices)["target"])
+        return {"bleu": float(found["bleu"]), "chrf": float(found["chrf"])}
+
+    callbacks: list[TrainerCallback] = []
+    if args.early_stopping_patience:
+        callbacks.append(EarlyStoppingCallback(early_stopping_patience=args.early_stopping_patience))
+    trainer = TokenBatchTrainer(
+        model=model,
+        args=args,
+        train_dataset=data["train"],
+        eval_dataset=data.get("validation"),
+        processing_class=tokenizer,
+        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+        callbacks=callbacks,
+        text_metrics=text_metrics,
+        generation_examples=args.generation_examples,
+    )
+    if args.sample_translations and "validation" in texts:
+        trainer.add_callback(SampleTranslations(trainer, texts["validation"], args.sample_translations))
+    return trainer
+
+
+class SampleTranslations(TrainerCallback):
+    """Prints translations of a few fixed validation sentences at each evaluation."""
+
+    def __init__(self, trainer: TokenBatchTrainer, texts: Dataset, number: int) -> None:
+        self.trainer = trainer
+        number = min(number, len(texts))
+        self.indices = [index * len(texts) // number for index in range(number)]
+        self.texts = texts.select(self.indices)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        inputs = self.trainer.eval_dataset.select(self.indices)["input_ids"]
+        translations = self.trainer.generate(inputs[:], self.trainer.decoding)
+        if state.is_world_process_zero:
+            blocks = [format_example(example(text, beams[0].text)) for text, beams in zip(self.texts, translations)]
+            tqdm.write("\n".join([f"\nTranslations after {state.global_step} steps", *blocks]))
+
+
+def train(trainer: TokenBatchTrainer, checkpoint: Path | None) -> dict[str, float]:
+    """Train, average checkpoints if asked for, save the final model; returns the speed."""
+    args = trainer.args
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    seconds = time.perf_counter() - start
+    training_seconds = seconds - trainer.evaluation_seconds
+    # Mixed precision has wrapped the model. From here on it computes as for anybody who loads it.
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+
+    trainer.save_model()
+    weights = Path(args.output_dir) / "model.safetensors"
+    if args.average_checkpoints > 1:
+        if trainer.is_world_process_zero():
+            average_checkpoints(checkpoints(args.output_dir)[-args.average_checkpoints :], weights)
+        trainer.accelerator.wait_for_everyone()
+        safetensors.torch.load_model(trainer.model, weights)
+    trainer.save_state()
+    return {
+        "train_seconds": seconds,
+        "train_seconds_without_evaluation": training_seconds,
+        "train_target_tokens": int(trainer.trained_tokens),
+        "train_tokens_per_second": int(trainer.trained_tokens) / training_seconds,
+    }
+
+
+def evaluate_split(
+    trainer: TokenBatchTrainer, texts: Dataset, split: str, decoding_args: DecodingArguments, data_args: DataArguments
+) -> tuple[dict[str, Any], list[str]]:
+    """Loss, BLEU, chrF and speed of decoding on one split, and the translations."""
+    tokenizer: Any = trainer.processing_class
+    data = tokenize(DatasetDict({split: texts}), tokenizer, data_args)[split]
+    trainer.text_metrics = None
+    metrics = trainer.evaluation_loop(trainer.get_eval_dataloader(data), split, metric_key_prefix="").metrics
+    trainer.callback_handler.on_predict(trainer.args, trainer.state, trainer.control, metrics)  # ends its progress bar
+    start = time.perf_counter()
+    hypotheses = trainer.generate(data["input_ids"][:], decoding_args, progress=f"Translating the {split} set")
+    seconds = time.perf_counter() - start
+    translations = [beams[0].text for beams in hypotheses]
+    return {
+        **score(translations, texts["target"]),
+        "loss": metrics["_loss"],
+        "examples": len(texts),
+        "decoding_seconds": seconds,
+        "decoding_tokens_per_second": sum(beams[0].tokens for beams in hypotheses) / seconds,
+    }, translations
+
+
+def resolved_arguments(*groups: Any) -> dict[str, Any]:
+    """All arguments as plain values."""
+    values: dict[str, Any] = {}
+    for group in groups:
+        as_dict = group.to_dict() if hasattr(group, "to_dict") else dataclasses.asdict(group)
+        names = [item.name for item in dataclasses.fields(group) if item.init]
+        values |= {name: as_dict[name] for name in names if name in as_dict and name != "local_rank"}
+    return json.loads(json.dumps(values, default=str))
+
+
+def changed_arguments(*groups: Any) -> dict[str, Any]:
+    """The arguments that differ from the defaults."""
+    changed: dict[str, Any] = {}
+    for group in groups:
+        required = {"output_dir": group.output_dir} if hasattr(group, "output_dir") else {}
+        defaults = resolved_arguments(type(group)(**required))
+        values = resolved_arguments(group)
+        changed |= {name: value for name, value in values.items() if name in required or value != defaults[name]}
+    changed.pop("do_eval", None)  # Follows from eval_strategy.
+    return changed
+
+
+def spread_examples(texts: Dataset, translations: Sequence[str], number: int) -> list[dict[str, str]]:
+    """A few examples, evenly spaced, whose lengths are easy to read."""
+    readable = [index for index, text in enumerate(texts["target"]) if 5 <= len(text.split()) <= 25] or [0]
+    chosen = readable[:: max(1, len(readable) // number)][:number]
+    return [example(texts[index], translations[index]) for index in chosen]
+
+
+def example(text: dict[str, str], translation: str) -> dict[str, str]:
+    return {"source": text["source"], "reference": text["target"], "translation": translation}
+
+
+def format_example(lines: dict[str, str]) -> str:
+    return "\n".join(f"  {label:<12}{text}" for label, text in lines.items()) + "\n"
+
+
+def report(
+    trainer: TokenBatchTrainer,
+    output_dir: Path,
+    metrics: dict[str, Any],
+    examples: list[dict[str, str]],
+    data_args: DataArguments,
+    model_args: ModelArguments,
+    decoding_args: DecodingArguments,
+    args: TranslationTrainingArguments,
+    command: str,
+) -> None:
+    """The learning curves and the model card."""
+    pair = f"{data_args.source_lang} to {data_args.target_lang}"
+    source = data_args.dataset or "local files"
+    if data_args.dataset_config:
+        source += f" ({data_args.dataset_config})"
+    plot_learning_curves(
+        trainer.state.log_history,
+        output_dir / "learning_curves.png",
+        f"Translation from {pair}: {source}",
+        {"eval_bleu": "validation BLEU"},
+        training_label="training (label smoothing)" if args.label_smoothing_factor else "training",
+    )
+    layers = "" if model_args.model_name_or_path else f" with {' and '.join(layer_kinds(model_args))} layers"
+    write_model_card(
+        output_dir / "README.md",
+        name=f"{output_dir.name}: translation from {pair}",
+        summary=f"An encoder-decoder{layers} of {metrics['parameters'] / 1e6:.1f} million parameters that translates "
+        f"from {pair}, trained with seqdyconv.",
+        tags=["translation", "seqdyconv"],
+        languages=[data_args.source_lang, data_args.target_lang],
+        data={
+            "data set": source,
+            "training pairs": len(trainer.train_dataset),
+            **{f"{split} pairs": metrics[f"{split}_examples"] for split in SPLITS if f"{split}_examples" in metrics},
+        },
+        results=metrics,
+        usage=USAGE,
+        command=command,
+        config=changed_arguments(model_args, data_args, decoding_args, args),
+        examples=examples,
+        picture="learning_curves.png",
+    )
+
+
+SPLITS = ("validation", "test")
+
+USAGE = """
+import seqdyconv.models  # registers the model with the Auto classes
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+folder = "."  # this folder
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+batch = tokenizer(["..."], return_tensors="pt", padding=True)
+print(tokenizer.batch_decode(model.generate(**batch, max_new_tokens=100, num_beams=4), skip_special_tokens=True))
+"""
+
+
+def layer_kinds(model_args: ModelArguments) -> list[str]:
+    kinds = {
+        "/".join(dict.fromkeys(names)) for names in (model_args.encoder_layer_types, model_args.decoder_layer_types)
+    }
+    return sorted(kinds)
+
+
+def print_summary(metrics: dict[str, Any], examples: list[dict[str, str]], output_dir: Path) -> None:
+    print()
+    for lines in examples:
+        print(format_example(lines))
+    if "test_bleu" in metrics:
+        print(f"test BLEU                   {metrics['test_bleu']:.2f}   ({metrics['test_bleu_signature']})")
+        print(f"test chrF                   {metrics['test_chrf']:.2f}   ({metrics['test_chrf_signature']})")
+        print(f"decoding, tokens/s          {metrics['test_decoding_tokens_per_second']:.0f}")
+    print(f"parameters                  {metrics['parameters']:,}")
+    if "train_seconds" in metrics:
+        print(f"training, target tokens/s   {metrics['train_tokens_per_second']:.0f}")
+        print(f"training time               {metrics['train_seconds']:.0f} s, {metrics['train_steps']} steps")
+    print(f"wall time                   {metrics['wall_seconds']:.0f} s")
+    print(f"written to                  {output_dir}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,512 @@
+"""Data for translation: parallel text from the Hub, local files or a Debian package; tokenizer; token ids.
+
+Everything that is wrong with the data raises ``DataError`` with one line; the scripts print it and exit with status 2.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import libreoffice_help
+from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets, get_dataset_split_names, load_dataset
+from datasets.exceptions import DatasetGenerationError
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from seqdyconv.training.packages import PackageUnavailableError
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")  # their ids are 0, 1, 2, 3
+TOKENIZER_TYPES = ("unigram", "bpe")
+# Characters that make up the rarest 0.01% of the training text get no piece of their own: they are written as bytes.
+CHARACTER_COVERAGE = 0.9999
+
+_FILE_TYPES = {".tsv": "csv", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+# Pieces never mix letters, digits and signs ("end" + ".", not "end."); "▁" stands for the space before a word.
+_WORDS = Regex(r"▁?[\p{L}\p{M}]+|▁?\p{N}+|▁?[^\p{L}\p{M}\p{N}▁]+|▁")
+_BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
+
+
+class DataError(ValueError):
+    """The data, or what was said about it, is wrong; the message is one line for the user."""
+
+
+def _file_help(split: str, side: str | None = None) -> dict[str, Any]:
+    if side is None:
+        text = f"The {split} data in one file: tsv or csv (with a header), json, jsonl or parquet."
+    else:
+        text = f"The {side} side of the {split} data: a text file with a sentence per line."
+    return {"help": text}
+
+
+@dataclass
+class DataArguments:
+    """Which data to use and how to tokenise it. Local files take the place of the data set's split of that name."""
+
+    dataset: str | None = field(
+        default=None,
+        metadata={"help": 'A data set: "libreoffice_help" (fetched from Debian packages) or a name on the Hub.'},
+    )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "The configuration of the Hub data set, such as de-en."}
+    )
+    dataset_revision: str | None = field(
+        default=None,
+        metadata={"help": "Branch, tag or commit of the Hub data set; refs/convert/parquet avoids a loading script."},
+    )
+    source_lang: str = field(default="de", metadata={"help": "Language to translate from."})
+    target_lang: str = field(default="en", metadata={"help": "Language to translate to."})
+    source_column: str | None = field(
+        default=None, metadata={"help": 'Column of the source text; by default "source", else the source_lang.'}
+    )
+    target_column: str | None = field(
+        default=None, metadata={"help": 'Column of the target text; by default "target", else the target_lang.'}
+    )
+    translation_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column with both texts, keyed by language, as in many Hub data sets; by default "
+            '"translation" if there is one and source_column and target_column are not given.'
+        },
+    )
+    train_file: str | None = field(default=None, metadata=_file_help("training"))
+    validation_file: str | None = field(default=None, metadata=_file_help("validation"))
+    test_file: str | None = field(default=None, metadata=_file_help("test"))
+    train_source_file: str | None = field(default=None, metadata=_file_help("training", "source"))
+    train_target_file: str | None = field(default=None, metadata=_file_help("training", "target"))
+    validation_source_file: str | None = field(default=None, metadata=_file_help("validation", "source"))
+    validation_target_file: str | None = field(default=None, metadata=_file_help("validation", "target"))
+    test_source_file: str | None = field(default=None, metadata=_file_help("test", "source"))
+    test_target_file: str | None = field(default=None, metadata=_file_help("test", "target"))
+    max_source_length: int = field(
+        default=256,
+        metadata={"help": "Training pairs whose source has more tokens are dropped; validation and test never are."},
+    )
+    max_target_length: int = field(
+        default=256,
+        metadata={"help": "Training pairs whose target has more tokens are dropped; validation and test never are."},
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first N training pairs."})
+    max_validation_samples: int | None = field(default=None, metadata={"help": "Use only the first N."})
+    max_test_samples: int | None = field(default=None, metadata={"help": "Use only the first N test pairs."})
+    vocab_size: int = field(
+        default=8000,
+        metadata={"help": "Size of the joint vocabulary to train, the 260 special and byte tokens included."},
+    )
+    tokenizer_type: str = field(default="unigram", metadata={"help": "The vocabulary to train: unigram or bpe."})
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Use this tokenizer (a folder or a Hub name) instead of training one."}
+    )
+    lowercase: bool = field(
+        default=False, metadata={"help": "Lower-case everything, references too (the custom for IWSLT14)."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.tokenizer_type not in TOKENIZER_TYPES:
+            raise DataError(f"tokenizer_type is {self.tokenizer_type!r}, allowed are {', '.join(TOKENIZER_TYPES)}")
+        for name in ("max_source_length", "max_target_length", "vocab_size", *(f"max_{s}_samples" for s in SPLITS)):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise DataError(f"{name} is {value}, but must be at least 1")
+        if (self.source_column is None) != (self.target_column is None):
+            raise DataError("source_column and target_column must be given together")
+        if self.translation_column is not None and self.source_column is not None:
+            raise DataError("give either translation_column or source_column and target_column, not both")
+
+
+# Loading
+
+
+def load_translation_datasets(args: DataArguments, splits: Sequence[str] = SPLITS) -> DatasetDict:
+    """Load the named splits that exist, each with exactly the columns source and target.
+
+    Pairs with an empty side are dropped from train, and counted in the log; other splits keep every line.
+
+    Args:
+        args: where the data is.
+        splits: what to load; the first one must exist. An evaluation asks for ``("test",)`` alone.
+
+    Raises:
+        DataError: the data is missing or malformed; the message says what, where and what to do.
+    """
+    loaded = {split: _load_files(split, args) for split in splits}
+    missing = [split for split in splits if loaded[split] is None]
+    if args.dataset is not None and missing:
+        loaded.update(_load_named(args, missing))
+    if loaded[splits[0]] is None:
+        if args.dataset is not None:
+            raise DataError(f"the data set {args.dataset} has no {splits[0]} split, and no {splits[0]}_file is given")
+        raise DataError(
+            f"no {splits[0]} data is named: give dataset, {splits[0]}_file, "
+            f"or {splits[0]}_source_file and {splits[0]}_target_file"
+        )
+
+    result = DatasetDict()
+    for split in splits:
+        if (dataset := loaded[split]) is not None:
+            dataset = _clean(dataset, args.lowercase, drop_empty=split == "train")
+            if len(dataset) == 0:
+                raise DataError(f"the {split} data holds no sentence pairs")
+            samples = getattr(args, f"max_{split}_samples")
+            result[split] = dataset if samples is None else dataset.select(range(min(samples, len(dataset))))
+    return result
+
+
+def _load_named(args: DataArguments, splits: list[str]) -> dict[str, Dataset]:
+    """Load those of the splits that ``args.dataset`` has."""
+    if args.dataset == "libreoffice_help":
+        try:
+            prepared = libreoffice_help.load_libreoffice_help(args.source_lang, args.target_lang)
+        except (PackageUnavailableError, ValueError) as error:
+            raise DataError(str(error)) from error
+        return {split: prepared[split].select_columns(["source", "target"]) for split in splits}
+
+    where = f"the data set {args.dataset}"
+    options = {"revision": args.dataset_revision}
+    try:
+        available = get_dataset_split_names(args.dataset, args.dataset_config, **options)
+        loaded = {
+            split: load_dataset(args.dataset, args.dataset_config, split=split, **options)
+            for split in splits
+            if split in available
+        }
+    except (OSError, ValueError, RuntimeError) as error:  # offline, no such name, no such configuration, a script
+        raise DataError(
+            f"{where} cannot be loaded ({_first_line(error)}): check its name, dataset_config, dataset_revision and "
+            "the network, or use local files (train_file) or dataset: libreoffice_help"
+        ) from error
+    return {split: _select_columns(dataset, args, f"{where}, {split},") for split, dataset in loaded.items()}
+
+
+def _load_files(split: str, args: DataArguments) -> Dataset | None:
+    """Load a split from the local files named for it; None if there are none."""
+    names = {kind: f"{split}_{kind}" for kind in ("file", "source_file", "target_file")}
+    file, source, target = (getattr(args, name) for name in names.values())
+    if (source is None) != (target is None):
+        raise DataError(f"{names['source_file']} and {names['target_file']} must be given together")
+    if file is not None and source is not None:
+        raise DataError(f"give either {names['file']} or {names['source_file']} and {names['target_file']}, not both")
+    if file is not None:
+        return _select_columns(_load_table(Path(file), names["file"]), args, file)
+    if source is not None:
+        sides = []
+        for side, path in (("source", source), ("target", target)):
+            _check_file(Path(path), names[f"{side}_file"], text=True)
+            sides.append(_load_local("text", Path(path)).rename_column("text", side))
+        if len(sides[0]) != len(sides[1]):
+            raise DataError(f"{source} has {len(sides[0])} lines but {target} has {len(sides[1])}: they must be equal")
+        return concatenate_datasets(sides, axis=1)
+    return None
+
+
+def _load_table(path: Path, name: str) -> Dataset:
+    kind = _FILE_TYPES.get(path.suffix.lower())
+    if kind is None:
+        raise DataError(f"{name} is {path}, of an unknown type: allowed are {', '.join(_FILE_TYPES)}")
+    _check_file(path, name, text=kind != "parquet")
+    options: dict[str, Any] = {}
+    if kind == "csv":
+        # A quote is a quote in tsv, where nobody escapes it. Sentences such as "NA" or "12" stay what they are.
+        tsv = path.suffix.lower() == ".tsv"
+        options = {"delimiter": "\t" if tsv else ",", "quoting": csv.QUOTE_NONE if tsv else csv.QUOTE_MINIMAL}
+        with path.open(encoding="utf-8-sig", newline="") as lines:
+            rows = csv.reader(lines, **options)
+            header, first = next(rows, []), next(rows, None)
+        if first is None:
+            raise DataError(f"{path} has a header but no sentence pairs")
+        if len(first) > len(header):  # pandas would take the first fields for row names
+            raise DataError(f"{path}: the first row has {len(first)} fields, but the header {len(header)}")
+        options |= {"features": Features({column: Value("string") for column in header}), "keep_default_na": False}
+    return _load_local(kind, path, **options)
+
+
+def _check_file(path: Path, name: str, *, text: bool) -> None:
+    """Check what a library would report without the place: a missing or empty file, bytes that are not UTF-8."""
+    if not path.is_file():
+        raise DataError(f"{name} is {path}, which is not a file")
+    if path.stat().st_size == 0:
+        raise DataError(f"{name} is {path}, which is empty")
+    if text:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    line.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise DataError(f"{path}, line {number}: not UTF-8 ({error.reason})") from error
+
+
+def _load_local(kind: str, path: Path, **options: Any) -> Dataset:
+    try:
+        return load_dataset(kind, data_files=glob.escape(str(path)), split="train", **options)
+    except (DatasetGenerationError, OSError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read as {path.suffix or kind} ({_first_line(error.__cause__ or error)})"
+        ) from error
+
+
+def _select_columns(dataset: Dataset, args: DataArguments, where: str) -> Dataset:
+    """Reduce a data set to the columns source and target, found as the help texts of ``DataArguments`` say."""
+    existing = dataset.column_names
+    if args.source_column is not None:
+        columns = [args.source_column, args.target_column]
+    elif (name := args.translation_column or "translation") in existing or args.translation_column is not None:
+        if name not in existing:
+            raise DataError(f"{where} has no column {name!r}; it has {', '.join(existing)}")
+        languages = [args.source_lang, args.target_lang]
+        known = _languages(dataset.features[name])
+        for language in languages:
+            if language not in known:
+                raise DataError(
+                    f"{where} has no language {language!r} in the column {name!r}; it has {', '.join(known) or 'none'}"
+                )
+        return dataset.map(
+            lambda batch: {
+                side: [pair[language] for pair in batch[name]]
+                for side, language in zip(("source", "target"), languages)
+            },
+            batched=True,
+            remove_columns=existing,
+            desc="Reading pairs",
+        )
+    else:
+        columns = [
+            side if side in existing else language
+            for side, language in (("source", args.source_lang), ("target", args.target_lang))
+        ]
+    for column in columns:
+        if column not in existing:
+            raise DataError(
+                f"{where} has no column {column!r}; it has {', '.join(existing)} (set source_column and target_column)"
+            )
+    dataset = dataset.select_columns(columns)
+    return dataset.rename_columns({old: new for old, new in zip(columns, ("source", "target")) if old != new})
+
+
+def _languages(feature: Any) -> list[str]:
+    """The languages of a column of pairs: the type ``Translation`` of datasets, or a plain dict."""
+    return list(feature) if isinstance(feature, dict) else list(getattr(feature, "languages", []))
+
+
+def _clean(dataset: Dataset, lowercase: bool, *, drop_empty: bool) -> Dataset:
+    """Strip every text, lower-case it if asked, turn missing ones into "", and drop half-empty pairs if asked."""
+
+    def clean(batch: dict[str, list[Any]]) -> dict[str, list[str]]:
+        sides = [["" if text is None else str(text).strip() for text in batch[side]] for side in ("source", "target")]
+        if lowercase:
+            sides = [[text.lower() for text in side] for side in sides]
+        pairs = [(source, target) for source, target in zip(*sides) if not drop_empty or (source and target)]
+        return {"source": [source for source, _ in pairs], "target": [target for _, target in pairs]}
+
+    cleaned = _map(dataset, clean, "Cleaning")
+    if len(cleaned) < len(dataset):
+        logger.warning("Dropped %d training pairs with an empty side", len(dataset) - len(cleaned))
+    return cleaned
+
+
+# Tokenizer
+
+
+def make_tokenizer(args: DataArguments, train: Dataset) -> PreTrainedTokenizerBase:
+    """Load ``args.tokenizer_name``, or train a joint vocabulary on both sides of ``train``.
+
+    Raises:
+        DataError: the tokenizer cannot be loaded, or ``vocab_size`` does not fit the data.
+    """
+    if args.tokenizer_name is None:
+        texts = (text for batch in train.iter(1000) for side in ("source", "target") for text in batch[side])
+        try:
+            return train_tokenizer(texts, args.vocab_size, args.tokenizer_type, lowercase=args.lowercase)
+        except ValueError as error:
+            raise DataError(str(error)) from error
+    try:
+        return AutoTokenizer.from_pretrained(args.tokenizer_name)
+    except (OSError, ValueError) as error:
+        raise DataError(f"the tokenizer {args.tokenizer_name} cannot be loaded ({_first_line(error)})") from error
+
+
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, model_type: str = "unigram", *, lowercase: bool = False
+) -> PreTrainedTokenizerFast:
+    """Train a vocabulary of subwords (Kudo 2018, unigram; Sennrich et al. 2016, BPE) in SentencePiece's manner.
+
+    The ids are ``<s>`` 0, ``<pad>`` 1, ``</s>`` 2, ``<unk>`` 3, then the 256 bytes, then the pieces. Characters without
+    a piece are written as UTF-8 bytes, so nothing becomes ``<unk>`` and ``decode(encode(text))`` is the text, but for
+    white space at its start (and case, with ``lowercase``). ``</s>`` ends every sequence. The same texts give the same
+    tokenizer every time.
+
+    Args:
+        texts: the sentences of all languages of the joint vocabulary.
+        vocab_size: number of ids, special and byte tokens included.
+        model_type: ``"unigram"`` or ``"bpe"``.
+        lowercase: lower-case what is encoded.
+
+    Raises:
+        ValueError: ``model_type`` is unknown, or ``vocab_size`` is more than the data gives or less than it needs.
+    """
+    if model_type not in TOKENIZER_TYPES:
+        raise ValueError(f"model_type is {model_type!r}, allowed are {', '.join(TOKENIZER_TYPES)}")
+    texts = [text.lower() for text in texts] if lowercase else list(texts)
+    alphabet, rare = _alphabet(texts)
+    reserved = len(SPECIAL_TOKENS) + len(_BYTE_TOKENS)
+    if vocab_size <= reserved + len(alphabet):
+        raise ValueError(
+            f"vocab_size {vocab_size} is too small: {reserved} special and byte tokens and the {len(alphabet)} "
+            f"characters of the data need more than {reserved + len(alphabet)}"
+        )
+
+    options: dict[str, Any] = {
+        "vocab_size": vocab_size - len(_BYTE_TOKENS),
+        "special_tokens": list(SPECIAL_TOKENS),
+        "show_progress": False,
+    }
+    if model_type == "unigram":
+        tokenizer, trainer = Tokenizer(models.Unigram()), trainers.UnigramTrainer(unk_token="<unk>", **options)
+    else:
+        tokenizer, trainer = Tokenizer(models.BPE(unk_token="<unk>")), trainers.BpeTrainer(**options)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(), pre_tokenizers.Split(_WORDS, "isolated")]
+    )
+    tokenizer.train_from_iterator((text.translate(rare) for text in texts), trainer)
+    pieces = tokenizer.get_vocab_size() + len(_BYTE_TOKENS)
+    if pieces < vocab_size:
+        raise ValueError(f"vocab_size {vocab_size} is larger than the data allows: it gives {pieces} pieces")
+
+    tokenizer = _with_byte_tokens(tokenizer)
+    if lowercase:
+        tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    end = SPECIAL_TOKENS[2]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, SPECIAL_TOKENS.index(end))]
+    )
+    bos, pad, eos, unk = SPECIAL_TOKENS
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=bos,
+        pad_token=pad,
+        eos_token=eos,
+        unk_token=unk,
+        padding_side="right",
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def _alphabet(texts: list[str]) -> tuple[set[str], dict[int, str]]:
+    """The characters that get pieces of their own, and a table for ``str.translate`` that blanks the rare others."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text)
+    for space in [character for character in counts if character.isspace()]:
+        del counts[space]
+    uncovered = math.floor((1 - CHARACTER_COVERAGE) * counts.total())
+    rare: dict[int, str] = {}
+    for character, count in sorted(counts.items(), key=lambda item: (item[1], item[0])):
+        uncovered -= count
+        if uncovered < 0:
+            break
+        rare[ord(character)] = " "
+    return {character for character in counts if ord(character) not in rare}, rare
+
+
+def _with_byte_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """Insert the 256 bytes after the special tokens of a trained model, for characters without a piece."""
+    state = json.loads(tokenizer.to_str())
+    model, first = state["model"], len(SPECIAL_TOKENS)
+    model["byte_fallback"] = True
+    if model["type"] == "Unigram":
+        special, pieces = model["vocab"][:first], _without_chance(model["vocab"][first:])
+        # Far below every path of pieces, so that the letters "<0x41>" in a text are never read as that byte.
+        lowest = 10 * pieces[-1][1]
+        model["vocab"] = special + [(token, lowest) for token in _BYTE_TOKENS] + pieces
+    else:
+        pieces = sorted(model["vocab"], key=model["vocab"].__getitem__)
+        pieces[first:first] = _BYTE_TOKENS
+        model["vocab"] = {piece: index for index, piece in enumerate(pieces)}
+    return Tokenizer.from_str(json.dumps(state))
+
+
+def _without_chance(vocab: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Take out of the pieces and scores of the unigram trainer what differs between two runs on the same texts.
+
+    That is noise of 1e-11 in the scores, the order of equal ones, and which of the characters that no longer are pieces
+    gets which of the lowest scores: they all get the lowest.
+    """
+
+    def order(item: tuple[str, float]) -> tuple[float, str]:
+        return -item[1], item[0]
+
+    pieces = sorted(((piece, round(score, 6)) for piece, score in vocab), key=order)
+    tail = len(pieces)
+    while tail > 0 and len(pieces[tail - 1][0]) == 1:
+        tail -= 1
+    lowest = pieces[-1][1]
+    return pieces[:tail] + sorted(((piece, lowest) for piece, _ in pieces[tail:]), key=order)
+
+
+# Token ids
+
+
+def tokenize(datasets: DatasetDict, tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> DatasetDict:
+    """Turn source and target into the columns input_ids, labels and length.
+
+    ``length`` is the larger one of the two token counts: a padded batch costs rows × longest source in the encoder and
+    rows × longest target in the decoder, so batches bounded by rows × longest ``length`` bound both, and pairs sorted
+    by it have little padding on either side.
+
+    Pairs of train over ``max_source_length`` or ``max_target_length`` tokens are dropped, and counted in the log; other
+    splits keep all of theirs in full.
+
+    Raises:
+        DataError: no training pair is short enough.
+    """
+
+    def encode(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+        encoded = tokenizer(batch["source"], text_target=batch["target"], return_attention_mask=False)
+        sources, targets = encoded["input_ids"], encoded["labels"]
+        lengths = [max(len(source), len(target)) for source, target in zip(sources, targets)]
+        return {"input_ids": sources, "labels": targets, "length": lengths}
+
+    def encode_short(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+        rows = encode(batch)
+        keep = [
+            len(source) <= args.max_source_length and len(target) <= args.max_target_length
+            for source, target in zip(rows["input_ids"], rows["labels"])
+        ]
+        return {name: [value for value, kept in zip(column, keep) if kept] for name, column in rows.items()}
+
+    result = DatasetDict()
+    for split, dataset in datasets.items():
+        result[split] = _map(dataset, encode_short if split == "train" else encode, f"Tokenising {split}")
+        if dropped := len(dataset) - len(result[split]):
+            limits = f"{args.max_source_length} source or {args.max_target_length} target tokens"
+            if dropped == len(dataset):
+                raise DataError(f"every training pair has more than {limits} (max_source_length, max_target_length)")
+            logger.warning("Dropped %d of %d training pairs with more than %s", dropped, len(dataset), limits)
+    return result
+
+
+def _map(dataset: Dataset, function: Any, description: str) -> Dataset:
+    # Small results stay in memory: the cache on disk is for corpora that take minutes.
+    return dataset.map(
+        function,
+        batched=True,
+        remove_columns=dataset.column_names,
+        keep_in_memory=len(dataset) <= 500_000,
+        desc=description,
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

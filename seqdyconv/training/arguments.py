@@ -1,0 +1,240 @@
+"""Arguments of the recipe scripts: one YAML file, then overrides on the command line, into dataclasses."""
+
+import contextlib
+import dataclasses
+import difflib
+import json
+import os
+import sys
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, Union, cast, get_args, get_origin, get_type_hints
+
+import yaml
+from transformers import HfArgumentParser
+
+
+class ArgumentsError(ValueError):
+    """The command line or the configuration file can't be used; the message is one line for the user."""
+
+
+def parse_arguments(
+    dataclass_types: Sequence[type],
+    argv: Sequence[str] | None = None,
+    *,
+    first: str = "CONFIG.yaml",
+    defaults: Mapping[str, Any] | None = None,
+    description: str | None = None,
+) -> tuple[Any, ...]:
+    """Parse ``CONFIG.yaml [--key value ...]`` into one instance of each dataclass.
+
+    The keys of the file are the names of the dataclasses' fields, all in one flat mapping. Every key can be overridden
+    on the command line. Bad input (an unknown or repeated key, a value of a wrong type, a missing file, ...) writes one
+    line to standard error and exits with status 2.
+
+    Args:
+        dataclass_types: The dataclasses. A field's name may occur in one of them only.
+        argv: The words after the script's name; ``sys.argv[1:]`` if None.
+        first: What the first word is: "CONFIG.yaml" for a configuration file, otherwise the name of a field which that
+            word sets, such as "model_dir".
+        defaults: Values by key which are used where neither the file nor the command line has the key.
+        description: Text for ``--help``.
+
+    Returns:
+        The instances, in the order of `dataclass_types`.
+
+    Example:
+        >>> import dataclasses
+        >>> @dataclasses.dataclass
+        ... class Arguments:
+        ...     text: str = "none"
+        ...     rate: float = 0.1
+        >>> parse_arguments([Arguments], ["hello", "--rate", "1e-3"], first="text")
+        (Arguments(text='hello', rate=0.001),)
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    with exit_on_error(ArgumentsError):
+        return _parse(dataclass_types, words, first, defaults or {}, description)
+
+
+@contextlib.contextmanager
+def exit_on_error(*errors: type[BaseException]) -> Iterator[None]:
+    """Turn the expected `errors` into one line on standard error and exit status 2; Ctrl-C into a quiet status 130.
+
+    For blocks of a script in which these errors mean that the input is at fault. All others keep their traceback.
+    In a run of several processes only the first one writes.
+    """
+    try:
+        yield
+    except errors as error:
+        if os.environ.get("RANK", "0") == "0":
+            message = " ".join(str(error).split())
+            print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a YAML file that holds one mapping of keys to values.
+
+    Raises:
+        ArgumentsError: No such file, not YAML, not UTF-8, not a mapping, or a key occurs twice.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ArgumentsError(f"can't read the configuration file {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ArgumentsError(f"the configuration file {path} is not UTF-8 text (byte {error.start})") from None
+    try:
+        values = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as error:
+        raise ArgumentsError(f"the configuration file {path} is not valid YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ArgumentsError(f"the configuration file {path} must hold `key: value` lines, got {_describe(values)}")
+    return values
+
+
+def write_yaml(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
+    """Write a mapping as YAML, atomically."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    temporary.replace(path)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML keeps the last of two equal keys in silence; here the second one is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise ArgumentsError(f"the key {key!r} occurs twice, again in line {key_node.start_mark.line + 1}")
+            seen.add(str(key))
+        return super().construct_mapping(node, deep)
+
+
+class _Parser(HfArgumentParser):
+    """Raises instead of printing the usage and leaving."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ArgumentsError(message)
+
+
+def _parse(
+    dataclass_types: Sequence[type],
+    words: list[str],
+    first: str,
+    defaults: Mapping[str, Any],
+    description: str | None,
+) -> tuple[Any, ...]:
+    types_by_key = _field_types(dataclass_types)
+    script = Path(sys.argv[0]).name
+    usage = f"{script} {first if first == 'CONFIG.yaml' else first.upper()} [--key value ...]"
+    # The parser edits what it reads from `dataclasses.fields`, hence the types are taken before.
+    parser = _Parser(cast(Any, list(dataclass_types)), description=description, usage=usage, allow_abbrev=False)
+    if {"-h", "--help"} & set(words):
+        parser.parse_args(["--help"])
+    if not words or words[0].startswith("--"):
+        raise ArgumentsError(f"the first argument is missing, usage: {usage}")
+
+    values = {key: value for key, value in defaults.items() if key in types_by_key}
+    if first == "CONFIG.yaml":
+        source = words[0]
+        from_file = read_yaml(source)
+        for key in from_file:
+            if key not in types_by_key:
+                raise ArgumentsError(f"unknown key {key!r} in {source}{_nearest(str(key), types_by_key)}")
+        values.update(from_file)
+    else:
+        values[first] = words[0]
+    options = [word for key, value in values.items() for word in _as_words(key, value, types_by_key[key])]
+    options += _join_single_values(words[1:], types_by_key)
+    namespace, unknown = parser.parse_known_args(options)
+    for word in unknown:
+        if word.startswith("--"):
+            key = word[2:].split("=")[0].replace("-", "_")
+            raise ArgumentsError(f"unknown option --{key}{_nearest(key, types_by_key, '--')}")
+    if unknown:
+        raise ArgumentsError(f"unexpected argument {unknown[0]!r}, usage: {usage}")
+
+    instances = []
+    for dataclass_type in dataclass_types:
+        names = [field.name for field in dataclasses.fields(dataclass_type) if field.init]
+        try:
+            instances.append(dataclass_type(**{name: getattr(namespace, name) for name in names}))
+        except (ValueError, TypeError, ImportError) as error:
+            raise ArgumentsError(str(error)) from None
+    return tuple(instances)
+
+
+def _field_types(dataclass_types: Iterable[type]) -> dict[str, Any]:
+    types_by_key: dict[str, Any] = {}
+    for dataclass_type in dataclass_types:
+        hints = get_type_hints(dataclass_type)
+        types_by_key.update(
+            {field.name: hints[field.name] for field in dataclasses.fields(dataclass_type) if field.init}
+        )
+    return types_by_key
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, or the one type itself."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _as_words(key: str, value: Any, hint: Any) -> list[str]:
+    """A value from a YAML file as words of a command line, so that both are converted and checked by one parser."""
+    alternatives = _alternatives(hint)
+    takes_list = any(alternative is list or get_origin(alternative) is list for alternative in alternatives)
+    takes_dict = any(alternative is dict or get_origin(alternative) is dict for alternative in alternatives)
+    if value is None:
+        if type(None) in alternatives:
+            return []
+        raise ArgumentsError(f"{key} must be {_name(hint)}, got nothing")
+    if isinstance(value, dict):
+        if takes_dict:
+            return [f"--{key}={json.dumps(value)}"]
+        raise ArgumentsError(f"{key} must be {_name(hint)}, got a mapping")
+    if isinstance(value, (list, tuple)):
+        if not takes_list:
+            raise ArgumentsError(f"{key} must be {_name(hint)}, got a list: {list(value)!r}")
+        if not value or any(isinstance(item, (list, dict)) or item is None for item in value):
+            raise ArgumentsError(f"{key} must be a list of plain values, got {list(value)!r}")
+        return [f"--{key}", *map(str, value)]
+    if isinstance(value, bool) and bool not in alternatives and str in alternatives:
+        value = "yes" if value else "no"  # YAML reads `eval_strategy: no` as a boolean.
+    return [f"--{key}={value}"]
+
+
+def _join_single_values(words: list[str], types_by_key: Mapping[str, Any]) -> list[str]:
+    """``--key -value`` as ``--key=-value``: a value may begin with a dash, which argparse takes for an option."""
+    joined: list[str] = []
+    for word in words:
+        previous = joined[-1] if joined else ""
+        key = previous[2:].replace("-", "_")
+        if previous.startswith("--") and word.startswith("-") and not word.startswith("--") and key in types_by_key:
+            joined[-1] = f"{previous}={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
+def _nearest(key: str, known: Iterable[str], prefix: str = "") -> str:
+    matches = difflib.get_close_matches(key, list(known), n=1)
+    return f", did you mean {prefix}{matches[0]}?" if matches else ", --help lists all keys"
+
+
+def _name(hint: Any) -> str:
+    names = [getattr(part, "__name__", str(part)) for part in _alternatives(hint) if part is not type(None)]
+    return " or ".join(names)
+
+
+def _describe(value: Any) -> str:
+    return f"{type(value).__name__} {value!r:.60}"

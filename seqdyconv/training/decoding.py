@@ -1,0 +1,160 @@
+"""Generate with an encoder-decoder for many inputs: batches of similar length, results in the order of the input."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+from seqdyconv.training.batching import TokenBatchSampler
+
+
+@dataclass
+class DecodingArguments:
+    """How outputs are searched for."""
+
+    num_beams: int = field(default=4, metadata={"help": "Beams of the search; 1 is greedy."})
+    length_penalty: float = field(
+        default=1.0,
+        metadata={"help": "Beam scores are divided by length ** length_penalty; above 1 favours long ones."},
+    )
+    max_length_factor: float = field(
+        default=1.5, metadata={"help": "Longest output: max_length_factor * source tokens + max_length_constant."}
+    )
+    max_length_constant: int = field(default=10, metadata={"help": "See max_length_factor."})
+    decoding_max_tokens: int = field(
+        default=8000, metadata={"help": "Bound of a batch in decoding: sentences * longest source * beams."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.num_beams < 1:
+            raise ValueError(f"num_beams must be at least 1, got {self.num_beams}")
+        if self.max_length_factor < 0 or self.max_length_constant < 1:
+            raise ValueError(
+                "max_length_factor must be at least 0 and max_length_constant at least 1, "
+                f"got {self.max_length_factor} and {self.max_length_constant}"
+            )
+        if self.decoding_max_tokens < 1:
+            raise ValueError(f"decoding_max_tokens must be at least 1, got {self.decoding_max_tokens}")
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One output: its text, its number of tokens (end of sentence included), and its score.
+
+    The score is the log-probability divided by length ** length_penalty, None for greedy search.
+    """
+
+    text: str
+    tokens: int
+    score: float | None = None
+
+
+def batches_by_length(inputs: Sequence[Sequence[int]], arguments: DecodingArguments) -> list[list[int]]:
+    """Indices of `inputs` in batches for :func:`generate_batch`; long ones, which need most memory, first."""
+    if not inputs:
+        return []
+    bound = max(1, arguments.decoding_max_tokens // arguments.num_beams)
+    return list(TokenBatchSampler([len(ids) for ids in inputs], bound, shuffle=False))[::-1]
+
+
+@torch.no_grad()
+def generate_batch(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: Sequence[Sequence[int]],
+    arguments: DecodingArguments,
+    nbest: int = 1,
+    synced_gpus: bool = False,
+) -> list[list[Hypothesis]]:
+    """Generate for one batch.
+
+    Args:
+        model: An encoder-decoder in evaluation mode.
+        tokenizer: Gives the padding and the texts.
+        inputs: Token ids of each input, at least one each.
+        arguments: How to search.
+        nbest: Outputs per input, best first; at most `arguments.num_beams`.
+        synced_gpus: Needed where the weights are sharded over processes.
+
+    Returns:
+        For each input its `nbest` hypotheses.
+    """
+    if not 1 <= nbest <= arguments.num_beams:
+        raise ValueError(f"nbest must be between 1 and num_beams = {arguments.num_beams}, got {nbest}")
+    longest = max(map(len, inputs))
+    limits = [math.ceil(arguments.max_length_factor * len(ids)) + arguments.max_length_constant for ids in inputs]
+    pad = model.config.pad_token_id
+    input_ids = torch.tensor([[*ids, *[pad] * (longest - len(ids))] for ids in inputs], device=model.device)
+    lengths = torch.tensor([len(ids) for ids in inputs], device=model.device)
+    attention_mask = (torch.arange(longest, device=model.device) < lengths[:, None]).long()
+    output: Any = model.generate(  # type: ignore[operator]
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        num_beams=arguments.num_beams,
+        length_penalty=arguments.length_penalty,
+        num_return_sequences=nbest,
+        max_new_tokens=max(limits),
+        logits_processor=LogitsProcessorList([_LengthLimits(limits, arguments.num_beams, model.config.eos_token_id)]),
+        do_sample=False,
+        use_cache=True,
+        return_dict_in_generate=True,
+        output_scores=arguments.num_beams > 1,
+        synced_gpus=synced_gpus,
+    )
+    # The first token is the start of the decoder, which may be the same token as the end of a sentence.
+    sequences = output.sequences[:, 1:]
+    tokens = (sequences != pad).sum(dim=1).tolist()
+    texts = tokenizer.batch_decode(sequences, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    scores = output.sequences_scores.tolist() if arguments.num_beams > 1 else [None] * len(texts)
+    hypotheses = [Hypothesis(*values) for values in zip(texts, tokens, scores)]
+    return [hypotheses[start : start + nbest] for start in range(0, len(hypotheses), nbest)]
+
+
+class _LengthLimits(LogitsProcessor):
+    """Ends each output at its own limit, so that it doesn't depend on what else is in the batch."""
+
+    def __init__(self, limits: list[int], num_beams: int, end: int) -> None:
+        self.limits = torch.tensor(limits).repeat_interleave(num_beams)
+        self.least = min(limits)
+        self.end = end
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        # input_ids begins with the decoder's start token: so its length is that of the output with the next token.
+        length = input_ids.shape[1]
+        if length < self.least:
+            return scores
+        ended = (self.limits <= length).to(scores.device)
+        others = torch.arange(scores.shape[1], device=scores.device) != self.end
+        return scores.masked_fill(ended[:, None] & others, -torch.inf)
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    inputs: Sequence[Sequence[int]],
+    arguments: DecodingArguments,
+    nbest: int = 1,
+    on_batch: Callable[[int], object] | None = None,
+) -> list[list[Hypothesis]]:
+    """Generate for any number of inputs, in batches of similar length; results in the order of `inputs`.
+
+    `on_batch` is called after each batch with its number of inputs. The other arguments are those of
+    :func:`generate_batch`. The model is in evaluation mode meanwhile.
+    """
+    training = model.training
+    model.eval()
+    results: list[list[Hypothesis]] = [[] for _ in inputs]
+    try:
+        for batch in batches_by_length(inputs, arguments):
+            hypotheses = generate_batch(model, tokenizer, [inputs[index] for index in batch], arguments, nbest)
+            for index, found in zip(batch, hypotheses):
+                results[index] = found
+            if on_batch is not None:
+                on_batch(len(batch))
+    finally:
+        model.train(training)
+    return results

@@ -1,0 +1,145 @@
+"""What a run leaves behind for people: metrics, learning curves, texts and a model card."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file, atomically."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_lines(path: str | Path, lines: Iterable[str]) -> None:
+    """Write one text per line, atomically; line breaks inside a text become spaces."""
+    write_text(path, "".join(re.sub(r"[\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+", " ", line) + "\n" for line in lines))
+
+
+def write_metrics(path: str | Path, metrics: Mapping[str, float | int | str]) -> None:
+    """Write metrics.json, a flat mapping of names to numbers or short texts, atomically.
+
+    Raises:
+        ValueError: A value is neither a number nor a text.
+    """
+    for name, value in metrics.items():
+        if not isinstance(value, (int, float, str)):
+            raise ValueError(f"the metric {name} must be a number or a text, got {type(value).__name__}")
+    write_text(path, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+
+
+def plot_learning_curves(
+    log_history: Sequence[Mapping[str, Any]],
+    path: str | Path,
+    title: str,
+    metrics: Mapping[str, str] | None = None,
+    training_label: str = "training",
+) -> None:
+    """Draw losses, metrics of the validation set and the learning rate over steps, one panel each, into a PNG file.
+
+    Args:
+        log_history: ``trainer.state.log_history``.
+        path: The picture's file.
+        title: Title of the picture.
+        metrics: Name in the log → label of its axis, such as ``{"eval_bleu": "validation BLEU"}``. A name that the log
+            doesn't have gets no panel.
+        training_label: Legend of the training loss, which may be another function than the validation loss.
+    """
+
+    def series(name: str) -> tuple[list[int], list[float]]:
+        rows = [(row["step"], row[name]) for row in log_history if name in row]
+        return [step for step, _ in rows], [value for _, value in rows]
+
+    shown = {name: label for name, label in (metrics or {}).items() if series(name)[0]}
+    figure = Figure(figsize=(7, 2.6 * (2 + len(shown)) + 0.4), layout="constrained")
+    panels = figure.subplots(2 + len(shown), 1, sharex=True)
+    figure.suptitle(title)
+
+    losses = [("loss", training_label, "-", ""), ("eval_loss", "validation", "-", "o")]
+    for name, label, line, marker in losses:
+        steps, values = series(name)
+        if steps:
+            panels[0].plot(steps, values, line, marker=marker, markersize=4, label=label)
+    panels[0].set_ylabel("loss (nats per token)")
+    if panels[0].lines:
+        panels[0].legend()
+    for panel, (name, label) in zip(panels[1:], shown.items()):
+        panel.plot(*series(name), "-o", markersize=4, color="tab:green")
+        panel.set_ylabel(label)
+    panels[-1].plot(*series("learning_rate"), color="tab:gray")
+    panels[-1].set_ylabel("learning rate")
+    panels[-1].ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
+    panels[-1].set_xlabel("step")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10]))
+    for panel in panels:
+        panel.grid(alpha=0.3)
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    figure.savefig(temporary, format="png", dpi=120)
+    os.replace(temporary, path)
+
+
+def write_model_card(
+    path: str | Path,
+    *,
+    name: str,
+    summary: str,
+    tags: Sequence[str],
+    languages: Sequence[str],
+    data: Mapping[str, Any],
+    results: Mapping[str, float | int | str],
+    usage: str,
+    command: str,
+    config: Mapping[str, Any],
+    examples: Sequence[Mapping[str, str]] = (),
+    picture: str | None = None,
+) -> None:
+    """Write a model card (README.md with the Hub's front matter), atomically.
+
+    Args:
+        path: The file.
+        name: Title.
+        summary: One paragraph: what the model does and is.
+        tags: The Hub's tags.
+        languages: Codes of the languages.
+        data: What it was trained and tested on, name → value.
+        results: Rows of the table of results, signatures included.
+        usage: A Python snippet.
+        command: The command that repeats the run.
+        config: All arguments of the run.
+        examples: Outputs of the model: label → text for each example.
+        picture: File name of the learning curves beside the card.
+    """
+    front = yaml.safe_dump(
+        {"language": list(languages), "tags": list(tags), "library_name": "transformers"}, sort_keys=False
+    )
+    parts = [f"---\n{front}---\n\n# {name}\n\n{summary}\n", "## Data\n\n" + _table(("", ""), data)]
+    parts.append("## Results\n\n" + _table(("metric", "value"), results))
+    if examples:
+        blocks = ["\n".join(f"- {label}: {text}" for label, text in example.items()) for example in examples]
+        parts.append("## Examples\n\n" + "\n\n".join(blocks) + "\n")
+    parts.append(f"## Use\n\n```python\n{usage.strip()}\n```\n")
+    parts.append(f"## Training\n\n```\n{command}\n```\n")
+    if picture:
+        parts.append(f"![Learning curves]({picture})\n")
+    listed = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    parts.append(f"<details><summary>All arguments</summary>\n\n```yaml\n{listed}```\n\n</details>\n")
+    write_text(path, "\n".join(parts))
+
+
+def _table(head: tuple[str, str], rows: Mapping[str, Any]) -> str:
+    def cell(value: Any) -> str:
+        text = f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+        return " ".join(text.split()).replace("|", "\\|")
+
+    lines = [f"| {head[0]} | {head[1]} |", "|---|---|"]
+    return "\n".join(lines + [f"| {cell(name)} | {cell(value)} |" for name, value in rows.items()]) + "\n"

@@ -1,0 +1,374 @@
+"""The translation recipe through its commands, on small data."""
+
+import importlib.util
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+REPOSITORY = Path(__file__).parents[2]
+RECIPE = REPOSITORY / "recipes" / "translation"
+
+
+def script(name):
+    """The module of a script, under a name that no other recipe's script has."""
+    spec = importlib.util.spec_from_file_location(f"translation_{name}_script", RECIPE / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+train, evaluate, translate = (script(name) for name in ("train", "evaluate", "translate"))
+
+WORDS = {"eins": "one", "zwei": "two", "drei": "three", "vier": "four", "und": "and", "oder": "or", "haus": "house"}
+
+
+def write_pairs(path, number, seed):
+    generator = random.Random(seed)
+    rows = ["source\ttarget"]
+    for _ in range(number):
+        words = generator.choices(list(WORDS), k=generator.randint(1, 9))
+        rows.append(f"{' '.join(words)}\t{' '.join(WORDS[word] for word in words)}")
+    path.write_text("\n".join(rows) + "\n")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for seed, (split, number) in enumerate({"train": 300, "validation": 12, "test": 20}.items()):
+        write_pairs(folder / f"{split}.tsv", number, seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(data):
+    values = {
+        **{f"{split}_file": str(data / f"{split}.tsv") for split in ("train", "validation", "test")},
+        "tokenizer_type": "bpe",
+        "vocab_size": 290,
+        "encoder_kernel_sizes": [3, 5],
+        "decoder_kernel_sizes": [3],
+        "hidden_size": 32,
+        "ffn_dim": 32,
+        "attention_heads": 2,
+        "weight_dropout": 0.1,
+        "max_tokens": 300,
+        "max_steps": 13,
+        "warmup_steps": 2,
+        "learning_rate": "1e-2",
+        "bf16": True,
+        "logging_steps": 1,
+        "eval_strategy": "steps",
+        "eval_steps": 4,
+        "predict_with_generate": True,
+        "generation_examples": 3,
+        "sample_translations": 1,
+        "save_steps": 5,
+        "save_total_limit": 2,
+        "average_checkpoints": 2,
+        "num_beams": 2,
+    }
+    path = data / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(config, tmp_path_factory):
+    """An output directory of a finished run that has learnt a little."""
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    train.main(
+        [str(config), "--output_dir", str(folder), "--max_steps", "60", "--eval_steps", "30", "--save_steps", "30"]
+    )
+    return folder
+
+
+class TestTrain:
+    def test_everything_is_written(self, trained):
+        metrics = json.loads((trained / "metrics.json").read_text())
+        for name in (
+            "test_bleu",
+            "test_chrf",
+            "validation_bleu",
+            "parameters",
+            "train_tokens_per_second",
+            "wall_seconds",
+        ):
+            assert metrics[name] > 0
+        assert "tok:13a" in metrics["test_bleu_signature"]
+        assert metrics["train_steps"] == 60
+        card = (trained / "README.md").read_text()
+        for part in (
+            "library_name: transformers",
+            "from de to en",
+            metrics["test_chrf_signature"].split("|")[0],
+            "train.py",
+        ):
+            assert part in card
+        for name in ("learning_curves.png", "config.json", "model.safetensors", "tokenizer.json", "run.yaml"):
+            assert (trained / name).is_file()
+        assert list(trained.glob("runs/*/events*"))
+        for name in ("sources", "references", "predictions"):
+            assert len((trained / f"test_{name}.txt").read_text().splitlines()) == 20
+
+    def test_it_learns(self, trained):
+        log = json.loads((trained / "trainer_state.json").read_text())["log_history"]
+        losses = [row["eval_loss"] for row in log if "eval_loss" in row]
+        assert losses[-1] < 2.5 < next(row["loss"] for row in log if "loss" in row)
+
+    def test_the_final_model_is_the_average(self, trained):
+        final, *parts = (
+            load_file(folder / "model.safetensors")
+            for folder in (trained, trained / "checkpoint-30", trained / "checkpoint-60")
+        )
+        for name, tensor in final.items():
+            assert (tensor - (parts[0][name] + parts[1][name]) / 2).abs().max() < 1e-6
+
+    def test_a_model_can_be_fine_tuned(self, trained, config, tmp_path, capsys):
+        values = {key: value for key, value in yaml.safe_load(config.read_text()).items() if key not in MODEL_KEYS}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({**values, "model_name_or_path": str(trained)}))
+        train.main([str(tmp_path / "config.yaml"), "--output_dir", str(tmp_path / "run"), "--max_steps", "1"])
+        assert (tmp_path / "run" / "tokenizer.json").read_text() == (trained / "tokenizer.json").read_text()
+        assert "test BLEU" in capsys.readouterr().out
+
+    def test_a_finished_run_can_be_resumed_and_keeps_its_model(self, trained, config, capsys):
+        before = (trained / "model.safetensors").read_bytes()
+        steps = ["--max_steps", "60", "--eval_steps", "30", "--save_steps", "30"]
+        train.main([str(config), "--output_dir", str(trained), *steps, "--resume"])
+        assert (trained / "model.safetensors").read_bytes() == before
+        assert "test BLEU" in capsys.readouterr().out
+
+
+MODEL_KEYS = {
+    "hidden_size",
+    "ffn_dim",
+    "attention_heads",
+    "encoder_kernel_sizes",
+    "decoder_kernel_sizes",
+    "weight_dropout",
+}
+
+
+class TestResume:
+    """SIGKILL at any moment, then --resume: the weights of an undisturbed run, bit for bit."""
+
+    @pytest.mark.parametrize(
+        "processes, moments",
+        [
+            (1, ["step:3", "step:8", "step:12", "optimizer.pt:2", "trainer_state.json:2"]),
+            (2, ["step:8", "rng_state_1.pth:2"]),
+        ],
+        ids=["one process", "two processes"],
+    )
+    def test_weights_are_those_of_an_undisturbed_run(self, config, tmp_path, processes, moments):
+        runs = [
+            {"moment": None, "processes": processes, "arguments": [str(config), "--output_dir", str(tmp_path / "all")]}
+        ]
+        for index, moment in enumerate(moments):
+            arguments = [str(config), "--output_dir", str(tmp_path / str(index))]
+            runs.append({"moment": moment, "processes": processes, "arguments": arguments})
+            runs.append({"moment": None, "processes": processes, "arguments": [*arguments, "--resume"]})
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(REPOSITORY),
+            "STATUSES": str(tmp_path / "s"),
+        }
+        command = [
+            sys.executable,
+            str(Path(__file__).parent / "killed_runs.py"),
+            str(RECIPE / "train.py"),
+            json.dumps(runs),
+        ]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
+        assert done.returncode == 0, done.stderr[-3000:]
+        statuses = json.loads((tmp_path / "s").read_text())
+        for run, found in zip(runs, statuses):
+            if run["moment"] is None:
+                assert found == [0] * processes, done.stderr[-3000:]
+            else:
+                assert -9 in found
+        expected = load_file(tmp_path / "all" / "model.safetensors")
+        for index, moment in enumerate(moments):
+            found = load_file(tmp_path / str(index) / "model.safetensors")
+            assert all((found[name] == tensor).all() for name, tensor in expected.items()), moment
+
+    def test_a_changed_argument_is_refused(self, trained, config, capsys):
+        steps = ["--max_steps", "60", "--eval_steps", "30", "--save_steps", "30"]
+        words = [str(config), "--output_dir", str(trained), *steps, "--resume", "--learning_rate", "0.5"]
+        assert "learning_rate was 0.01 and is now 0.5" in error_of(train.main, words, capsys)
+
+
+def error_of(main, words, capsys):
+    """The one line that a command with bad input writes."""
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        "words, message",
+        [
+            (["--learning_rat", "1"], "unknown option --learning_rat, did you mean --learning_rate?"),
+            (["--learning_rate", "high"], "invalid float value: 'high'"),
+            (["--lr_scheduler_type", "cosin"], "cosin"),
+            (["--max_tokens", "0"], "max_tokens must be at least 1, got 0"),
+            (["--per_device_train_batch_size", "4"], "has no effect here: max_tokens bounds the batches"),
+            (["--train_file", "missing.tsv"], "missing.tsv"),
+            (["--vocab_size", "100000"], "vocab_size"),
+            (["--attention_heads", "5"], "can't be built"),
+            (["--encoder_kernel_sizes", "0"], "can't be built"),
+            (["--encoder_layer_types", "magic"], "can't be built"),
+            (["--encoder_layer_types", "dynamic_conv", "self_attention", "dynamic_conv"], "names 3 layers"),
+            (["--config_overrides", '{"nonsense": 1}'], "no field of SeqDyConvConfig"),
+            (["--model_name_or_path", "no/such/model"], "no/such/model cannot be loaded"),
+        ],
+    )
+    def test_training_stops_with_one_line(self, config, tmp_path, capsys, words, message):
+        assert message in error_of(train.main, [str(config), "--output_dir", str(tmp_path / "run"), *words], capsys)
+
+    def test_an_unknown_key_in_the_file(self, config, tmp_path, capsys):
+        (tmp_path / "config.yaml").write_text(config.read_text() + "hiden_size: 3\n")
+        message = "unknown key 'hiden_size'"
+        assert message in error_of(train.main, [str(tmp_path / "config.yaml")], capsys)
+
+    def test_an_output_directory_with_another_run(self, trained, config, capsys):
+        words = [str(config), "--output_dir", str(trained)]
+        assert "holds another run: add --resume" in error_of(train.main, words, capsys)
+
+    @pytest.mark.parametrize("main", [evaluate.main, translate.main], ids=["evaluate", "translate"])
+    def test_models_that_are_none(self, main, trained, tmp_path, capsys):
+        assert "there is no model folder" in error_of(main, [str(tmp_path / "missing")], capsys)
+        assert "holds no model" in error_of(main, [str(tmp_path)], capsys)
+        broken = tmp_path / "broken"
+        broken.mkdir()
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+            (broken / name).write_bytes((trained / name).read_bytes())
+        assert "can't load a translation model" in error_of(main, [str(broken)], capsys)
+        weights = (trained / "model.safetensors").read_bytes()
+        (broken / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+        assert "can't load a translation model" in error_of(main, [str(broken)], capsys)
+        (broken / "model.safetensors").write_bytes(weights)
+        other = json.loads((trained / "config.json").read_text())
+        other["decoder_layer_types"] = ["self_attention"]
+        (broken / "config.json").write_text(json.dumps(other))
+        assert "don't fit its config.json" in error_of(main, [str(broken)], capsys)
+
+    def test_a_message_is_all_there_is(self, config, tmp_path):
+        command = [
+            sys.executable,
+            str(RECIPE / "train.py"),
+            str(config),
+            "--output_dir",
+            str(tmp_path),
+            "--num_beams",
+            "0",
+        ]
+        done = subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, timeout=60
+        )
+        assert done.returncode == 2
+        assert done.stderr == "train.py: error: num_beams must be at least 1, got 0\n"
+
+
+class TestEvaluate:
+    def test_the_run_s_own_data_give_the_run_s_own_score(self, trained, capsys):
+        evaluate.main([str(trained), "--use_cpu"])
+        expected = json.loads((trained / "metrics.json").read_text())
+        found = json.loads((trained / "evaluation" / "metrics.json").read_text())
+        assert found["test_bleu"] == pytest.approx(expected["test_bleu"])
+        assert f"test BLEU    {found['test_bleu']:.2f}" in capsys.readouterr().out
+
+    def test_a_checkpoint_on_other_data_with_nbest(self, trained, data, tmp_path):
+        write_pairs(tmp_path / "other.tsv", 5, seed=9)
+        evaluate.main([
+            str(trained / "checkpoint-30"), "--test_file", str(tmp_path / "other.tsv"), "--num_beams", "3",
+            "--nbest", "3", "--evaluation_dir", str(tmp_path / "evaluation"), "--use_cpu",
+        ])  # fmt: skip
+        rows = [line.split("\t") for line in (tmp_path / "evaluation" / "test_nbest.tsv").read_text().splitlines()[1:]]
+        assert [(int(line), int(rank)) for line, rank, _, _ in rows] == [(n, r) for n in range(1, 6) for r in (1, 2, 3)]
+        for start in range(0, 15, 3):
+            scores = [float(row[2]) for row in rows[start : start + 3]]
+            assert scores == sorted(scores, reverse=True)
+
+    def test_more_outputs_than_beams_and_an_unknown_split(self, trained, capsys):
+        assert "needs as many beams" in error_of(evaluate.main, [str(trained), "--nbest", "9"], capsys)
+        assert "split must be one of" in error_of(evaluate.main, [str(trained), "--split", "dev"], capsys)
+
+
+class TestTranslate:
+    def translate(self, folder, lines, *words, monkeypatch):
+        read, write = os.pipe()
+        os.write(write, lines)
+        os.close(write)
+        output = io.TextIOWrapper(io.BytesIO())
+        with open(read, "rb") as source, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdin", source)
+            patch.setattr(sys, "stdout", output)
+            translate.main([str(folder), "--use_cpu", *words])
+        return output.buffer.getvalue().decode().split("\n")
+
+    def test_each_line_gives_one_line_in_order(self, trained, monkeypatch):
+        lines = [b"eins und zwei", b"", b"haus", b"   ", b"drei oder vier und eins", b"haus"]
+        whole = self.translate(trained, b"\n".join(lines) + b"\n", monkeypatch=monkeypatch)
+        assert len(whole) == 7 and whole[-1] == ""
+        assert [bool(line) for line in whole[:6]] == [True, False, True, False, True, True]
+        assert whole[2] == whole[5]
+        in_twos = self.translate(trained, b"\n".join(lines), "--window", "2", monkeypatch=monkeypatch)
+        assert in_twos == whole
+
+    def test_nothing_gives_nothing(self, trained, monkeypatch):
+        assert self.translate(trained, b"", monkeypatch=monkeypatch) == [""]
+
+    def test_long_lines_are_cut_with_a_note(self, trained, monkeypatch, capsys):
+        lines = b"eins\n" + b"zwei " * 100 + b"\n"
+        assert len(self.translate(trained, lines, "--max_line_tokens", "20", monkeypatch=monkeypatch)) == 3
+        assert "line 2 is cut to 20 tokens" in capsys.readouterr().err
+
+    def test_bytes_that_are_no_text(self, trained, monkeypatch, capsys):
+        with pytest.raises(SystemExit) as caught:
+            self.translate(trained, b"eins\nzw\xffei\n", monkeypatch=monkeypatch)
+        assert caught.value.code == 2
+        assert "line 2 of standard input is not UTF-8 text (byte 3)" in capsys.readouterr().err
+
+    def test_a_pipe_is_answered_at_once_and_may_close(self, trained):
+        process = subprocess.Popen(
+            [sys.executable, str(RECIPE / "translate.py"), str(trained)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        try:
+            for _ in range(2):
+                process.stdin.write(b"eins und zwei\n")
+                process.stdin.flush()
+                assert process.stdout.readline().strip()
+            process.stdout.close()
+            process.stdin.write(b"drei\n")
+            process.stdin.close()
+            process.wait(timeout=30)
+            assert process.stderr.read() == b""
+        finally:
+            process.kill()
+            process.wait()
+            process.stderr.close()
+
+
+@pytest.mark.parametrize("path", sorted((RECIPE / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_parses_and_carries_its_command(path):
+    text = path.read_text()
+    assert f"recipes/translation/train.py recipes/translation/configs/{path.name}" in text
+    types = (train.ModelArguments, train.DataArguments, train.DecodingArguments, train.TranslationTrainingArguments)
+    args = train.parse_arguments(types, [str(path), "--use_cpu"])[-1]
+    assert Path(args.output_dir).parent == Path("outputs")

@@ -1,0 +1,196 @@
+"""CONFIG.yaml [--key value ...] into dataclasses; bad input is one line and exit status 2."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from seqdyconv.training.arguments import exit_on_error, parse_arguments, read_yaml
+from seqdyconv.training.trainer import TokenBatchTrainingArguments
+
+
+@dataclass
+class Numbers:
+    rate: float = 0.5
+    steps: int = 10
+    mixed: bool = False
+    shown: bool = True
+    limit: int | None = 3
+
+
+@dataclass
+class Others:
+    name: str = "x"
+    sizes: list[int] = field(default_factory=lambda: [1])
+    options: dict[str, Any] | str | None = None
+    positive: int = 1
+
+    def __post_init__(self) -> None:
+        if self.positive < 1:
+            raise ValueError(f"positive must be at least 1,\n got {self.positive}")
+
+
+@pytest.fixture
+def parse(tmp_path):
+    def parse(text: str, *words: str):
+        (tmp_path / "config.yaml").write_text(text)
+        return parse_arguments((Numbers, Others), [str(tmp_path / "config.yaml"), *words])
+
+    return parse
+
+
+@pytest.fixture
+def error_of(parse, capsys):
+    def error_of(text: str, *words: str) -> str:
+        with pytest.raises(SystemExit) as caught:
+            parse(text, *words)
+        assert caught.value.code == 2
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert captured.err.count("\n") == 1, captured.err
+        return captured.err
+
+    return error_of
+
+
+def test_the_command_line_overrides_the_file_and_the_file_the_defaults(parse):
+    numbers, others = parse("rate: 0.25\nsteps: 20\nname: file", "--steps", "30", "--name=line")
+    assert numbers == Numbers(rate=0.25, steps=30)
+    assert others == Others(name="line")
+
+
+def test_an_empty_file_gives_the_defaults(parse):
+    assert parse("# nothing\n") == (Numbers(), Others())
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1.0e-3", "0.001", "'0.001'"])
+def test_floats_are_read_in_every_notation(parse, text):
+    assert parse(f"rate: {text}")[0].rate == 0.001
+
+
+def test_lists_and_mappings(parse):
+    assert parse("sizes: [3, 7, 15]")[1].sizes == [3, 7, 15]
+    assert parse("sizes: 3")[1].sizes == [3]
+    assert parse("sizes: [3]", "--sizes", "7", "15")[1].sizes == [7, 15]
+    assert parse("options: {min_lr: 1.0e-7}")[1].options == '{"min_lr": 1e-07}'
+
+
+def test_booleans(parse):
+    numbers, _ = parse("mixed: true\nshown: no")
+    assert (numbers.mixed, numbers.shown) == (True, False)
+    assert parse("", "--mixed")[0].mixed is True
+    assert parse("", "--mixed", "false")[0].mixed is False
+    assert parse("name: no")[1].name == "no"
+    assert parse("", "--no_shown")[0].shown is False
+
+
+def test_values_may_begin_with_a_dash(parse):
+    assert parse("name: -x\nsteps: -1")[1].name == "-x"
+    assert parse("", "--steps", "-1")[0].steps == -1
+    assert parse("", "--name", "-x")[1].name == "-x"
+
+
+def test_nothing_keeps_the_default_of_an_optional_key(parse):
+    assert parse("limit:")[0].limit == 3
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("ratee: 0.1", "unknown key 'ratee'"),
+        ("ratee: 0.1", "did you mean rate?"),
+        ("rate: fast", "invalid float value: 'fast'"),
+        ("rate: true", "invalid float value: 'True'"),
+        ("rate: [1, 2]", "rate must be float, got a list"),
+        ("rate:", "rate must be float, got nothing"),
+        ("steps: 1.5", "invalid int value: '1.5'"),
+        ("mixed: maybe", "got maybe"),
+        ("sizes: [3, x]", "invalid int value: 'x'"),
+        ("sizes: [3, [7]]", "list of plain values"),
+        ("sizes: []", "list of plain values"),
+        ("name: {a: 1}", "name must be str, got a mapping"),
+        ("steps: 1\nrate: 2\nsteps: 3", "'steps' occurs twice, again in line 3"),
+        ("- rate\n- steps", "must hold `key: value` lines, got list"),
+        ("rate: 1: 2", "not valid YAML"),
+        ("positive: 0", "positive must be at least 1, got 0"),
+    ],
+)
+def test_bad_files(error_of, text, message):
+    assert message in error_of(text)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--stepz", "3"], "unknown option --stepz, did you mean --steps?"),
+        (["--zzzzzz", "3"], "unknown option --zzzzzz, --help lists all keys"),
+        (["--step", "3"], "unknown option --step"),
+        (["--steps"], "expected one argument"),
+        (["--steps", "many"], "invalid int value: 'many'"),
+        (["stray"], "unexpected argument 'stray'"),
+    ],
+)
+def test_bad_command_lines(error_of, words, message):
+    assert message in error_of("", *words)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        ([], "the first argument is missing"),
+        (["--rate", "1"], "the first argument is missing"),
+        (["missing.yaml"], "can't read the configuration file missing.yaml: No such file"),
+        (["."], "can't read the configuration file .: Is a directory"),
+    ],
+)
+def test_bad_first_arguments(capsys, words, message):
+    with pytest.raises(SystemExit) as caught:
+        parse_arguments((Numbers,), words)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_text(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_bytes(b"name: \xff")
+    with pytest.raises(SystemExit):
+        parse_arguments((Others,), [str(tmp_path / "config.yaml")])
+    assert "is not UTF-8 text (byte 6)" in capsys.readouterr().err
+
+
+def test_the_first_word_may_be_a_field_and_defaults_come_below_the_command_line():
+    others, numbers = parse_arguments(
+        (Others, Numbers), ["folder", "--steps", "5"], first="name", defaults={"steps": 4, "rate": 0.1, "unknown": 1}
+    )
+    assert (others.name, numbers.steps, numbers.rate) == ("folder", 5, 0.1)
+
+
+def test_help_lists_all_keys(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse_arguments((Numbers, TokenBatchTrainingArguments), ["--help"])
+    assert caught.value.code == 0
+    help_text = capsys.readouterr().out
+    assert all(key in help_text for key in ("--rate", "--max_tokens", "--learning_rate", "--rdrop_alpha"))
+
+
+def test_only_expected_errors_become_one_line(capsys):
+    with pytest.raises(SystemExit) as caught, exit_on_error(LookupError):
+        raise KeyError("two\nlines")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(TypeError), exit_on_error(LookupError):
+        raise TypeError
+    with pytest.raises(SystemExit) as caught, exit_on_error():
+        raise KeyboardInterrupt
+    assert caught.value.code == 130
+
+
+def test_processes_after_the_first_stay_silent(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit), exit_on_error(ValueError):
+        raise ValueError("once")
+    assert capsys.readouterr().err == ""
+
+
+def test_read_yaml_keeps_types(tmp_path):
+    (tmp_path / "a.yaml").write_text("a: 1\nb: [x]\nc: {d: 2}")
+    assert read_yaml(tmp_path / "a.yaml") == {"a": 1, "b": ["x"], "c": {"d": 2}}

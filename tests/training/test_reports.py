@@ -1,0 +1,60 @@
+"""What a run writes for people."""
+
+import json
+
+import pytest
+import yaml
+from matplotlib.image import imread
+
+from seqdyconv.training.reports import plot_learning_curves, write_lines, write_metrics, write_model_card
+
+
+def test_metrics_are_flat_json(tmp_path):
+    write_metrics(tmp_path / "metrics.json", {"test_bleu": 12.5, "steps": 3, "signature": "größer"})
+    text = (tmp_path / "metrics.json").read_text(encoding="utf-8")
+    assert json.loads(text) == {"test_bleu": 12.5, "steps": 3, "signature": "größer"}
+    assert "größer" in text
+    with pytest.raises(ValueError, match="the metric nested must be a number or a text, got dict"):
+        write_metrics(tmp_path / "metrics.json", {"nested": {"a": 1}})
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+
+
+def test_each_text_is_one_line(tmp_path):
+    write_lines(tmp_path / "a.txt", ["one", "", "two\nlines\r\u2028here"])
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "one\n\ntwo lines here\n"
+
+
+@pytest.mark.parametrize("log", [[], [{"step": 1, "loss": 2.0, "learning_rate": 0.1}]])
+def test_curves_of_any_log_become_a_picture(tmp_path, log):
+    plot_learning_curves(log, tmp_path / "curves.png", "title", {"eval_bleu": "BLEU"})
+    assert imread(tmp_path / "curves.png").ndim == 3
+
+
+def test_a_metric_that_is_logged_gets_a_panel(tmp_path):
+    log = [{"step": 1, "loss": 2.0, "learning_rate": 0.1}, {"step": 1, "eval_loss": 2.0, "eval_bleu": 3.0}]
+    plot_learning_curves(log, tmp_path / "two.png", "title")
+    plot_learning_curves(log, tmp_path / "three.png", "title", {"eval_bleu": "BLEU"})
+    assert imread(tmp_path / "three.png").shape[0] > imread(tmp_path / "two.png").shape[0]
+
+
+def test_the_model_card_has_front_matter_and_all_facts(tmp_path):
+    write_model_card(
+        tmp_path / "README.md",
+        name="A model",
+        summary="It translates.",
+        tags=["translation"],
+        languages=["de", "en"],
+        data={"data set": "help", "pairs": 30000},
+        results={"test_bleu": 23.456, "signature": "a|b"},
+        usage="print(1)",
+        command="python train.py a.yaml",
+        config={"hidden_size": 256},
+        examples=[{"source": "Haus", "translation": "house"}],
+        picture="curves.png",
+    )
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    _, front, body = text.split("---\n", 2)
+    assert yaml.safe_load(front) == {"language": ["de", "en"], "tags": ["translation"], "library_name": "transformers"}
+    for part in ("| pairs | 30,000 |", "| test_bleu | 23.46 |", r"a\|b", "python train.py a.yaml", "hidden_size: 256",
+                 "- translation: house", "![Learning curves](curves.png)", "```python\nprint(1)\n```"):  # fmt: skip
+        assert part in body
