@@ -1,0 +1,124 @@
+"""The mixers: one list of behaviours for every name in the registry, and what is special to some."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from seqdyconv import ConvMixer, DynamicConv1d, LightweightConv1d, SelfAttention, build_mixer
+from seqdyconv.layers import MIXERS
+from tests.helpers import assert_close, randomize
+from tests.layers.behaviours import WIDTH, MixesTime, sentences
+
+every_mixer = pytest.mark.parametrize("name", MIXERS)
+every_conv = pytest.mark.parametrize("name", ["lightweight_conv", "dynamic_conv"])
+
+
+def build_named(name, *, causal=False, dtype=torch.float64, seed=0, **options):
+    return randomize(build_mixer(name, WIDTH, 3, **{"kernel_size": 4} | options, causal=causal, dtype=dtype), seed)
+
+
+class TestBehaviours(MixesTime):
+    @pytest.fixture(params=MIXERS)
+    def build(self, request):
+        return partial(build_named, request.param)
+
+
+class TestConvMixer:
+    @every_conv
+    @pytest.mark.parametrize("glu", [True, False])
+    def test_is_projection_gate_convolution_projection(self, name, glu):
+        mixer, input = build_named(name, conv_dim=12, glu=glu), torch.stack(sentences(9, 9))
+        projected = F.linear(input, mixer.in_proj.weight, mixer.in_proj.bias)
+        if glu:
+            values, gates = projected.chunk(2, dim=-1)
+            projected = values * gates.sigmoid()
+        expected = F.linear(mixer.conv(projected), mixer.out_proj.weight, mixer.out_proj.bias)
+        assert_close(mixer(input), expected)
+
+    @every_conv
+    def test_options_reach_the_convolution(self, name):
+        mixer = build_mixer(name, 6, 4, kernel_size=5, causal=True, conv_dim=8, dilation=2, weight_softmax=False,
+                            weight_dropout=0.1)  # fmt: skip
+        assert (mixer.conv.channels, mixer.conv.kernel_size, mixer.conv.num_heads) == (8, 5, 4)
+        assert (mixer.conv.padding, mixer.conv.dilation) == ("causal", 2)
+        assert (mixer.conv.weight_softmax, mixer.conv.weight_dropout) == (False, 0.1)
+        assert build_mixer(name, 6, 3, kernel_size=5, renormalize=True).conv.renormalize
+
+    @every_conv
+    def test_input_dropout_acts_in_training_alone(self, name):
+        torch.manual_seed(0)
+        mixer, input = build_named(name, input_dropout=0.5), torch.stack(sentences(9, 9))
+        assert torch.equal(mixer(input), mixer(input))
+        assert not torch.equal(mixer.train()(input), mixer(input))
+
+    def test_takes_a_convolution_of_ones_own(self):
+        mixer = ConvMixer(6, LightweightConv1d(8, 3, 2, bias=True), glu=False)
+        assert mixer(torch.zeros(2, 9, 6)).shape == (2, 9, 6)
+
+
+class TestSelfAttention:
+    @pytest.mark.parametrize("causal", [False, True])
+    def test_is_multi_head_attention(self, causal):
+        ours = build_named("self_attention", causal=causal)
+        theirs = torch.nn.MultiheadAttention(WIDTH, 3, batch_first=True, dtype=torch.float64).eval()
+        state = ours.state_dict()
+        theirs.load_state_dict({
+            "in_proj_weight": state["in_proj.weight"], "in_proj_bias": state["in_proj.bias"],
+            "out_proj.weight": state["out_proj.weight"], "out_proj.bias": state["out_proj.bias"],
+        })  # fmt: skip
+        input, padding = torch.stack(sentences(9, 9)), torch.arange(9) >= torch.tensor([[9], [6]])
+        future = torch.ones(9, 9, dtype=torch.bool).triu(1) if causal else None
+        expected, _ = theirs(input, input, input, key_padding_mask=padding, attn_mask=future, need_weights=False)
+        assert_close(ours(input, padding_mask=padding)[~padding], expected[~padding])
+
+    def test_attention_dropout_acts_in_training_alone(self):
+        torch.manual_seed(0)
+        mixer, input = build_named("self_attention", attention_dropout=0.5), torch.stack(sentences(9, 9))
+        assert torch.equal(mixer(input), mixer(input))
+        assert not torch.equal(mixer.train()(input), mixer(input))
+
+
+class TestRegistry:
+    def test_names(self):
+        assert list(MIXERS) == ["lightweight_conv", "dynamic_conv", "self_attention"]
+        convolutions = [build_mixer(name, 6, 3, kernel_size=3).conv for name in ("lightweight_conv", "dynamic_conv")]
+        assert [type(conv) for conv in convolutions] == [LightweightConv1d, DynamicConv1d]
+        assert isinstance(build_mixer("self_attention", 6, 3), SelfAttention)
+
+    @every_mixer
+    def test_one_set_of_options_serves_all(self, name):
+        options = {"kernel_size": 3, "causal": True, "glu": True, "attention_dropout": 0.1, "weight_dropout": 0.1}
+        mixer = build_mixer(name, 6, 3, **options)
+        assert mixer(torch.zeros(2, 9, 6)).shape == (2, 9, 6)
+
+    def test_unknown_name(self):
+        with pytest.raises(ValueError, match=r"mixer must be one of .*dynamic_conv.*self_attention, got 'convolution'"):
+            build_mixer("convolution", 6, 3)
+
+    @every_mixer
+    def test_unknown_option(self, name):
+        with pytest.raises(ValueError, match=r"no mixer has the option kernel; options are .*kernel_size"):
+            build_mixer(name, 6, 3, kernel=3)
+
+    @every_mixer
+    def test_heads_that_do_not_divide_the_width(self, name):
+        with pytest.raises(ValueError, match=r"num_heads must divide .*, got 4 heads and .*6"):
+            build_mixer(name, 6, 4, kernel_size=3)
+
+    @every_conv
+    def test_convolutions_need_a_kernel_size(self, name):
+        with pytest.raises(TypeError, match=r"missing .* 'kernel_size'"):
+            build_mixer(name, 6, 3)
+
+    @every_conv
+    @pytest.mark.parametrize("option", [{"conv_dim": 0}, {"conv_dim": -6}, {"input_dropout": 1.5}], ids=str)
+    def test_bad_options(self, name, option):
+        with pytest.raises(ValueError, match=r"must be .*, got"):
+            build_mixer(name, 6, 3, kernel_size=3, **option)
+
+    @pytest.mark.parametrize("option", [{"attention_dropout": 1.5}, {"attention_dropout": -0.1}], ids=str)
+    def test_bad_attention_options(self, option):
+        with pytest.raises(ValueError, match=r"attention_dropout must be .*, got"):
+            build_mixer("self_attention", 6, 3, **option)

@@ -1,0 +1,76 @@
+"""The floors of the package: each imports what stands below it, and the layers need torch alone."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import seqdyconv
+
+PACKAGE = Path(seqdyconv.__file__).parent
+FLOORS = {"functional": 0, "layers": 1, "models": 2, "swap": 3, "speech": 3, "training": 3}
+# The package itself offers the layers and functions.
+MODULES = sorted(path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
+
+
+def imported_names(path: Path) -> set[str]:
+    """The full names of the modules that a file imports, also inside its functions."""
+    names = set()
+    for node in ast.walk(ast.parse((PACKAGE.parent / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(path.parts[: -node.level]) + "." if node.level else ""
+            names.add(base + (node.module or ""))
+            names |= {f"{base}{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_imports_go_downward(path):
+    floor = path.parts[1]
+    assert floor in FLOORS, f"{floor} has no floor yet: add it to FLOORS"
+    imported = {name.split(".")[1] for name in imported_names(path) if name.startswith("seqdyconv.")}
+    upward = {other for other in imported & FLOORS.keys() if other != floor and FLOORS[other] >= FLOORS[floor]}
+    assert not upward, f"{path} imports from {', '.join(sorted(upward))}, which does not stand below {floor}"
+
+
+def test_upward_imports_are_seen(tmp_path, monkeypatch):
+    (tmp_path / "seqdyconv" / "layers").mkdir(parents=True)
+    file = tmp_path / "seqdyconv" / "layers" / "wrong.py"
+    file.write_text("def late():\n    from ..models import configuration\n")
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path / "seqdyconv")
+    assert "seqdyconv.models.configuration" in imported_names(file.relative_to(tmp_path))
+    with pytest.raises(AssertionError, match="imports from models, which does not stand below layers"):
+        test_imports_go_downward(file.relative_to(tmp_path))
+
+
+def test_the_package_offers_layers_and_functions_only():
+    names = {name.split(".")[1] for name in imported_names(Path("seqdyconv/__init__.py")) if "." in name}
+    assert names <= {"functional", "layers"}
+
+
+def test_importing_the_package_brings_torch_alone():
+    code = (
+        "import sys, torch; before = set(sys.modules); import seqdyconv;"
+        "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
+    assert set(run.stdout.split()) - sys.stdlib_module_names <= {"seqdyconv", "torch"}
+
+
+def test_public_names():
+    assert seqdyconv.__all__ == [
+        "ConvMixer",
+        "DynamicConv1d",
+        "LightweightConv1d",
+        "SelfAttention",
+        "build_mixer",
+        "dynamic_conv1d",
+        "dynamic_conv1d_step",
+        "lightweight_conv1d",
+        "lightweight_conv1d_step",
+    ]
+    assert all(hasattr(seqdyconv, name) for name in seqdyconv.__all__)
