@@ -1,6 +1,6 @@
 """Time and peak memory of the convolutions' backends, beside what they replace. One command, one table, one picture:
 
-    python benchmarks/ops.py                      # dynamic_conv1d, one thread, about four minutes
+    python benchmarks/ops.py                      # dynamic_conv1d, one thread, about five minutes
     python benchmarks/ops.py --op lightweight --threads 2 --time 512 --kernel-size 31
 
 Contenders: every backend of ``seqdyconv.functional``; the two ways in which a convolution with kernels per step was
@@ -158,8 +158,12 @@ def measure(contenders: dict[str, Callable], options: argparse.Namespace, steps:
     heads = [torch.randn(head, device=options.device, dtype=inputs[0].dtype) for _ in range(3)]
     calls |= {(None, "sdpa", which): call for which, call in passes(F.scaled_dot_product_attention, *heads)}
 
-    memory = {key: peak_memory(call, options.device) for key, call in calls.items()}  # warms up too
-    repeats = {key: 1 + int(SHORTEST / seconds(call, options.device)) for key, call in calls.items()}
+    memory, repeats = {}, {}
+    for key, call in calls.items():
+        start = time.perf_counter()
+        memory[key] = peak_memory(call, options.device)  # warms up too
+        slow = time.perf_counter() - start > 10 * SHORTEST
+        repeats[key] = 1 if slow else 1 + int(SHORTEST / seconds(call, options.device))
     times: dict[tuple, list[float]] = {key: [] for key in calls}
     for _ in range(options.rounds):
         for key, call in calls.items():

@@ -12,30 +12,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def depthwise(window: Tensor, weight: Tensor, dilation: int) -> Tensor:
+def depthwise(input: Tensor, weight: Tensor, padding: tuple[int, int], dilation: int) -> Tensor:
     """The same as :func:`seqdyconv.functional.reference.depthwise`, by blocks."""
     if dilation > 1:
-        return _by_phase(window, weight, dilation)
+        return _by_phase(input, weight, padding, dilation)
     heads, kernel_size = weight.shape[-2:]
-    time = window.shape[1] - (kernel_size - 1)
+    left, right = padding
+    time = input.shape[1] + left + right - (kernel_size - 1)
     size = max(16, 1 << (kernel_size - 1).bit_length())  # a power of two, at least K
     if isinstance(time, int) and time <= size:  # one short block; a single step is one product with its kernel
-        size = time
-        windows = window.unflatten(-1, (heads, -1))[:, None]
+        blocks, size = 1, time
+        windows = F.pad(input, (0, 0, left, right)).unflatten(-1, (heads, -1))[:, None]
     else:
         blocks = (time + size - 1) // size
-        padded = F.pad(window, (0, 0, 0, (blocks + 1) * size - window.shape[1]))
-        padded = padded.unflatten(-1, (heads, -1)).unflatten(1, (-1, size))
-        windows = torch.cat([padded[:, :-1], padded[:, 1:, : kernel_size - 1]], dim=2)
-    # windows: (B, blocks, size+K−1, H, R)
+        filled = (blocks + 1) * size - input.shape[1] - left
+        windows = F.pad(input, (0, 0, left, filled)).unflatten(-1, (heads, -1)).unflatten(1, (-1, size))
+    # windows: (B, blocks, size+K−1, H, R), or one block more of `size` steps, of which each is the end of the last.
     if weight.dim() == 2:  # one band for all blocks: their windows become columns of one product per head
-        band = _band(weight[:, None].expand(-1, size, -1))
         columns = windows.permute(3, 2, 0, 1, 4)
+        if columns.shape[3] > blocks:
+            columns = torch.cat([columns[:, :, :, :-1], columns[:, : kernel_size - 1, :, 1:]], dim=1)
+        band = _band(weight[:, None].expand(-1, size, -1))
         output = (band @ columns.flatten(2)).unflatten(2, columns.shape[2:]).permute(2, 3, 1, 0, 4)
     else:
-        blocks = windows.shape[1]
+        columns = windows.transpose(2, 3)
+        if columns.shape[1] > blocks:
+            columns = torch.cat([columns[:, :-1], columns[:, 1:, :, : kernel_size - 1]], dim=3)
         weight = F.pad(weight, (0, 0, 0, 0, 0, blocks * size - time)).unflatten(1, (-1, size))
-        output = (_band(weight.transpose(2, 3)) @ windows.transpose(2, 3)).transpose(2, 3)
+        output = (_band(weight.transpose(2, 3)) @ columns).transpose(2, 3)
     return output.flatten(3).flatten(1, 2)[:, :time]
 
 
@@ -47,16 +51,17 @@ def _band(weight: Tensor) -> Tensor:
     return rows[..., : size * (size + kernel_size - 1)].unflatten(-1, (size, size + kernel_size - 1))
 
 
-def _by_phase(window: Tensor, weight: Tensor, dilation: int) -> Tensor:
+def _by_phase(input: Tensor, weight: Tensor, padding: tuple[int, int], dilation: int) -> Tensor:
     """Dilated taps stay within steps of equal ``t mod dilation``: run these phases as batch rows, without dilation."""
     kernel_size = weight.shape[-1]
-    batch, length = window.shape[:2]
-    time = length - (kernel_size - 1) * dilation
+    left, right = padding
+    batch, length = input.shape[:2]
+    time = length + left + right - (kernel_size - 1) * dilation
     steps = (time + dilation - 1) // dilation
-    window = F.pad(window, (0, 0, 0, steps * dilation - time))
-    window = window.unflatten(1, (steps + kernel_size - 1, dilation)).transpose(1, 2).flatten(0, 1)
+    padded = F.pad(input, (0, 0, left, right + steps * dilation - time))
+    phases = padded.unflatten(1, (steps + kernel_size - 1, dilation)).transpose(1, 2).flatten(0, 1)
     if weight.dim() == 4:
         weight = F.pad(weight, (0, 0, 0, 0, 0, steps * dilation - time))
         weight = weight.unflatten(1, (steps, dilation)).transpose(1, 2).flatten(0, 1)
-    output = depthwise(window, weight, 1).unflatten(0, (batch, dilation))
+    output = depthwise(phases, weight, (0, 0), 1).unflatten(0, (batch, dilation))
     return output.transpose(1, 2).flatten(1, 2)[:, :time]

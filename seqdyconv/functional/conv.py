@@ -8,14 +8,13 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from seqdyconv.functional import blocked, reference
 
 Padding = Literal["causal", "same"] | int
 
-BACKENDS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+BACKENDS: dict[str, Callable[[Tensor, Tensor, tuple[int, int], int], Tensor]] = {
     "reference": reference.depthwise,
     "blocked": blocked.depthwise,
 }
@@ -62,7 +61,8 @@ def lightweight_conv1d(
     input, weight, bias = _autocast(input, weight, bias)
     _check(input, weight, bias, dilation, weight_shape="(H, K)")
     left = left_padding(padding, weight.shape[-1], dilation)
-    return _convolve(_pad(input, weight, left, dilation), weight, bias, dilation, backend)
+    right = (weight.shape[-1] - 1) * dilation - left
+    return _convolve(input, weight, bias, (left, right), dilation, backend)
 
 
 def dynamic_conv1d(
@@ -105,7 +105,8 @@ def dynamic_conv1d(
     input, weight, bias = _autocast(input, weight, bias)
     _check(input, weight, bias, dilation, weight_shape="(B, T, H, K)")
     left = left_padding(padding, weight.shape[-1], dilation)
-    return _convolve(_pad(input, weight, left, dilation), weight, bias, dilation, backend)
+    right = (weight.shape[-1] - 1) * dilation - left
+    return _convolve(input, weight, bias, (left, right), dilation, backend)
 
 
 def lightweight_conv1d_step(
@@ -184,10 +185,6 @@ def left_padding(padding: Padding, kernel_size: int, dilation: int = 1) -> int:
     raise ValueError(f'padding must be "causal", "same" or an int from 0 to (K-1)*dilation = {reach}, got {padding!r}')
 
 
-def _pad(input: Tensor, weight: Tensor, left: int, dilation: int) -> Tensor:
-    return F.pad(input, (0, 0, left, (weight.shape[-1] - 1) * dilation - left))
-
-
 def _step(
     input: Tensor,
     state: Tensor,
@@ -204,22 +201,29 @@ def _step(
     if state.shape != expected:
         raise ValueError(f"state must be (B, (K-1)*dilation, C) = {expected}, got {tuple(state.shape)}")
     window = torch.cat([state.to(input.dtype), input], dim=1)
-    return _convolve(window, weight, bias, dilation, backend), window[:, time:]
+    return _convolve(window, weight, bias, (0, 0), dilation, backend), window[:, time:].clone()
 
 
-def _convolve(window: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, backend: str | None) -> Tensor:
+def _convolve(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: tuple[int, int],
+    dilation: int,
+    backend: str | None,
+) -> Tensor:
     if backend is None:
-        backend = _fastest(window, weight)
+        backend = _fastest(input, weight)
     elif backend not in BACKENDS:
         raise ValueError(f"backend must be None or one of {', '.join(BACKENDS)}, got {backend!r}")
-    output = BACKENDS[backend](window, weight, dilation)
+    output = BACKENDS[backend](input, weight, padding, dilation)
     return output if bias is None else output + bias
 
 
-def _fastest(window: Tensor, weight: Tensor) -> str:
+def _fastest(input: Tensor, weight: Tensor) -> str:
     if weight.shape[-1] <= 2:  # measured (benchmarks/ops.py): for one or two taps the loop is the faster one
         return "reference"
-    if torch.compiler.is_exporting() and any(isinstance(size, torch.SymInt) for size in window.shape[:2]):
+    if torch.compiler.is_exporting() and any(isinstance(size, torch.SymInt) for size in input.shape[:2]):
         return "reference"  # blocks would tie the exported graph to some lengths
     return "blocked"
 

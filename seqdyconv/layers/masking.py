@@ -28,7 +28,7 @@ def last_inputs(window: Tensor, padding_mask: Tensor | None, size: int) -> Tenso
     ``padding_mask`` (B, T) belongs to the last T steps. Padding before or between real steps stays: it took its time.
     """
     if padding_mask is None:
-        return window[:, window.shape[1] - size :]
+        return window[:, window.shape[1] - size :].clone()  # a view would keep the whole chunk in memory
     trailing = padding_mask.flip(1).int().cumprod(1).sum(1)
     steps = (padding_mask.shape[1] - trailing)[:, None] + torch.arange(size, device=window.device)
     return window.gather(1, steps[..., None].expand(-1, -1, window.shape[2]))

@@ -80,20 +80,17 @@ def write_run_file(path: str | Path, arguments: Mapping[str, Any]) -> None:
 
 def checkpoints(path: str | Path) -> list[Path]:
     """All complete checkpoints in an output directory, oldest first."""
-    folders = [(match, folder) for folder in Path(path).glob("checkpoint-*") if (match := _step(folder)) is not None]
-    return [folder for _, folder in sorted(folders) if is_complete(folder)]
+    return [folder for folder in _folders(path) if is_complete(folder)]
 
 
 def latest_checkpoint(path: str | Path) -> Path | None:
     """The newest complete checkpoint in an output directory, None if there is none."""
-    # From the newest down, so that usually one folder is read.
-    folders = [(match, folder) for folder in Path(path).glob("checkpoint-*") if (match := _step(folder)) is not None]
-    return next((folder for _, folder in sorted(folders, reverse=True) if is_complete(folder)), None)
+    return next((folder for folder in reversed(_folders(path)) if is_complete(folder)), None)
 
 
 def remove_incomplete_checkpoints(path: str | Path) -> list[Path]:
     """Delete the folders that a killed process has left half written, and return their paths."""
-    broken = [folder for folder in Path(path).glob("checkpoint-*") if folder.is_dir() and not is_complete(folder)]
+    broken = [folder for folder in _folders(path) if not is_complete(folder)]
     for folder in broken:
         shutil.rmtree(folder)
     return broken
@@ -118,6 +115,10 @@ def is_complete(folder: str | Path) -> bool:
     return bool(weights) and len(states) > 2 and all(zipfile.is_zipfile(file) for file in states)
 
 
-def _step(folder: Path) -> int | None:
-    match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
-    return int(match[1]) if match and folder.is_dir() else None
+def _folders(path: str | Path) -> list[Path]:
+    """The folders checkpoint-STEP in the order of their steps, complete or not."""
+    steps = {}
+    for folder in Path(path).glob("checkpoint-*"):
+        if (match := re.fullmatch(r"checkpoint-(\d+)", folder.name)) and folder.is_dir():
+            steps[int(match[1])] = folder
+    return [steps[step] for step in sorted(steps)]

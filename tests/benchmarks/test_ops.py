@@ -21,16 +21,16 @@ def test_writes_a_table_and_a_picture(op, tmp_path, capsys):
     assert (tmp_path / f"ops_{op}.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def wrong_values(window, weight, dilation):
-    return blocked.depthwise(window, weight.flip(-1), dilation)
+def wrong_values(input, weight, padding, dilation):
+    return blocked.depthwise(input, weight.flip(-1), padding, dilation)
 
 
-def wrong_gradients(window, weight, dilation):
-    return blocked.depthwise(window, weight, dilation) + 0.1 * (weight - weight.detach()).sum()
+def wrong_gradients(input, weight, padding, dilation):
+    return blocked.depthwise(input, weight, padding, dilation) + 0.1 * (weight - weight.detach()).sum()
 
 
-def not_a_number(window, weight, dilation):
-    return blocked.depthwise(window, weight, dilation) * float("nan")
+def not_a_number(input, weight, padding, dilation):
+    return blocked.depthwise(input, weight, padding, dilation) * float("nan")
 
 
 @pytest.mark.parametrize(

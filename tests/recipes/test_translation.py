@@ -9,9 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import libreoffice_help
 import pytest
 import yaml
 from safetensors.torch import load_file
+
+from seqdyconv.training.packages import PackageUnavailableError
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPE = REPOSITORY / "recipes" / "translation"
@@ -363,6 +366,21 @@ class TestTranslate:
             process.kill()
             process.wait()
             process.stderr.close()
+
+
+def test_the_quick_start_runs_on_real_text(tmp_path, capsys):
+    try:
+        libreoffice_help.load_libreoffice_help("de", "en")
+    except PackageUnavailableError as error:
+        pytest.skip(str(error))
+    small = ["--max_steps", "3", "--warmup_steps", "1", "--eval_steps", "2", "--save_steps", "2", "--hidden_size", "32"]
+    small += ["--ffn_dim", "32", "--max_train_samples", "500", "--vocab_size", "1000", "--max_tokens", "1000"]
+    small += ["--max_validation_samples", "5", "--max_test_samples", "5", "--num_beams", "1", "--use_cpu"]
+    train.main([str(RECIPE / "configs" / "quickstart.yaml"), "--output_dir", str(tmp_path / "run"), *small])
+    output = capsys.readouterr().out
+    for part in ("Translations after 2 steps", "test BLEU", "test chrF", "reference", "parameters", "wall time"):
+        assert part in output
+    assert "libreoffice_help" in (tmp_path / "run" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("path", sorted((RECIPE / "configs").glob("*.yaml")), ids=lambda path: path.stem)
