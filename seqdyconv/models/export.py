@@ -82,8 +82,11 @@ def export_encoder(model: SeqDyConvForConditionalGeneration) -> ExportedProgram:
         >>> hidden.shape, len(memory)
         (torch.Size([1, 3, 16]), 6)
     """
-    tokens = torch.full((2, 40), model.config.pad_token_id or 0, device=model.device)
-    shape = {0: Dim("batch", min=1), 1: Dim("source", min=1)}
+    tokens = torch.ones(2, 5, dtype=torch.long, device=model.device)
+    config = model.config
+    longest = config.max_position_embeddings - config.position_offset
+    ends = config.encoder_position_type == "learned"
+    shape = {0: Dim("batch", min=1), 1: Dim("source", min=1, max=longest if ends else None)}
     program = EncoderProgram(model).eval()
     with torch.no_grad():
         return torch.export.export(program, (tokens, torch.ones_like(tokens)), dynamic_shapes=(shape, shape))

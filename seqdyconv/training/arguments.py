@@ -39,7 +39,7 @@ def parse_arguments(
         first: What the first word is: "CONFIG.yaml" for a configuration file, otherwise the name of a field which that
             word sets, such as "model_dir".
         defaults: Values by key which are used where neither the file nor the command line has the key.
-        description: Text for ``--help``.
+        description: Text for ``--help``, such as a script's docstring; its first paragraph is used.
 
     Returns:
         The instances, in the order of `dataclass_types`.
@@ -136,6 +136,7 @@ def _parse(
 ) -> tuple[Any, ...]:
     types_by_key = _field_types(dataclass_types)
     script = Path(sys.argv[0]).name
+    description = description and description.split("\n\n")[0]
     usage = f"{script} {first if first == 'CONFIG.yaml' else first.upper()} [--key value ...]"
     # The parser edits what it reads from `dataclasses.fields`, hence the types are taken before.
     parser = _Parser(cast(Any, list(dataclass_types)), description=description, usage=usage, allow_abbrev=False)
