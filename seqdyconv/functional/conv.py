@@ -200,7 +200,10 @@ def _step(
     expected = (batch, (weight.shape[-1] - 1) * dilation, channels)
     if state.shape != expected:
         raise ValueError(f"state must be (B, (K-1)*dilation, C) = {expected}, got {tuple(state.shape)}")
+    if state.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
+        raise ValueError(f"state must have the input's dtype, {input.dtype}, got {state.dtype}")
     window = torch.cat([state.to(input.dtype), input], dim=1)
+    # A view of the window would keep the whole chunk in memory.
     return _convolve(window, weight, bias, (0, 0), dilation, backend), window[:, time:].clone()
 
 
@@ -231,7 +234,7 @@ def _fastest(input: Tensor, weight: Tensor) -> str:
 def _autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Under autocast do what ``F.conv1d`` does: compute in autocast's dtype, whatever arrives (float64 stays)."""
     device = input.device.type
-    if not torch.is_autocast_enabled(device) or input.dtype == torch.float64:
+    if not torch.is_autocast_enabled(device) or not input.is_floating_point() or input.dtype == torch.float64:
         return input, weight, bias
     dtype = torch.get_autocast_dtype(device)
     return input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqdyconv.layers.masking import check_input, zero_padding
+from seqdyconv.layers.checks import check_dropout, check_heads, check_input
+from seqdyconv.layers.masking import zero_padding
 
 
 class SelfAttention(nn.Module):
@@ -43,7 +44,8 @@ class SelfAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_heads(dim, num_heads)
+        check_heads(num_heads, dim=dim)
+        check_dropout(attention_dropout=attention_dropout)
         self.dim = dim
         self.num_heads = num_heads
         self.causal = causal
@@ -129,7 +131,8 @@ class CrossAttention(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, *, attention_dropout: float = 0.0) -> None:
         super().__init__()
-        _check_heads(dim, num_heads)
+        check_heads(num_heads, dim=dim)
+        check_dropout(attention_dropout=attention_dropout)
         self.num_heads = num_heads
         self.attention_dropout = attention_dropout
         self.query_proj = nn.Linear(dim, dim)
@@ -171,8 +174,3 @@ def attend(
     keep = None if keep is None else keep[:, None]
     output = F.scaled_dot_product_attention(query, key, value, keep, dropout, causal)
     return output.transpose(1, 2).flatten(2)
-
-
-def _check_heads(dim: int, num_heads: int) -> None:
-    if num_heads < 1 or dim % num_heads:
-        raise ValueError(f"num_heads must divide the width, got {num_heads} heads and width {dim}")

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from seqdyconv.functional import dynamic_conv1d, dynamic_conv1d_step, lightweight_conv1d, lightweight_conv1d_step
 from seqdyconv.functional.conv import Padding, left_padding
-from seqdyconv.layers.masking import check_input, last_inputs, zero_padding
+from seqdyconv.layers.checks import check_dropout, check_heads, check_input, check_positive
+from seqdyconv.layers.masking import last_inputs, zero_padding
 
 
 class _HeadConv1d(nn.Module):
@@ -31,14 +32,9 @@ class _HeadConv1d(nn.Module):
         factory: dict[str, Any],
     ) -> None:
         super().__init__()
-        sizes = {"channels": channels, "kernel_size": kernel_size, "num_heads": num_heads, "dilation": dilation}
-        for name, value in sizes.items():
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be an int >= 1, got {value!r}")
-        if channels % num_heads:
-            raise ValueError(f"num_heads must divide channels, got {num_heads} heads and {channels} channels")
-        if not 0 <= weight_dropout < 1:
-            raise ValueError(f"weight_dropout must be in [0, 1), got {weight_dropout!r}")
+        check_heads(num_heads, channels=channels)
+        check_positive(kernel_size=kernel_size, dilation=dilation)
+        check_dropout(weight_dropout=weight_dropout)
         if renormalize and not weight_softmax:
             raise ValueError("renormalize is a softmax over the taps inside the sequence: it needs weight_softmax=True")
         self.channels = channels
@@ -74,7 +70,9 @@ class _HeadConv1d(nn.Module):
         if self.weight_softmax:
             dtype = torch.promote_types(logits.dtype, torch.float32)
             if valid is not None:
-                inside = valid.unfold(1, self.reach + 1, 1)[:, :, None, :: self.dilation]  # (B, T, 1, K)
+                steps = torch.arange(valid.shape[1] - self.reach, device=valid.device)
+                taps = torch.arange(self.kernel_size, device=valid.device) * self.dilation
+                inside = valid[:, steps[:, None] + taps][:, :, None]  # (B, T, 1, K)
                 # The lowest number instead of −inf: with no tap inside, the kernel is finite and reads zeros.
                 logits = logits.to(dtype).masked_fill(~inside, torch.finfo(dtype).min)
             logits = logits.softmax(-1, dtype=dtype)
@@ -258,8 +256,8 @@ class DynamicConv1d(_HeadConv1d):
         factory = {"device": device, "dtype": dtype}
         super().__init__(channels, kernel_size, num_heads, padding, dilation, bias, weight_softmax, weight_dropout,
                          renormalize, factory)  # fmt: skip
-        if query_dim is not None and query_dim < 1:
-            raise ValueError(f"query_dim must be None or an int >= 1, got {query_dim!r}")
+        if query_dim is not None:
+            check_positive(query_dim=query_dim)
         self.query_dim = query_dim
         self.generator = nn.Linear(
             channels if query_dim is None else query_dim, num_heads * kernel_size, bias=generator_bias, **factory

@@ -1,20 +1,7 @@
-"""Padding, in one place: its check, its removal, and the last real steps of a padded chunk."""
+"""Padding, in one place: its removal, and the last real steps of a padded chunk."""
 
 import torch
 from torch import Tensor
-
-
-def check_input(input: Tensor, channels: int, dtype: torch.dtype, padding_mask: Tensor | None) -> None:
-    """Raise ValueError unless ``input`` is (B, T, C) of the layer's dtype and the mask, if any, (B, T) bool."""
-    if input.dim() != 3 or input.shape[-1] != channels or input.shape[1] < 1:
-        raise ValueError(f"input must be (B, T, C) with T >= 1 and C = {channels}, got {tuple(input.shape)}")
-    if input.dtype != dtype and not torch.is_autocast_enabled(input.device.type):
-        raise ValueError(f"input must have the layer's dtype, {dtype}, got {input.dtype}")
-    if padding_mask is not None and (padding_mask.dtype != torch.bool or padding_mask.shape != input.shape[:2]):
-        raise ValueError(
-            f"padding_mask must be bool (B, T) = {tuple(input.shape[:2])}, True where padded, got "
-            f"{padding_mask.dtype} {tuple(padding_mask.shape)}"
-        )
 
 
 def zero_padding(input: Tensor, padding_mask: Tensor | None) -> Tensor:

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqdyconv.layers.attention import SelfAttention
+from seqdyconv.layers.checks import check_dropout, check_input
 from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
-from seqdyconv.layers.masking import check_input, zero_padding
+from seqdyconv.layers.masking import zero_padding
 
 
 class ConvMixer(nn.Module):
@@ -43,6 +44,7 @@ class ConvMixer(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_dropout(input_dropout=input_dropout)
         self.dim = dim
         self.glu = glu
         self.input_dropout = input_dropout
@@ -99,7 +101,7 @@ def _conv_mixer(
     dtype: torch.dtype | None = None,
 ) -> ConvMixer:
     conv = layer(
-        conv_dim or dim,
+        dim if conv_dim is None else conv_dim,
         kernel_size,
         num_heads,
         padding="causal" if causal else "same",

@@ -76,11 +76,12 @@ def export_encoder(model: SeqDyConvForConditionalGeneration) -> ExportedProgram:
     Example:
         >>> from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
         >>> from seqdyconv.models.export import export_encoder
-        >>> config = SeqDyConvConfig(vocab_size=50, hidden_size=16, encoder_ffn_dim=32, decoder_ffn_dim=32)
+        >>> config = SeqDyConvConfig(vocab_size=50, hidden_size=16, encoder_ffn_dim=32, decoder_ffn_dim=32,
+        ...     encoder_kernel_sizes=[3], decoder_kernel_sizes=[3])
         >>> program = export_encoder(SeqDyConvForConditionalGeneration(config))
         >>> hidden, memory = program.module()(torch.tensor([[5, 6, 2]]), torch.ones(1, 3, dtype=torch.long))
         >>> hidden.shape, len(memory)
-        (torch.Size([1, 3, 16]), 6)
+        (torch.Size([1, 3, 16]), 1)
     """
     tokens = torch.ones(2, 5, dtype=torch.long, device=model.device)
     config = model.config

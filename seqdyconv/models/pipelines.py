@@ -19,11 +19,10 @@ class Seq2SeqTranslationPipeline(Pipeline):
     Returns:
         For each text ``{"translation_text": ...}``, or a list of these with ``num_return_sequences`` above 1.
 
-    Example:
-        >>> from transformers import pipeline  # doctest: +SKIP
-        >>> translate = pipeline("seq2seq-translation", model="outputs/translation_quickstart")  # doctest: +SKIP
-        >>> translate("Klicken Sie auf das Symbol.", num_beams=4)  # doctest: +SKIP
-        {'translation_text': 'Click the icon.'}
+    Example::
+
+        translate = pipeline("seq2seq-translation", model="outputs/translation_quickstart")
+        translate("Klicken Sie auf das Symbol.", num_beams=4)  # {'translation_text': 'Click the icon.'}
     """
 
     _load_tokenizer: Any = True
