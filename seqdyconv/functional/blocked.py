@@ -21,7 +21,7 @@ def depthwise(input: Tensor, weight: Tensor, padding: tuple[int, int], dilation:
     time = input.shape[1] + left + right - (kernel_size - 1)
     size = max(16, 1 << (kernel_size - 1).bit_length())  # a power of two, at least K
     if isinstance(time, int) and time <= 3 * size:
-        # One block, which saves the copies: measured to be the faster one up to here. A single step needs no band at all.
+        # One block saves copies: measured to be the faster way up to here. A single step needs no band at all.
         blocks, size = 1, time
         windows = F.pad(input, (0, 0, left, right)).unflatten(-1, (heads, -1))[:, None]
     else:

@@ -200,12 +200,19 @@ class SeqDyConvPreTrainedModel(PreTrainedModel):
     """Initialisation and what Hugging Face asks of all our models."""
 
     config: SeqDyConvConfig
+    embedding: Embedding  # of an encoder or a decoder
     config_class = SeqDyConvConfig
     base_model_prefix = "encoder"
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["SeqDyConvEncoderLayer", "SeqDyConvDecoderLayer"]
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embedding.tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.embedding.tokens = value  # type: ignore[assignment]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -242,12 +249,6 @@ class SeqDyConvEncoder(SeqDyConvPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Embedding:
-        return self.embedding.tokens
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.embedding.tokens = value  # type: ignore[assignment]
-
     @merge_with_config_defaults
     @capture_outputs
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> BaseModelOutput:
@@ -273,12 +274,6 @@ class SeqDyConvDecoder(SeqDyConvPreTrainedModel):
         self.norm = nn.LayerNorm(config.hidden_size) if stack.normalize_before else None
         self.gradient_checkpointing = False
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        return self.embedding.tokens
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.embedding.tokens = value  # type: ignore[assignment]
 
     @merge_with_config_defaults
     @capture_outputs
@@ -360,7 +355,7 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, GenerationMixi
         if module is self.lm_head:
             init.normal_(module.weight, std=self.config.hidden_size**-0.5)
 
-    def get_input_embeddings(self) -> nn.Embedding:
+    def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:

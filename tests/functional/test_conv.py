@@ -140,7 +140,7 @@ def cases(draw) -> Case:
     reach = (kernel_size - 1) * dilation
     return Case(
         batch=draw(st.integers(0, 3)),
-        time=draw(st.one_of(st.integers(1, 12), st.integers(1, 80))),
+        time=draw(st.one_of(st.integers(1, 12), st.integers(1, 150))),
         channels=heads * draw(st.integers(1, 4)),
         heads=heads,
         kernel_size=kernel_size,
@@ -175,7 +175,7 @@ class TestBackendsAgree:
     @every_backend
     @every_op
     @pytest.mark.parametrize("kernel_size", [2, 15, 16, 17, 31, 32, 33, 100])
-    @pytest.mark.parametrize("time", [1, 15, 16, 17, 32, 33, 65])
+    @pytest.mark.parametrize("time", [1, 16, 47, 48, 49, 64, 96, 97, 400])
     def test_at_the_edges_of_blocks(self, kind, backend, kernel_size, time):
         arguments = make(kind, time=time, kernel_size=kernel_size, dtype=torch.float32)
         op = partial(OPS[kind], padding="causal")
@@ -255,7 +255,7 @@ class TestCompilers:
         torch._dynamo.reset()
         op = partial(OPS[kind], backend=backend)
         compiled = torch.compile(op, fullgraph=True, dynamic=dynamic, backend="aot_eager")
-        for batch, time in [(2, 9), (3, 40)]:
+        for batch, time in [(2, 9), (3, 70)]:
             assert_matches(compiled, op, *make(kind, batch=batch, time=time, kernel_size=3))
 
     def test_dynamic_shapes_do_not_compile_for_every_length(self):
@@ -264,7 +264,7 @@ class TestCompilers:
         compiled = torch.compile(dynamic_conv1d, fullgraph=True, dynamic=True, backend=compilations)
         for time in (40, 41, 64, 100, 101, 128, 2000):
             compiled(*make("dynamic", time=time, kernel_size=3))
-        assert compilations.frame_count <= 2  # whole blocks only, and a part of a block at the end
+        assert compilations.frame_count <= 3  # one block, whole blocks only, and a part of a block at the end
 
     @every_op
     @pytest.mark.parametrize("kernel_size", [1, 4, 31])
