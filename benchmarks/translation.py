@@ -1,0 +1,114 @@
+"""Speed of the translation model's mixers, side by side in one run: training steps, and decoding with beams.
+
+    python benchmarks/translation.py                 # one thread, about three minutes
+    python benchmarks/translation.py --threads 2 --beams 1
+
+The model is that of ``recipes/translation/configs/libreoffice_help_de_en.yaml`` with random weights, the sentences are
+random tokens, all of one length, so that nothing but the mixer differs. In each round every mixer runs once; printed
+are medians over rounds, in target tokens per second, and the ratio to self-attention. Training is a step of AdamW on
+``--tokens`` target tokens in bfloat16 autocast; decoding gives as many tokens as the source has, in float32.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
+
+MIXERS = {
+    "self-attention": ("self_attention", "self_attention"),
+    "lightweight": ("lightweight_conv", "lightweight_conv"),
+    "dynamic": ("dynamic_conv", "dynamic_conv"),
+    "dynamic encoder, self-attention decoder": ("dynamic_conv", "self_attention"),
+}
+
+
+def build(encoder: str, decoder: str) -> SeqDyConvForConditionalGeneration:
+    torch.manual_seed(0)
+    config = SeqDyConvConfig(
+        vocab_size=6000,
+        hidden_size=256,
+        encoder_layer_types=encoder,
+        decoder_layer_types=decoder,
+        encoder_kernel_sizes=[3, 7, 15],
+        decoder_kernel_sizes=[3, 7, 15],
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=1024,
+        decoder_ffn_dim=1024,
+    )
+    return SeqDyConvForConditionalGeneration(config)
+
+
+def training_step(model: SeqDyConvForConditionalGeneration, options: argparse.Namespace) -> Callable[[], object]:
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    tokens = torch.randint(4, 6000, (options.tokens // options.length, options.length))
+
+    def step() -> None:
+        model.train()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(tokens, torch.ones_like(tokens), labels=tokens).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def decoding(model: SeqDyConvForConditionalGeneration, options: argparse.Namespace) -> Callable[[], object]:
+    tokens = torch.randint(4, 6000, (options.sentences, options.length))
+    lengths = {"min_new_tokens": options.length, "max_new_tokens": options.length}
+    return lambda: model.eval().generate(tokens, attention_mask=torch.ones_like(tokens), num_beams=options.beams,
+                                         do_sample=False, **lengths)  # fmt: skip
+
+
+def measure(runs: dict[str, Callable[[], object]], tokens: int, rounds: int) -> dict[str, float]:
+    """Median tokens per second of each."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for counted in [False, *[True] * rounds]:
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if counted:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: tokens / statistics.median(times) for name, times in seconds.items()}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--length", type=int, default=24, help="tokens of a sentence, on both sides")
+    parser.add_argument("--tokens", type=int, default=2000, help="target tokens of a training step")
+    parser.add_argument("--sentences", type=int, default=64, help="sentences decoded together")
+    parser.add_argument("--beams", type=int, default=4)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    models = {name: build(*mixers) for name, mixers in MIXERS.items()}
+    decoded = options.sentences * options.length
+    trained = options.tokens // options.length * options.length
+    speeds = {
+        "decoding": measure(
+            {name: decoding(model, options) for name, model in models.items()}, decoded, options.rounds
+        ),
+        "training": measure(
+            {name: training_step(model, options) for name, model in models.items()}, trained, options.rounds
+        ),
+    }
+    print(f"{options.threads} thread(s), torch {torch.__version__}, sentences of {options.length} tokens, median of "
+          f"{options.rounds} rounds\n")  # fmt: skip
+    print(f"| mixer | parameters | training, tokens/s | decoding, beam {options.beams}, tokens/s |")
+    print("|---|--:|--:|--:|")
+    for name, model in models.items():
+        cells = [
+            f"{speeds[kind][name]:.0f} ({speeds[kind][name] / speeds[kind]['self-attention']:.2f}×)"
+            for kind in ("training", "decoding")
+        ]
+        print(f"| {name} | {model.num_parameters():,} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,10 @@
+"""The benchmark of the translation model runs."""
+
+from benchmarks import translation
+
+
+def test_prints_a_row_for_each_mixer(capsys):
+    translation.main(["--rounds", "1", "--tokens", "40", "--length", "4", "--sentences", "2", "--beams", "2"])
+    table = capsys.readouterr().out
+    assert [name for name in translation.MIXERS if f"| {name} | " in table] == list(translation.MIXERS)
+    assert "(1.00×)" in table
