@@ -39,8 +39,9 @@ def depthwise(input: Tensor, weight: Tensor, padding: tuple[int, int], dilation:
         columns = windows.transpose(2, 3)
         if columns.shape[1] > blocks:
             columns = torch.cat([columns[:, :-1], columns[:, 1:, :, : kernel_size - 1]], dim=3)
-        weight = F.pad(weight, (0, 0, 0, 0, 0, blocks * size - time)).unflatten(1, (-1, size))
-        output = (_band(weight.transpose(2, 3)) @ columns).transpose(2, 3)
+        if blocks * size != time:  # padding by nothing would copy
+            weight = F.pad(weight, (0, 0, 0, 0, 0, blocks * size - time))
+        output = (_band(weight.unflatten(1, (-1, size)).transpose(2, 3)) @ columns).transpose(2, 3)
     return output.flatten(3).flatten(1, 2)[:, :time]
 
 
