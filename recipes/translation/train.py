@@ -28,7 +28,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 from translation_data import DataArguments, DataError, load_translation_datasets, make_tokenizer, tokenize
-from translation_model import ModelArguments, ModelError, build_model, load_tokenizer
+from translation_model import ModelArguments, ModelError, build_config, build_model, load_tokenizer
 from translation_scores import score
 
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
@@ -94,6 +94,8 @@ def run(
     disable_progress_bar()  # That of saving weights; the bar of the training stays.
     if model_args.model_name_or_path is not None and data_args.tokenizer_name is None:
         data_args.tokenizer_name = model_args.model_name_or_path
+    if model_args.model_name_or_path is None:
+        build_config(model_args)  # an impossible model stops here, before any work
     arguments = resolved_arguments(model_args, data_args, decoding_args, args)
     output_dir = Path(args.output_dir)
     first = args.process_index == 0

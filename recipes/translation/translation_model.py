@@ -78,15 +78,22 @@ def build_model(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> Pre
                 f"of {args.model_name_or_path}: use its own tokenizer"
             )
         return model
+    return SeqDyConvForConditionalGeneration(build_config(args, tokenizer))
+
+
+def build_config(args: ModelArguments, tokenizer: PreTrainedTokenizerBase | None = None) -> SeqDyConvConfig:
+    """The configuration of a new model; without a tokenizer its vocabulary is the default, which checks the rest.
+
+    Raises:
+        ModelError: The architecture is impossible.
+    """
     try:
-        return SeqDyConvForConditionalGeneration(SeqDyConvConfig(**_config_fields(args, tokenizer)))
-    except ModelError:
-        raise
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        raise ModelError(f"this model can't be built: {error}") from None
+        return SeqDyConvConfig(**_config_fields(args, tokenizer))
+    except StrictDataclassError as error:
+        raise ModelError(f"this model can't be built: {_first_line(error.__cause__ or error)}") from None
 
 
-def _config_fields(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def _config_fields(args: ModelArguments, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
     values: dict[str, Any] = {
         name: getattr(args, name)
         for name in (
@@ -113,13 +120,14 @@ def _config_fields(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> 
         values |= {f"{side}_layer_types": layer_types, f"{side}_kernel_sizes": kernel_sizes}
         for name in ("ffn_dim", "attention_heads", "conv_dim", "glu", "normalize_before", "position_type"):
             values[f"{side}_{name}"] = getattr(args, name)
-    values |= {
-        "vocab_size": len(tokenizer),
-        "bos_token_id": tokenizer.bos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "decoder_start_token_id": tokenizer.eos_token_id,
-    }
+    if tokenizer is not None:
+        values |= {
+            "vocab_size": len(tokenizer),
+            "bos_token_id": tokenizer.bos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "decoder_start_token_id": tokenizer.eos_token_id,
+        }
     known = {item.name for item in dataclasses.fields(SeqDyConvConfig)}
     overrides = args.config_overrides or {}
     if isinstance(overrides, str):
