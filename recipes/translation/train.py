@@ -46,6 +46,8 @@ from seqdyconv.training.decoding import DecodingArguments
 from seqdyconv.training.reports import plot_learning_curves, write_lines, write_metrics, write_model_card
 from seqdyconv.training.trainer import TokenBatchTrainer, TokenBatchTrainingArguments
 
+HELD_OUT = ("validation", "test")
+
 # What a resumed run may change: none of these alters the weights.
 MAY_CHANGE = {
     *("output_dir", "resume", "overwrite", "run_name", "report_to", "disable_tqdm", "sample_translations"),
@@ -139,10 +141,12 @@ def run(
     if checkpoint is not None:
         metrics["resumed_from_step"] = int(checkpoint.name.split("-")[1])
 
+    if "test" in texts:
+        data["test"] = tokenize(DatasetDict({"test": texts["test"]}), tokenizer, data_args)["test"]
     examples: list[dict[str, str]] = []
-    for split in ("validation", "test"):
+    for split in HELD_OUT:
         if split in texts:
-            found, translations = evaluate_split(trainer, texts[split], split, decoding_args, data_args)
+            found, translations = evaluate_split(trainer, texts[split], data[split], split, decoding_args)
             metrics |= {f"{split}_{name}": value for name, value in found.items()}
             if first:
                 write_lines(output_dir / f"{split}_sources.txt", texts[split]["source"])
@@ -228,11 +232,9 @@ def train(trainer: TokenBatchTrainer, checkpoint: Path | None) -> dict[str, floa
 
 
 def evaluate_split(
-    trainer: TokenBatchTrainer, texts: Dataset, split: str, decoding_args: DecodingArguments, data_args: DataArguments
+    trainer: TokenBatchTrainer, texts: Dataset, data: Dataset, split: str, decoding_args: DecodingArguments
 ) -> tuple[dict[str, Any], list[str]]:
-    """Loss, BLEU, chrF and speed of decoding on one split, and the translations."""
-    tokenizer: Any = trainer.processing_class
-    data = tokenize(DatasetDict({split: texts}), tokenizer, data_args)[split]
+    """Loss, BLEU, chrF and speed of decoding on one split, and the translations; ``data`` are the ids of ``texts``."""
     trainer.text_metrics = None
     metrics = trainer.evaluation_loop(trainer.get_eval_dataloader(data), split, metric_key_prefix="").metrics
     trainer.callback_handler.on_predict(trainer.args, trainer.state, trainer.control, metrics)  # ends its progress bar
@@ -320,7 +322,7 @@ def report(
         data={
             "data set": source,
             "training pairs": len(trainer.train_dataset),
-            **{f"{split} pairs": metrics[f"{split}_examples"] for split in SPLITS if f"{split}_examples" in metrics},
+            **{f"{split} pairs": metrics[f"{split}_examples"] for split in HELD_OUT if f"{split}_examples" in metrics},
         },
         results=metrics,
         usage=USAGE,
@@ -330,8 +332,6 @@ def report(
         picture="learning_curves.png",
     )
 
-
-SPLITS = ("validation", "test")
 
 USAGE = """
 import seqdyconv.models  # registers the model with the Auto classes

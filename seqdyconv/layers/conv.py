@@ -103,9 +103,11 @@ class _HeadConv1d(nn.Module):
         kernels = self._kernels(logits, valid).to(input.dtype)
         step = lightweight_conv1d_step if kernels.dim() == 2 else dynamic_conv1d_step
         past = torch.where(state.isnan(), 0, state) if self.renormalize else state
-        output, _ = step(input, past, kernels, self.bias, dilation=self.dilation)
-        window = torch.cat([state.to(input.dtype), marked], dim=1)
-        return output, last_inputs(window, padding_mask, self.reach)
+        output, following = step(input, past, kernels, self.bias, dilation=self.dilation)
+        if self.renormalize or padding_mask is not None:  # marks, or padding at a row's end, which the op knows not of
+            window = torch.cat([state.to(input.dtype), marked], dim=1)
+            following = last_inputs(window, padding_mask, self.reach)
+        return output, following.to(input.dtype)
 
 
 class LightweightConv1d(_HeadConv1d):

@@ -7,6 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
 from seqdyconv.layers import MIXERS
+from seqdyconv.layers.checks import check_dropout
 
 POSITION_TYPES = ("sinusoidal", "learned", "none")
 
@@ -147,9 +148,8 @@ class SeqDyConvConfig(PreTrainedConfig):
                     f"{side}_attention_heads must divide hidden_size and {side}_conv_dim, got {heads} heads for "
                     f"{self.hidden_size} and {stack.conv_dim}"
                 )
-        for name in ("dropout", "attention_dropout", "activation_dropout", "input_dropout", "weight_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        dropouts = ("dropout", "attention_dropout", "activation_dropout", "input_dropout", "weight_dropout")
+        check_dropout(**{name: getattr(self, name) for name in dropouts})
         if self.share_encoder_decoder_embeddings and not self.tie_word_embeddings:
             raise ValueError("share_encoder_decoder_embeddings=True shares the output too: it needs "
                              "tie_word_embeddings=True")  # fmt: skip

@@ -14,6 +14,8 @@ from typing import Any, NoReturn, Union, cast, get_args, get_origin, get_type_hi
 import yaml
 from transformers import HfArgumentParser
 
+from seqdyconv.training.files import replacing
+
 
 class ArgumentsError(ValueError):
     """The command line or the configuration file can't be used; the message is one line for the user."""
@@ -101,10 +103,8 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def write_yaml(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
     """Write a mapping as YAML, atomically."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True), encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

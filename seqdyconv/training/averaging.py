@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from seqdyconv.training.files import replacing
+
 WEIGHTS_FILE = "model.safetensors"
 
 
@@ -35,7 +37,5 @@ def average_checkpoints(folders: Sequence[str | Path], output: str | Path) -> No
         name: (total[name] / len(folders)).to(tensor.dtype) if tensor.is_floating_point() else tensor
         for name, tensor in last.items()
     }
-    output = Path(output)
-    temporary = output.with_name(f".{output.name}.tmp")
-    save_file(mean, temporary, metadata={"format": "pt"})
-    temporary.replace(output)
+    with replacing(output) as temporary:
+        save_file(mean, temporary, metadata={"format": "pt"})

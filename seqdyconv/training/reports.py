@@ -1,7 +1,6 @@
 """What a run leaves behind for people: metrics, learning curves, texts and a model card."""
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,13 +10,13 @@ import yaml
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from seqdyconv.training.files import replacing
+
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file, atomically."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_lines(path: str | Path, lines: Iterable[str]) -> None:
@@ -82,10 +81,8 @@ def plot_learning_curves(
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10]))
     for panel in panels:
         panel.grid(alpha=0.3)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    figure.savefig(temporary, format="png", dpi=120)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
 def write_model_card(
