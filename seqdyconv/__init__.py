@@ -9,7 +9,7 @@ from seqdyconv.functional import (
     lightweight_conv1d,
     lightweight_conv1d_step,
 )
-from seqdyconv.layers import ConvMixer, DynamicConv1d, LightweightConv1d, SelfAttention, build_mixer
+from seqdyconv.layers import ConvMixer, DynamicConv1d, LightweightConv1d, ParallelMixer, SelfAttention, build_mixer
 
 __version__ = "0.1.0.dev0"
 
@@ -17,6 +17,7 @@ __all__ = [
     "ConvMixer",
     "DynamicConv1d",
     "LightweightConv1d",
+    "ParallelMixer",
     "SelfAttention",
     "build_mixer",
     "dynamic_conv1d",

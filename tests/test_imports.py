@@ -66,6 +66,7 @@ def test_public_names():
         "ConvMixer",
         "DynamicConv1d",
         "LightweightConv1d",
+        "ParallelMixer",
         "SelfAttention",
         "build_mixer",
         "dynamic_conv1d",

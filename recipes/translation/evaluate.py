@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -21,8 +20,8 @@ from translation_data import SPLITS, DataArguments, DataError, load_translation_
 from translation_model import ModelError, load_model, load_tokenizer
 from translation_scores import score
 
-from seqdyconv.training.arguments import ArgumentsError, exit_on_error, parse_arguments, read_yaml
-from seqdyconv.training.checkpoints import RUN_FILE
+from seqdyconv.training.arguments import ArgumentsError, exit_on_error, parse_arguments
+from seqdyconv.training.checkpoints import run_arguments
 from seqdyconv.training.decoding import DecodingArguments, generate
 from seqdyconv.training.reports import write_lines, write_metrics
 
@@ -49,24 +48,15 @@ class EvaluationArguments:
 def main(argv: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     types = (EvaluationArguments, DataArguments, DecodingArguments)
+    # The model brings its own tokenizer.
+    names = {item.name for kind in types[1:] for item in dataclasses.fields(kind)} - {"tokenizer_name"}
     with exit_on_error(ArgumentsError):
-        defaults = run_arguments(words[0]) if words else {}
+        defaults = run_arguments(words[0], names) if words else {}
     args, data_args, decoding_args = parse_arguments(
         types, argv, first="model_dir", defaults=defaults, description=__doc__
     )
     with exit_on_error(DataError, ModelError, ArgumentsError):
         run(args, data_args, decoding_args)
-
-
-def run_arguments(model_dir: str) -> dict[str, Any]:
-    """The data and decoding arguments of the run that wrote `model_dir` or holds it as a checkpoint, if any."""
-    names = {item.name for kind in (DataArguments, DecodingArguments) for item in dataclasses.fields(kind)}
-    for folder in (Path(model_dir), Path(model_dir).parent):
-        if (folder / RUN_FILE).is_file():
-            values = read_yaml(folder / RUN_FILE)
-            # The model brings its own tokenizer.
-            return {name: values[name] for name in names & values.keys() if name != "tokenizer_name"}
-    return {}
 
 
 def run(args: EvaluationArguments, data_args: DataArguments, decoding_args: DecodingArguments) -> None:

@@ -6,17 +6,12 @@ Several processes: torchrun --nproc_per_node 2 recipes/translation/train.py CONF
 """
 
 import dataclasses
-import json
-import os
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
 from transformers import (
@@ -31,12 +26,16 @@ from translation_data import DataArguments, DataError, load_translation_datasets
 from translation_model import ModelArguments, ModelError, build_config, build_model, load_tokenizer
 from translation_scores import score
 
-from seqdyconv.training.arguments import exit_on_error, parse_arguments
-from seqdyconv.training.averaging import average_checkpoints
+from seqdyconv.training.arguments import (
+    changed_arguments,
+    command_line,
+    exit_on_error,
+    parse_arguments,
+    resolved_arguments,
+)
 from seqdyconv.training.checkpoints import (
     OutputDirError,
     check_resumed_arguments,
-    checkpoints,
     latest_checkpoint,
     prepare_output_dir,
     remove_incomplete_checkpoints,
@@ -44,6 +43,7 @@ from seqdyconv.training.checkpoints import (
 )
 from seqdyconv.training.decoding import DecodingArguments
 from seqdyconv.training.reports import plot_learning_curves, write_lines, write_metrics, write_model_card
+from seqdyconv.training.runs import train_or_load
 from seqdyconv.training.trainer import TokenBatchTrainer, TokenBatchTrainingArguments
 
 HELD_OUT = ("validation", "test")
@@ -77,10 +77,7 @@ class TranslationTrainingArguments(TokenBatchTrainingArguments):
 def main(argv: Sequence[str] | None = None) -> None:
     types = (ModelArguments, DataArguments, DecodingArguments, TranslationTrainingArguments)
     parsed = parse_arguments(types, argv, description=__doc__)
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    launcher = f"torchrun --nproc_per_node {processes}" if processes > 1 else "python"
-    words = sys.argv[1:] if argv is None else argv
-    command = f"{launcher} recipes/translation/train.py {shlex.join(words)}"
+    command = command_line("recipes/translation/train.py", argv)
     with exit_on_error(DataError, ModelError, OutputDirError):
         run(*parsed, command)
 
@@ -126,13 +123,17 @@ def run(
             tokenizer.save_pretrained(output_dir)
 
     trainer = make_trainer(model, tokenizer, data, texts, args)
-    # The Trainer's state in output_dir is written after the final model, and marks the end of the training.
-    if args.resume and (output_dir / "trainer_state.json").is_file():
-        trainer.state = trainer.state.load_from_json(str(output_dir / "trainer_state.json"))
-        safetensors.torch.load_model(trainer.model, output_dir / "model.safetensors")
-        speed: dict[str, Any] = {}
-    else:
-        speed = train(trainer, checkpoint)
+    seconds = train_or_load(trainer, checkpoint)
+    speed: dict[str, Any] = {}
+    if seconds is not None:
+        training_seconds = seconds - trainer.evaluation_seconds
+        tokens = int(trainer.trained_tokens)
+        speed = {
+            "train_seconds": seconds,
+            "train_seconds_without_evaluation": training_seconds,
+            "train_target_tokens": tokens,
+            "train_tokens_per_second": tokens / training_seconds,
+        }
     metrics: dict[str, Any] = {
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "train_steps": trainer.state.global_step,
@@ -205,32 +206,6 @@ class SampleTranslations(TrainerCallback):
             tqdm.write("\n".join([f"\nTranslations after {state.global_step} steps", *blocks]))
 
 
-def train(trainer: TokenBatchTrainer, checkpoint: Path | None) -> dict[str, float]:
-    """Train, average checkpoints if asked for, save the final model; returns the speed."""
-    args = trainer.args
-    start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    seconds = time.perf_counter() - start
-    training_seconds = seconds - trainer.evaluation_seconds
-    # Mixed precision has wrapped the model. From here on it computes as for anybody who loads it.
-    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-
-    trainer.save_model()
-    weights = Path(args.output_dir) / "model.safetensors"
-    if args.average_checkpoints > 1:
-        if trainer.is_world_process_zero():
-            average_checkpoints(checkpoints(args.output_dir)[-args.average_checkpoints :], weights)
-        trainer.accelerator.wait_for_everyone()
-        safetensors.torch.load_model(trainer.model, weights)
-    trainer.save_state()
-    return {
-        "train_seconds": seconds,
-        "train_seconds_without_evaluation": training_seconds,
-        "train_target_tokens": int(trainer.trained_tokens),
-        "train_tokens_per_second": int(trainer.trained_tokens) / training_seconds,
-    }
-
-
 def evaluate_split(
     trainer: TokenBatchTrainer, texts: Dataset, data: Dataset, split: str, decoding_args: DecodingArguments
 ) -> tuple[dict[str, Any], list[str]]:
@@ -249,28 +224,6 @@ def evaluate_split(
         "decoding_seconds": seconds,
         "decoding_tokens_per_second": sum(beams[0].tokens for beams in hypotheses) / seconds,
     }, translations
-
-
-def resolved_arguments(*groups: Any) -> dict[str, Any]:
-    """All arguments as plain values."""
-    values: dict[str, Any] = {}
-    for group in groups:
-        as_dict = group.to_dict() if hasattr(group, "to_dict") else dataclasses.asdict(group)
-        names = [item.name for item in dataclasses.fields(group) if item.init]
-        values |= {name: as_dict[name] for name in names if name in as_dict and name != "local_rank"}
-    return json.loads(json.dumps(values, default=str))
-
-
-def changed_arguments(*groups: Any) -> dict[str, Any]:
-    """The arguments that differ from the defaults."""
-    changed: dict[str, Any] = {}
-    for group in groups:
-        required = {"output_dir": group.output_dir} if hasattr(group, "output_dir") else {}
-        defaults = resolved_arguments(type(group)(**required))
-        values = resolved_arguments(group)
-        changed |= {name: value for name, value in values.items() if name in required or value != defaults[name]}
-    changed.pop("do_eval", None)  # Follows from eval_strategy.
-    return changed
 
 
 def spread_examples(texts: Dataset, translations: Sequence[str], number: int) -> list[dict[str, str]]:

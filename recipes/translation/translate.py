@@ -6,11 +6,9 @@ Every line gives one line, empty ones too, in the same order. Lines are translat
 as they have arrived, so that a pipe that delivers slowly gets its answers at once.
 """
 
-import os
-import select
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,10 +17,7 @@ from translation_model import ModelError, load_model, load_tokenizer
 
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
 from seqdyconv.training.decoding import DecodingArguments, generate
-
-
-class InputError(ValueError):
-    """Standard input is not text; the message is one line for the user."""
+from seqdyconv.training.streams import InputError, read_windows
 
 
 @dataclass
@@ -61,16 +56,7 @@ def run(args: TranslationArguments, decoding_args: DecodingArguments) -> None:
     number = 0
     for lines in read_windows(sys.stdin.fileno(), args.window):
         translations = [""] * len(lines)
-        texts: dict[int, str] = {}
-        for index, line in enumerate(lines):
-            try:
-                text = line.decode("utf-8").strip()
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"line {number + index + 1} of standard input is not UTF-8 text (byte {error.start + 1})"
-                ) from None
-            if text:
-                texts[index] = text
+        texts = {index: text for index, line in enumerate(lines) if (text := line.strip())}
         inputs = tokenizer(list(texts.values()))["input_ids"] if texts else []
         for index, ids in zip(texts, inputs):
             if len(ids) > args.max_line_tokens:
@@ -81,25 +67,6 @@ def run(args: TranslationArguments, decoding_args: DecodingArguments) -> None:
         sys.stdout.buffer.write("".join(f"{line}\n" for line in translations).encode("utf-8"))
         sys.stdout.buffer.flush()
         number += len(lines)
-
-
-def read_windows(descriptor: int, window: int) -> Iterator[list[bytes]]:
-    """Lines without their ends, at most `window` at a time; fewer when the sender pauses."""
-    pending = b""
-    lines: list[bytes] = []
-    while chunk := os.read(descriptor, 1 << 16):
-        *complete, pending = (pending + chunk).split(b"\n")
-        lines += complete
-        while len(lines) >= window:
-            yield lines[:window]
-            lines = lines[window:]
-        if lines and not select.select([descriptor], [], [], 0)[0]:
-            yield lines
-            lines = []
-    if pending:
-        lines.append(pending)
-    if lines:
-        yield lines
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ Everything that is wrong with the data raises ``DataError`` with one line; the s
 
 from __future__ import annotations
 
-import csv
-import glob
 import json
 import logging
 import math
@@ -17,11 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import libreoffice_help
-from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets, get_dataset_split_names, load_dataset
-from datasets.exceptions import DatasetGenerationError
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from seqdyconv.training.data import (
+    DataError,
+    check_file,
+    first_line,
+    load_hub_splits,
+    load_local,
+    load_table,
+    map_batches,
+)
 from seqdyconv.training.packages import PackageUnavailableError
 
 logger = logging.getLogger(__name__)
@@ -32,14 +38,9 @@ TOKENIZER_TYPES = ("unigram", "bpe")
 # Characters that make up the rarest 0.01% of the training text get no piece of their own: they are written as bytes.
 CHARACTER_COVERAGE = 0.9999
 
-_FILE_TYPES = {".tsv": "csv", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 # Pieces never mix letters, digits and signs ("end" + ".", not "end."); "▁" stands for the space before a word.
 _WORDS = Regex(r"▁?[\p{L}\p{M}]+|▁?\p{N}+|▁?[^\p{L}\p{M}\p{N}▁]+|▁")
 _BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
-
-
-class DataError(ValueError):
-    """The data, or what was said about it, is wrong; the message is one line for the user."""
 
 
 def _file_help(split: str, side: str | None = None) -> dict[str, Any]:
@@ -168,24 +169,20 @@ def _load_named(args: DataArguments, splits: list[str]) -> dict[str, Dataset]:
     if args.dataset == "libreoffice_help":
         try:
             prepared = libreoffice_help.load_libreoffice_help(args.source_lang, args.target_lang)
-        except (PackageUnavailableError, ValueError) as error:
+        except PackageUnavailableError as error:
+            raise DataError(f"{error} The config iwslt14_de_en.yaml names one.") from error
+        except ValueError as error:
             raise DataError(str(error)) from error
         return {split: prepared[split].select_columns(["source", "target"]) for split in splits}
 
+    loaded = load_hub_splits(
+        args.dataset,
+        splits,
+        config=args.dataset_config,
+        revision=args.dataset_revision,
+        instead="local files (train_file) or dataset: libreoffice_help",
+    )
     where = f"the data set {args.dataset}"
-    options = {"revision": args.dataset_revision}
-    try:
-        available = get_dataset_split_names(args.dataset, args.dataset_config, **options)
-        loaded = {
-            split: load_dataset(args.dataset, args.dataset_config, split=split, **options)
-            for split in splits
-            if split in available
-        }
-    except (OSError, ValueError, RuntimeError) as error:  # offline, no such name, no such configuration, a script
-        raise DataError(
-            f"{where} cannot be loaded ({_first_line(error)}): check its name, dataset_config, dataset_revision and "
-            "the network, or use local files (train_file) or dataset: libreoffice_help"
-        ) from error
     return {split: _select_columns(dataset, args, f"{where}, {split},") for split, dataset in loaded.items()}
 
 
@@ -198,61 +195,16 @@ def _load_files(split: str, args: DataArguments) -> Dataset | None:
     if file is not None and source is not None:
         raise DataError(f"give either {names['file']} or {names['source_file']} and {names['target_file']}, not both")
     if file is not None:
-        return _select_columns(_load_table(Path(file), names["file"]), args, file)
+        return _select_columns(load_table(file, names["file"]), args, file)
     if source is not None:
         sides = []
         for side, path in (("source", source), ("target", target)):
-            _check_file(Path(path), names[f"{side}_file"], text=True)
-            sides.append(_load_local("text", Path(path)).rename_column("text", side))
+            check_file(Path(path), names[f"{side}_file"], text=True)
+            sides.append(load_local("text", Path(path)).rename_column("text", side))
         if len(sides[0]) != len(sides[1]):
             raise DataError(f"{source} has {len(sides[0])} lines but {target} has {len(sides[1])}: they must be equal")
         return concatenate_datasets(sides, axis=1)
     return None
-
-
-def _load_table(path: Path, name: str) -> Dataset:
-    kind = _FILE_TYPES.get(path.suffix.lower())
-    if kind is None:
-        raise DataError(f"{name} is {path}, of an unknown type: allowed are {', '.join(_FILE_TYPES)}")
-    _check_file(path, name, text=kind != "parquet")
-    options: dict[str, Any] = {}
-    if kind == "csv":
-        # A quote is a quote in tsv, where nobody escapes it. Sentences such as "NA" or "12" stay what they are.
-        tsv = path.suffix.lower() == ".tsv"
-        options = {"delimiter": "\t" if tsv else ",", "quoting": csv.QUOTE_NONE if tsv else csv.QUOTE_MINIMAL}
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            rows = csv.reader(lines, **options)
-            header, first = next(rows, []), next(rows, None)
-        if first is None:
-            raise DataError(f"{path} has a header but no sentence pairs")
-        if len(first) > len(header):  # pandas would take the first fields for row names
-            raise DataError(f"{path}: the first row has {len(first)} fields, but the header {len(header)}")
-        options |= {"features": Features({column: Value("string") for column in header}), "keep_default_na": False}
-    return _load_local(kind, path, **options)
-
-
-def _check_file(path: Path, name: str, *, text: bool) -> None:
-    """Check what a library would report without the place: a missing or empty file, bytes that are not UTF-8."""
-    if not path.is_file():
-        raise DataError(f"{name} is {path}, which is not a file")
-    if path.stat().st_size == 0:
-        raise DataError(f"{name} is {path}, which is empty")
-    if text:
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise DataError(f"{path}, line {number}: not UTF-8 ({error.reason})") from error
-
-
-def _load_local(kind: str, path: Path, **options: Any) -> Dataset:
-    try:
-        return load_dataset(kind, data_files=glob.escape(str(path)), split="train", **options)
-    except (DatasetGenerationError, OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read as {path.suffix or kind} ({_first_line(error.__cause__ or error)})"
-        ) from error
 
 
 def _select_columns(dataset: Dataset, args: DataArguments, where: str) -> Dataset:
@@ -308,7 +260,7 @@ def _clean(dataset: Dataset, lowercase: bool, *, drop_empty: bool) -> Dataset:
         pairs = [(source, target) for source, target in zip(*sides) if not drop_empty or (source and target)]
         return {"source": [source for source, _ in pairs], "target": [target for _, target in pairs]}
 
-    cleaned = _map(dataset, clean, "Cleaning")
+    cleaned = map_batches(dataset, clean, "Cleaning")
     if len(cleaned) < len(dataset):
         logger.warning("Dropped %d training pairs with an empty side", len(dataset) - len(cleaned))
     return cleaned
@@ -332,7 +284,7 @@ def make_tokenizer(args: DataArguments, train: Dataset) -> PreTrainedTokenizerBa
     try:
         return AutoTokenizer.from_pretrained(args.tokenizer_name)
     except (OSError, ValueError) as error:
-        raise DataError(f"the tokenizer {args.tokenizer_name} cannot be loaded ({_first_line(error)})") from error
+        raise DataError(f"the tokenizer {args.tokenizer_name} cannot be loaded ({first_line(error)})") from error
 
 
 def train_tokenizer(
@@ -488,25 +440,10 @@ def tokenize(datasets: DatasetDict, tokenizer: PreTrainedTokenizerBase, args: Da
 
     result = DatasetDict()
     for split, dataset in datasets.items():
-        result[split] = _map(dataset, encode_short if split == "train" else encode, f"Tokenising {split}")
+        result[split] = map_batches(dataset, encode_short if split == "train" else encode, f"Tokenising {split}")
         if dropped := len(dataset) - len(result[split]):
             limits = f"{args.max_source_length} source or {args.max_target_length} target tokens"
             if dropped == len(dataset):
                 raise DataError(f"every training pair has more than {limits} (max_source_length, max_target_length)")
             logger.warning("Dropped %d of %d training pairs with more than %s", dropped, len(dataset), limits)
     return result
-
-
-def _map(dataset: Dataset, function: Any, description: str) -> Dataset:
-    # Small results stay in memory: the cache on disk is for corpora that take minutes.
-    return dataset.map(
-        function,
-        batched=True,
-        remove_columns=dataset.column_names,
-        keep_in_memory=len(dataset) <= 500_000,
-        desc=description,
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,22 +1,22 @@
 """Models for translation: a new one from its arguments, or any sequence-to-sequence model of a folder or the Hub."""
 
-import dataclasses
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
+from seqdyconv.training.loading import (
+    ModelError,
+    check_vocabulary,
+    load_pretrained,
+    load_tokenizer,
+    new_config,
+    one_for_each,
+    refuse_ignored,
+)
 
-
-class ModelError(ValueError):
-    """The model can't be built or loaded; the message is one line for the user."""
+__all__ = ["ModelArguments", "ModelError", "build_config", "build_model", "load_model", "load_tokenizer"]
 
 
 @dataclass
@@ -28,7 +28,9 @@ class ModelArguments:
     )
     encoder_layer_types: list[str] = field(
         default_factory=lambda: ["dynamic_conv"],
-        metadata={"help": "dynamic_conv, lightweight_conv or self_attention: one for all encoder layers, or one each."},
+        metadata={
+            "help": "dynamic_conv, lightweight_conv, self_attention or parallel; one for all encoder layers or each."
+        },
     )
     decoder_layer_types: list[str] = field(
         default_factory=lambda: ["dynamic_conv"], metadata={"help": "The same for the decoder layers."}
@@ -66,17 +68,9 @@ def build_model(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> Pre
         ModelError: The architecture is impossible, the model can't be loaded, or both were given.
     """
     if args.model_name_or_path is not None:
-        for item in dataclasses.fields(args):
-            default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
-            if item.name != "model_name_or_path" and getattr(args, item.name) != default:
-                raise ModelError(f"{item.name} has no effect with model_name_or_path, whose model has its own")
+        refuse_ignored(args, ["model_name_or_path"])
         model = load_model(args.model_name_or_path)
-        embeddings = model.get_input_embeddings().num_embeddings
-        if embeddings < len(tokenizer):
-            raise ModelError(
-                f"the tokenizer has {len(tokenizer)} entries, more than the {embeddings} embeddings "
-                f"of {args.model_name_or_path}: use its own tokenizer"
-            )
+        check_vocabulary(model, tokenizer, args.model_name_or_path)
         return model
     return SeqDyConvForConditionalGeneration(build_config(args, tokenizer))
 
@@ -87,10 +81,7 @@ def build_config(args: ModelArguments, tokenizer: PreTrainedTokenizerBase | None
     Raises:
         ModelError: The architecture is impossible.
     """
-    try:
-        return SeqDyConvConfig(**_config_fields(args, tokenizer))
-    except StrictDataclassError as error:
-        raise ModelError(f"this model can't be built: {_first_line(error.__cause__ or error)}") from None
+    return new_config(SeqDyConvConfig, _config_fields(args, tokenizer), args.config_overrides)
 
 
 def _config_fields(args: ModelArguments, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
@@ -109,14 +100,7 @@ def _config_fields(args: ModelArguments, tokenizer: PreTrainedTokenizerBase | No
     }
     for side in ("encoder", "decoder"):
         kernel_sizes = getattr(args, f"{side}_kernel_sizes")
-        layer_types = getattr(args, f"{side}_layer_types")
-        if len(layer_types) == 1:
-            layer_types = layer_types * len(kernel_sizes)
-        if len(layer_types) != len(kernel_sizes):
-            raise ModelError(
-                f"{side}_layer_types names {len(layer_types)} layers and {side}_kernel_sizes {len(kernel_sizes)}: "
-                "give one name, or one for each kernel size"
-            )
+        layer_types = one_for_each(getattr(args, f"{side}_layer_types"), kernel_sizes, side)
         values |= {f"{side}_layer_types": layer_types, f"{side}_kernel_sizes": kernel_sizes}
         for name in ("ffn_dim", "attention_heads", "conv_dim", "glu", "normalize_before", "position_type"):
             values[f"{side}_{name}"] = getattr(args, name)
@@ -128,19 +112,7 @@ def _config_fields(args: ModelArguments, tokenizer: PreTrainedTokenizerBase | No
             "eos_token_id": tokenizer.eos_token_id,
             "decoder_start_token_id": tokenizer.eos_token_id,
         }
-    known = {item.name for item in dataclasses.fields(SeqDyConvConfig)}
-    overrides = args.config_overrides or {}
-    if isinstance(overrides, str):
-        try:
-            overrides = json.loads(overrides)
-        except json.JSONDecodeError:
-            raise ModelError(f"config_overrides must be JSON, got {args.config_overrides!r}") from None
-    if not isinstance(overrides, dict):
-        raise ModelError(f"config_overrides must be a mapping of fields of SeqDyConvConfig, got {overrides!r}")
-    for name in overrides:
-        if name not in known:
-            raise ModelError(f"config_overrides names {name!r}, which is no field of SeqDyConvConfig")
-    return values | overrides
+    return values
 
 
 def load_model(name_or_path: str) -> PreTrainedModel:
@@ -149,47 +121,4 @@ def load_model(name_or_path: str) -> PreTrainedModel:
     Raises:
         ModelError: There is no such model, it is of another kind, or its weights are cut off or don't fit.
     """
-    _check_folder(name_or_path)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # What doesn't fit is an error below, not a printed report.
-    try:
-        model, info = AutoModelForSeq2SeqLM.from_pretrained(
-            name_or_path, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, StrictDataclassError) as error:
-        raise ModelError(f"can't load a translation model from {name_or_path}: {_first_line(error)}") from None
-    finally:
-        logging.set_verbosity(verbosity)
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if keys := sorted(key if isinstance(key, str) else str(key[0]) for key in info.get(kind) or ()):
-            names = ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
-            raise ModelError(
-                f"the weights in {name_or_path} don't fit its config.json: {kind.replace('_', ' ')} {names}"
-            )
-    return model.eval()
-
-
-def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    """Load a model's tokenizer.
-
-    Raises:
-        ModelError: There is none, or it can't be read.
-    """
-    _check_folder(name_or_path)
-    try:
-        return AutoTokenizer.from_pretrained(name_or_path)
-    except Exception as error:  # The tokenizers library raises plain Exception for a broken file.
-        raise ModelError(f"can't load the tokenizer of {name_or_path}: {_first_line(error)}") from None
-
-
-def _check_folder(name_or_path: str) -> None:
-    path = Path(name_or_path)
-    if path.is_dir() and not (path / "config.json").is_file() and not (path / "tokenizer_config.json").is_file():
-        raise ModelError(f"the folder {name_or_path} holds no model (no config.json in it)")
-    looks_local = path.is_absolute() or name_or_path.startswith(".") or name_or_path.count("/") != 1
-    if not path.exists() and looks_local and "/" in name_or_path:
-        raise ModelError(f"there is no model folder {name_or_path}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return load_pretrained(AutoModelForSeq2SeqLM, name_or_path, "translation model")

@@ -72,16 +72,7 @@ class SelfAttention(nn.Module):
         Returns:
             (B, T, D).
         """
-        check_input(input, self.dim, self.in_proj.weight.dtype, padding_mask)
-        query, key, value = self.in_proj(zero_padding(input, padding_mask)).chunk(3, dim=-1)
-        if padding_mask is None:
-            return self._attend(query, key, value, None)
-        time = torch.arange(input.shape[1], device=input.device)
-        keep = ~padding_mask[:, None, :]
-        if self.causal:
-            keep = keep & (time <= time[:, None])
-        # Each step attends to itself at least, so that a row of nothing but padding stays finite.
-        return self._attend(query, key, value, keep | (time == time[:, None]))
+        return self.out_proj(self._mix(*self._project(input, padding_mask), padding_mask))
 
     def initial_state(self, batch_size: int) -> Tensor:
         """The state before the first chunk: (B, 0, 2·D + 1), no steps yet."""
@@ -100,24 +91,44 @@ class SelfAttention(nn.Module):
         """
         if not self.causal:
             raise ValueError("only a causal layer streams, got causal=False")
-        check_input(input, self.dim, self.in_proj.weight.dtype, padding_mask)
+        query, key, value = self._project(input, padding_mask)
         if state.dim() != 3 or state.shape[0] != input.shape[0] or state.shape[2] != 2 * self.dim + 1:
             raise ValueError(f"state must be (B, S, 2*D+1) = ({input.shape[0]}, S, {2 * self.dim + 1}), got "
                              f"{tuple(state.shape)}")  # fmt: skip
-        query, memory = self.in_proj(zero_padding(input, padding_mask)).split([self.dim, 2 * self.dim], dim=-1)
-        real = memory.new_ones(input.shape[:2]) if padding_mask is None else (~padding_mask).to(memory.dtype)
-        past = state.shape[1]
-        state = torch.cat([state.to(memory.dtype), torch.cat([memory, real[..., None]], dim=-1)], dim=1)
+        real = key.new_ones(key.shape[:2]) if padding_mask is None else (~padding_mask).to(key.dtype)
+        rows = torch.cat([key, value, real[..., None]], dim=-1)
+        mixed, state = self._mix_chunk(query, torch.cat([state.to(rows.dtype), rows], dim=1), padding_mask)
+        return self.out_proj(mixed), state
+
+    def _project(self, input: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, each (B, T, D)."""
+        check_input(input, self.dim, self.in_proj.weight.dtype, padding_mask)
+        query, key, value = self.in_proj(zero_padding(input, padding_mask)).chunk(3, dim=-1)
+        return query, key, value
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """What ``out_proj`` gets, (B, T, D), of a whole sequence."""
+        if padding_mask is None:
+            return self._attend(query, key, value, None)
+        time = torch.arange(query.shape[1], device=query.device)
+        keep = ~padding_mask[:, None, :]
+        if self.causal:
+            keep = keep & (time <= time[:, None])
+        # Each step attends to itself at least, so that a row of nothing but padding stays finite.
+        return self._attend(query, key, value, keep | (time == time[:, None]))
+
+    def _mix_chunk(self, query: Tensor, state: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The same of a chunk whose rows are the last of ``state`` already, and the next state."""
         key, value, real = state.split([self.dim, self.dim, 1], dim=-1)
         step = torch.arange(state.shape[1], device=state.device)
-        now = step[past:, None]
+        now = step[state.shape[1] - query.shape[1] :, None]
         keep = (real.transpose(1, 2) > 0) & (step <= now) | (step == now)
         return self._attend(query, key, value, keep), state
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None) -> Tensor:
         dropout = self.attention_dropout if self.training else 0.0
         causal = self.causal and keep is None
-        return self.out_proj(attend(query, key, value, self.num_heads, keep, dropout, causal))
+        return attend(query, key, value, self.num_heads, keep, dropout, causal)
 
 
 class CrossAttention(nn.Module):

@@ -78,14 +78,22 @@ class _HeadConv1d(nn.Module):
             logits = logits.softmax(-1, dtype=dtype)
         return F.dropout(logits, self.weight_dropout, self.training)
 
-    def _forward(self, input: Tensor, logits: Tensor, padding_mask: Tensor | None) -> Tensor:
+    def _whole_kernels(self, logits: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """The kernels of a whole sequence; ``renormalize`` needs the mask (B, T), see :meth:`_mask`."""
         valid = None
-        if self.renormalize:
-            valid = torch.ones_like(input[..., 0], dtype=torch.bool) if padding_mask is None else ~padding_mask
-            valid = F.pad(valid, (self.left, self.reach - self.left))
-        kernels = self._kernels(logits, valid).to(input.dtype)
+        if self.renormalize and padding_mask is not None:
+            valid = F.pad(~padding_mask, (self.left, self.reach - self.left))
+        return self._kernels(logits, valid)
+
+    def _mask(self, input: Tensor, padding_mask: Tensor | None) -> Tensor | None:
+        """The mask, made where ``renormalize`` needs one and nothing is padded."""
+        if self.renormalize and padding_mask is None:
+            return torch.zeros_like(input[..., 0], dtype=torch.bool)
+        return padding_mask
+
+    def _convolve(self, input: Tensor, kernels: Tensor) -> Tensor:
         convolve = lightweight_conv1d if kernels.dim() == 2 else dynamic_conv1d
-        return convolve(input, kernels, self.bias, padding=self.padding, dilation=self.dilation)
+        return convolve(input, kernels.to(input.dtype), self.bias, padding=self.padding, dilation=self.dilation)
 
     def _stream(
         self, input: Tensor, logits: Tensor, state: Tensor, padding_mask: Tensor | None
@@ -181,7 +189,27 @@ class LightweightConv1d(_HeadConv1d):
             (B, T, C).
         """
         check_input(input, self.channels, self.weight.dtype, padding_mask)
-        return self._forward(zero_padding(input, padding_mask), self.weight, padding_mask)
+        kernels = self.kernels(self._mask(input, padding_mask))
+        return self._convolve(zero_padding(input, padding_mask), kernels)
+
+    def kernels(self, padding_mask: Tensor | None = None) -> Tensor:
+        """The finished kernels that :meth:`forward` convolves with, after softmax and, in training, DropConnect.
+
+        Args:
+            padding_mask: (B, T) bool. Only kernels with ``renormalize`` depend on it, and they need it, all False where
+                nothing is padded: what is renormalised depends on the length.
+
+        Returns:
+            (H, K), of the parameter's dtype; with ``renormalize`` (B, T, H, K).
+
+        Raises:
+            ValueError: ``renormalize`` without a mask.
+        """
+        if self.renormalize and padding_mask is None:
+            raise ValueError(
+                "kernels with renormalize depend on the length: padding_mask (B, T) must be given, got None"
+            )
+        return self._whole_kernels(self.weight, padding_mask).to(self.weight.dtype)
 
     def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Convolve the next chunk of a causal layer; any chunking of a sequence gives what ``forward`` gives.
@@ -283,9 +311,18 @@ class DynamicConv1d(_HeadConv1d):
         Returns:
             (B, T, C).
         """
-        check_input(input, self.channels, self.generator.weight.dtype, padding_mask)
-        input = zero_padding(input, padding_mask)
-        return self._forward(input, self._logits(input, query, padding_mask), padding_mask)
+        return self._convolve(*self._input_and_kernels(input, padding_mask, query))
+
+    def kernels(self, input: Tensor, *, padding_mask: Tensor | None = None, query: Tensor | None = None) -> Tensor:
+        """The finished kernels that :meth:`forward` convolves with, after softmax and, in training, DropConnect.
+
+        Args:
+            input, padding_mask, query: as in :meth:`forward`.
+
+        Returns:
+            (B, T, H, K), of the input's dtype. Those at padded steps mean nothing.
+        """
+        return self._input_and_kernels(input, padding_mask, query)[1]
 
     def stream(
         self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None, query: Tensor | None = None
@@ -304,6 +341,14 @@ class DynamicConv1d(_HeadConv1d):
         check_input(input, self.channels, self.generator.weight.dtype, padding_mask)
         input = zero_padding(input, padding_mask)
         return self._stream(input, self._logits(input, query, padding_mask), state, padding_mask)
+
+    def _input_and_kernels(
+        self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        check_input(input, self.channels, self.generator.weight.dtype, padding_mask)
+        input = zero_padding(input, padding_mask)
+        logits = self._logits(input, query, padding_mask)
+        return input, self._whole_kernels(logits, self._mask(input, padding_mask)).to(input.dtype)
 
     def _logits(self, input: Tensor, query: Tensor | None, padding_mask: Tensor | None) -> Tensor:
         if (query is None) != (self.query_dim is None):

@@ -17,6 +17,7 @@ from seqdyconv.layers.attention import SelfAttention
 from seqdyconv.layers.checks import check_dropout, check_input
 from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
 from seqdyconv.layers.masking import zero_padding
+from seqdyconv.layers.parallel import ParallelMixer
 
 
 class ConvMixer(nn.Module):
@@ -97,9 +98,11 @@ def _conv_mixer(
     weight_softmax: bool = True,
     weight_dropout: float = 0.0,
     renormalize: bool = False,
+    generator_bias: bool = False,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> ConvMixer:
+    generator: dict[str, Any] = {"generator_bias": generator_bias} if layer is DynamicConv1d else {}
     conv = layer(
         dim if conv_dim is None else conv_dim,
         kernel_size,
@@ -111,6 +114,7 @@ def _conv_mixer(
         renormalize=renormalize,
         device=device,
         dtype=dtype,
+        **generator,
     )
     return ConvMixer(dim, conv, glu=glu, input_dropout=input_dropout, device=device, dtype=dtype)
 
@@ -119,6 +123,7 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
     "lightweight_conv": partial(_conv_mixer, LightweightConv1d),
     "dynamic_conv": partial(_conv_mixer, DynamicConv1d),
     "self_attention": SelfAttention,
+    "parallel": ParallelMixer,
 }
 
 
@@ -126,12 +131,13 @@ def build_mixer(name: str, dim: int, num_heads: int, **options: Any) -> nn.Modul
     """A mixer by its name in ``MIXERS``, (batch, time, channels).
 
     Args:
-        name: ``"lightweight_conv"``, ``"dynamic_conv"`` or ``"self_attention"``.
+        name: ``"lightweight_conv"``, ``"dynamic_conv"``, ``"self_attention"`` or ``"parallel"``.
         dim: D, the width of input and output.
         num_heads: H, divides D, and ``conv_dim`` where that is given.
         options: keywords of the mixers: ``kernel_size``, ``causal``, ``conv_dim``, ``glu``, ``input_dropout``,
-            ``dilation``, ``weight_softmax``, ``weight_dropout``, ``renormalize``, ``attention_dropout``, ``device``,
-            ``dtype``. Those that only other mixers have are left out, so that one set of options serves all.
+            ``dilation``, ``weight_softmax``, ``weight_dropout``, ``renormalize``, ``generator_bias``,
+            ``attention_dropout``, ``conv``, ``device``, ``dtype``. Those that only other mixers have are left out, so
+            that one set of options serves all.
 
     Raises:
         ValueError: a name that is no mixer, or an option that no mixer has.

@@ -1,5 +1,6 @@
 """The configuration of all models."""
 
+import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ from seqdyconv.layers import MIXERS
 from seqdyconv.layers.checks import check_dropout
 
 POSITION_TYPES = ("sinusoidal", "learned", "none")
+POOLINGS = ("mean", "max", "first")
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,17 @@ class SeqDyConvConfig(PreTrainedConfig):
     """Configuration of the models of lightweight and dynamic convolutions (Wu et al. 2019, arXiv 1901.10430).
 
     The defaults are the paper's base size. Encoder and decoder take a mixer by name for each of their layers, so
-    convolutions and self-attention mix freely; the lists of a stack are as long as it has layers.
+    convolutions and self-attention mix freely; the lists of a stack are as long as it has layers. Models without a
+    decoder do not look at the options of a decoder; ``is_encoder_decoder=False`` says that there is none.
 
     Args:
         vocab_size: tokens of the decoder, and of the encoder where ``encoder_vocab_size`` is None.
         encoder_vocab_size: tokens of the encoder where it has a vocabulary of its own, which cannot be shared then.
+        type_vocab_size: kinds of text in the encoder's input, such as the two of a pair; each has an embedding that
+            ``token_type_ids`` choose. 0: none.
         hidden_size: D, the width of the embeddings and of every layer's input and output.
         encoder_layer_types, decoder_layer_types: a mixer's name (``"dynamic_conv"``, ``"lightweight_conv"``,
-            ``"self_attention"``) for each layer, or one name for all.
+            ``"self_attention"``, ``"parallel"``) for each layer, or one name for all.
         encoder_kernel_sizes, decoder_kernel_sizes: the kernel size of each layer; self-attention does not use it.
         encoder_attention_heads, decoder_attention_heads: H of convolutions and attention; divides D and the
             convolution's width.
@@ -58,6 +63,10 @@ class SeqDyConvConfig(PreTrainedConfig):
         input_dropout: of the input of the convolution blocks.
         weight_dropout: DropConnect, of the convolution kernels.
         weight_softmax: softmax-normalise the convolution kernels.
+        pooling: how sequence classification makes one vector of the real tokens': their ``"mean"``, their ``"max"``
+            channel by channel, or the ``"first"`` of them.
+        classifier_dropout: of that vector; None: ``dropout``.
+        is_encoder_decoder: there is a decoder, whose options are checked too.
 
     Raises:
         StrictDataclassError: of huggingface_hub: a value of the wrong type, or options that do not fit together; it
@@ -103,6 +112,9 @@ class SeqDyConvConfig(PreTrainedConfig):
     input_dropout: float | int = 0.0
     weight_dropout: float | int = 0.0
     weight_softmax: bool = True
+    type_vocab_size: int = 0
+    pooling: str = "mean"
+    classifier_dropout: float | int | None = None
     is_encoder_decoder: bool = True
     use_cache: bool = True
     bos_token_id: int | None = 0
@@ -122,6 +134,15 @@ class SeqDyConvConfig(PreTrainedConfig):
         """Itself: ``generate`` asks here for the vocabulary of its output."""
         return self
 
+    def encoder_only(self) -> "SeqDyConvConfig":
+        """The configuration of the encoder alone: itself where there is no decoder, else a changed copy."""
+        if not self.is_encoder_decoder and self.encoder_vocab_size is None:
+            return self
+        config = copy.deepcopy(self)
+        config.is_encoder_decoder = False
+        config.vocab_size, config.encoder_vocab_size = self.encoder_vocab_size or self.vocab_size, None
+        return config
+
     def stack(self, side: Literal["encoder", "decoder"]) -> StackConfig:
         """The options of one stack, without their prefix."""
         options = {name: getattr(self, f"{side}_{name}") for name in StackConfig.__dataclass_fields__}
@@ -129,7 +150,8 @@ class SeqDyConvConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Raise ValueError where options do not fit together; called at construction and before saving."""
-        for side in ("encoder", "decoder"):
+        sides: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
+        for side in sides if self.is_encoder_decoder else sides[:1]:
             stack = self.stack(side)
             if len(stack.layer_types) != len(stack.kernel_sizes) or not stack.layer_types:
                 raise ValueError(
@@ -144,12 +166,20 @@ class SeqDyConvConfig(PreTrainedConfig):
                 raise ValueError(f"{side}_position_type must be of {POSITION_TYPES}, got {stack.position_type!r}")
             heads = stack.attention_heads
             if heads < 1 or self.hidden_size % heads or stack.conv_dim % heads:
+                hint = "; is_encoder_decoder=False for a model without a decoder" if side == "decoder" else ""
                 raise ValueError(
                     f"{side}_attention_heads must divide hidden_size and {side}_conv_dim, got {heads} heads for "
-                    f"{self.hidden_size} and {stack.conv_dim}"
+                    f"{self.hidden_size} and {stack.conv_dim}{hint}"
                 )
         dropouts = ("dropout", "attention_dropout", "activation_dropout", "input_dropout", "weight_dropout")
         check_dropout(**{name: getattr(self, name) for name in dropouts})
+        check_dropout(classifier_dropout=self.classifier_dropout or 0.0)
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling must be of {', '.join(POOLINGS)}, got {self.pooling!r}")
+        if self.type_vocab_size < 0:
+            raise ValueError(f"type_vocab_size must be >= 0, got {self.type_vocab_size}")
+        if not self.is_encoder_decoder:
+            return
         if self.share_encoder_decoder_embeddings and not self.tie_word_embeddings:
             raise ValueError("share_encoder_decoder_embeddings=True shares the output too: it needs "
                              "tie_word_embeddings=True")  # fmt: skip

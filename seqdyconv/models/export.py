@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from seqdyconv.layers import SelfAttention
 from seqdyconv.models.modeling import SeqDyConvForConditionalGeneration, to_padding_mask
 
 
@@ -99,9 +100,13 @@ def export_decoder_step(model: SeqDyConvForConditionalGeneration) -> ExportedPro
     batch, source, past = Dim("batch", min=1), Dim("source", min=1), Dim("past", min=0)
     layers, width = len(model.decoder.layers), 2 * model.config.hidden_size
     states = program.initial_states(2)
-    growing = [kind == "self_attention" for kind in model.config.decoder_layer_types]
-    # Traced with some steps of the past, so that their number stays free.
-    states = [state.new_ones(2, 7, state.shape[2]) if grows else state for state, grows in zip(states, growing)]
+    rows = [state.shape[1] for state in states]
+    growing = [isinstance(layer.mixer, SelfAttention) for layer in model.decoder.layers]
+    # Traced with some steps of the past, so that their number stays free: attention adds a row to its state each step.
+    states = [
+        torch.cat([state, state.new_ones(2, 7, state.shape[2])], 1) if grows else state
+        for state, grows in zip(states, growing)
+    ]
     token = torch.ones(2, 1, dtype=torch.long, device=model.device)
     mask = torch.ones(2, 40, dtype=torch.long, device=model.device)
     memory = [torch.zeros(2, 40, width, dtype=model.dtype, device=model.device) for _ in range(layers)]
@@ -114,6 +119,9 @@ def export_decoder_step(model: SeqDyConvForConditionalGeneration) -> ExportedPro
                 {0: batch},
                 {0: batch, 1: source},
                 [{0: batch, 1: source}] * layers,
-                [{0: batch, 1: past} if grows else {0: batch} for grows in growing],
+                [
+                    {0: batch, 1: past + first if first else past} if grows else {0: batch}
+                    for grows, first in zip(growing, rows)
+                ],
             ),
         )

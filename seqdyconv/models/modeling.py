@@ -1,7 +1,8 @@
 """Encoder, decoder and translation model of lightweight and dynamic convolutions (Wu et al. 2019, arXiv 1901.10430).
 
 Read from top to bottom: positions, the feed-forward block, one encoder layer, one decoder layer, the two stacks, the
-model. What a layer does to mix time steps is a mixer, chosen by name (``seqdyconv.layers.mixers``).
+model. What a layer does to mix time steps is a mixer, chosen by name (``seqdyconv.layers.mixers``). The encoder by
+itself is the base model of ``modeling_encoder.py`` too.
 
 - The stacks, and nothing else, turn Hugging Face's ``attention_mask`` (1 = keep) into our ``padding_mask``.
 - Positions count real tokens only, so that padding on either side changes nothing.
@@ -42,23 +43,26 @@ def to_padding_mask(attention_mask: Tensor | None) -> Tensor | None:
 
 
 class Embedding(nn.Module):
-    """Token embeddings, scaled by √D, plus positions, dropped out."""
+    """Token embeddings plus those of token types, if any, scaled by √D; plus positions; dropped out."""
 
-    def __init__(self, config: SeqDyConvConfig, vocab_size: int, position_type: str) -> None:
+    def __init__(self, config: SeqDyConvConfig, vocab_size: int, position_type: str, type_vocab_size: int = 0) -> None:
         super().__init__()
         self.scale = math.sqrt(config.hidden_size) if config.scale_embedding else 1.0
         self.dropout = config.dropout
         self.position_type = position_type
         self.position_offset = config.position_offset
         self.tokens = nn.Embedding(vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.token_types = nn.Embedding(type_vocab_size, config.hidden_size) if type_vocab_size else None
         if position_type == "learned":
             self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
 
-    def forward(self, input_ids: Tensor, padding_mask: Tensor | None, past: int = 0) -> Tensor:
+    def forward(
+        self, tokens: Tensor, padding_mask: Tensor | None, past: int = 0, token_type_ids: Tensor | None = None
+    ) -> Tensor:
         """Embed (B, T) tokens, the last T of past + T; ``padding_mask`` (B, past + T). Returns (B, T, D)."""
-        length = past + input_ids.shape[1]
+        length = past + tokens.shape[1]
         if padding_mask is None:
-            positions = torch.arange(past, length, device=input_ids.device)[None]
+            positions = torch.arange(past, length, device=tokens.device)[None]
         else:
             positions = ((~padding_mask).cumsum(1) - 1).clamp(min=0)[:, past:]
         if self.position_type == "learned" and length + self.position_offset > self.positions.num_embeddings:
@@ -66,11 +70,18 @@ class Embedding(nn.Module):
                 f"learned positions end at max_position_embeddings = {self.positions.num_embeddings}, got a sequence "
                 f"of {length} tokens"
             )
-        return self.at(input_ids, positions)
+        return self.at(tokens, positions, token_type_ids)
 
-    def at(self, input_ids: Tensor, positions: Tensor) -> Tensor:
-        """Embed (B, T) tokens that stand at ``positions`` (B or 1, T), the first token's being 0. Returns (B, T, D)."""
-        hidden = self.tokens(input_ids) * self.scale
+    def at(self, tokens: Tensor, positions: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Embed (B, T) tokens that stand at ``positions`` (B or 1, T), the first token's being 0. Returns (B, T, D).
+
+        ``tokens`` may be rows of the table already, (B, T, D). Tokens without a type are of type 0.
+        """
+        hidden = self.tokens(tokens) if tokens.dim() == 2 else tokens
+        if self.token_types is not None:
+            first = self.token_types.weight[0]
+            hidden = hidden + (first if token_type_ids is None else self.token_types(token_type_ids))
+        hidden = hidden * self.scale
         positions = positions + self.position_offset
         if self.position_type == "sinusoidal":
             hidden = hidden + sinusoidal_positions(positions, hidden.shape[2]).to(hidden.dtype)
@@ -200,7 +211,7 @@ class SeqDyConvPreTrainedModel(PreTrainedModel):
     """Initialisation and what Hugging Face asks of all our models."""
 
     config: SeqDyConvConfig
-    embedding: Embedding  # of an encoder or a decoder
+    base_model: Any  # what has the embedding: the encoder, or the decoder by itself
     config_class = SeqDyConvConfig
     base_model_prefix = "encoder"
     main_input_name = "input_ids"
@@ -209,10 +220,10 @@ class SeqDyConvPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["SeqDyConvEncoderLayer", "SeqDyConvDecoderLayer"]
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.embedding.tokens
+        return self.base_model.embedding.tokens
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        self.embedding.tokens = value  # type: ignore[assignment]
+        self.base_model.embedding.tokens = value
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -232,18 +243,31 @@ class SeqDyConvPreTrainedModel(PreTrainedModel):
             init.xavier_uniform_(module.weight)
 
 
-class SeqDyConvEncoder(SeqDyConvPreTrainedModel):
-    """Embeddings and encoder layers: (B, T) tokens → (B, T, D).
+class SeqDyConvModel(SeqDyConvPreTrainedModel):
+    """The encoder, embeddings and encoder layers, (B, T) tokens → (B, T, D): the base model of all others.
+
+    Alone, under ``AutoModel``, or inside a model with a head or a decoder, whose checkpoints it loads. Its
+    configuration is that of an encoder alone, see :meth:`SeqDyConvConfig.encoder_only`.
 
     The output at padded tokens means nothing; that at real tokens does not depend on them.
+
+    Example:
+        >>> import torch
+        >>> from seqdyconv.models import SeqDyConvConfig, SeqDyConvModel
+        >>> config = SeqDyConvConfig(vocab_size=50, hidden_size=16, encoder_kernel_sizes=[3, 7],
+        ...     encoder_attention_heads=4, encoder_ffn_dim=32, is_encoder_decoder=False)
+        >>> SeqDyConvModel(config)(torch.tensor([[5, 6, 7, 2]])).last_hidden_state.shape
+        torch.Size([1, 4, 16])
     """
 
+    config: SeqDyConvConfig
     _can_record_outputs = {"hidden_states": SeqDyConvEncoderLayer}
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\."]  # the other half of a translation model
 
     def __init__(self, config: SeqDyConvConfig) -> None:
-        super().__init__(config)
+        super().__init__(config.encoder_only())
         stack = config.stack("encoder")
-        self.embedding = Embedding(config, config.encoder_vocab_size or config.vocab_size, stack.position_type)
+        self.embedding = Embedding(self.config, self.config.vocab_size, stack.position_type, config.type_vocab_size)
         self.layers = nn.ModuleList(SeqDyConvEncoderLayer(config, layer) for layer in range(len(stack.layer_types)))
         self.norm = nn.LayerNorm(config.hidden_size) if stack.normalize_before else None
         self.gradient_checkpointing = False
@@ -251,11 +275,40 @@ class SeqDyConvEncoder(SeqDyConvPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> BaseModelOutput:
-        """Encode ``input_ids`` (B, T); ``attention_mask`` (B, T), 1 = keep. Returns ``last_hidden_state`` (B, T, D)."""
-        _check_mask(attention_mask, input_ids, 0, "attention_mask")
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutput:
+        """Encode a batch of token sequences.
+
+        Args:
+            input_ids: (B, T) tokens.
+            attention_mask: (B, T), 1 = keep.
+            token_type_ids: (B, T), which text of a pair a token is of; 0 where None. Without ``type_vocab_size`` in
+                the configuration the model does not look at them.
+            inputs_embeds: (B, T, D) rows of the embedding table, instead of ``input_ids``.
+
+        Returns:
+            ``last_hidden_state`` (B, T, D), and the hidden states of all layers with ``output_hidden_states=True``.
+
+        Raises:
+            ValueError: not exactly one of ``input_ids`` and ``inputs_embeds``, or a mask of another shape.
+        """
+        if kwargs.get("output_attentions", self.config.output_attentions):
+            raise ValueError("output_attentions=True is not supported: convolutions have no attention maps")
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError(
+                f"the encoder needs input_ids or inputs_embeds, got {'both' if input_ids is not None else 'neither'}"
+            )
+        tokens = input_ids if inputs_embeds is None else inputs_embeds
+        assert tokens is not None
+        _check_mask(attention_mask, tokens, 0, "attention_mask")
         padding_mask = to_padding_mask(attention_mask)
-        hidden = self.embedding(input_ids, padding_mask)
+        hidden = self.embedding(tokens, padding_mask, token_type_ids=token_type_ids)
         for layer in self.layers:
             hidden = layer(hidden, padding_mask)
         return BaseModelOutput(last_hidden_state=hidden if self.norm is None else self.norm(hidden))
@@ -337,7 +390,9 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, GenerationMixi
 
     def __init__(self, config: SeqDyConvConfig) -> None:
         super().__init__(config)
-        self.encoder = SeqDyConvEncoder(config)
+        if not config.is_encoder_decoder:
+            raise ValueError("a model with a decoder needs a configuration with is_encoder_decoder=True, got False")
+        self.encoder = SeqDyConvModel(config)
         self.decoder = SeqDyConvDecoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self._tied_weights_keys = {"lm_head.weight": "decoder.embedding.tokens.weight"}
@@ -354,12 +409,6 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, GenerationMixi
         super()._init_weights(module)
         if module is self.lm_head:
             init.normal_(module.weight, std=self.config.hidden_size**-0.5)
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.encoder.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.encoder.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Linear:
         return self.lm_head
@@ -431,10 +480,7 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, GenerationMixi
         logits = self.lm_head(decoded.last_hidden_state)
         loss = None
         if labels is not None:
-            reduction = "mean" if num_items_in_batch is None else "sum"
-            precise = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, 1)
-            loss = F.cross_entropy(precise, labels.flatten(), reduction=reduction)
-            loss = loss if num_items_in_batch is None else loss / num_items_in_batch
+            loss = token_loss(logits, labels, num_items_in_batch)
         return Seq2SeqLMOutput(
             loss=loss,
             logits=logits,
@@ -445,8 +491,22 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, GenerationMixi
         )
 
 
-def _check_mask(attention_mask: Tensor | None, input_ids: Tensor, past: int, name: str) -> None:
-    expected = (input_ids.shape[0], past + input_ids.shape[1])
+def precise(logits: Tensor) -> Tensor:
+    """``logits`` in float32 at least, as a loss needs them."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+    """Cross-entropy in nats of logits (B, T, V) with labels (B, T), −100 where they do not count.
+
+    The mean over the labels that count, 0 where there are none; or their sum divided by ``num_items_in_batch``.
+    """
+    total = F.cross_entropy(precise(logits).flatten(0, 1), labels.flatten(), reduction="sum")
+    return total / ((labels != -100).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+
+
+def _check_mask(attention_mask: Tensor | None, tokens: Tensor, past: int, name: str) -> None:
+    expected = (tokens.shape[0], past + tokens.shape[1])
     if attention_mask is not None and attention_mask.shape != expected:
         cached = f", the {past} tokens in the cache included" if past else ""
         raise ValueError(f"{name} must be (B, T) = {expected}{cached}, got {tuple(attention_mask.shape)}")

@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import json
 import os
+import shlex
 import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -105,6 +106,35 @@ def write_yaml(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
     """Write a mapping as YAML, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def resolved_arguments(*groups: Any) -> dict[str, Any]:
+    """The values of all fields of some dataclasses, as plain values for YAML or JSON."""
+    values: dict[str, Any] = {}
+    for group in groups:
+        as_dict = group.to_dict() if hasattr(group, "to_dict") else dataclasses.asdict(group)
+        names = [item.name for item in dataclasses.fields(group) if item.init]
+        values |= {name: as_dict[name] for name in names if name in as_dict and name != "local_rank"}
+    return json.loads(json.dumps(values, default=str))
+
+
+def changed_arguments(*groups: Any) -> dict[str, Any]:
+    """Those that differ from the defaults, and output_dir."""
+    changed: dict[str, Any] = {}
+    for group in groups:
+        required = {"output_dir": group.output_dir} if hasattr(group, "output_dir") else {}
+        defaults = resolved_arguments(type(group)(**required))
+        values = resolved_arguments(group)
+        changed |= {name: value for name, value in values.items() if name in required or value != defaults[name]}
+    changed.pop("do_eval", None)  # Follows from eval_strategy.
+    return changed
+
+
+def command_line(script: str, argv: Sequence[str] | None = None) -> str:
+    """The command that repeats this call of `script`, with torchrun where several processes run it."""
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    launcher = f"torchrun --nproc_per_node {processes}" if processes > 1 else "python"
+    return f"{launcher} {script} {shlex.join(sys.argv[1:] if argv is None else argv)}"
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -78,6 +78,15 @@ def write_run_file(path: str | Path, arguments: Mapping[str, Any]) -> None:
     write_yaml(Path(path) / RUN_FILE, arguments)
 
 
+def run_arguments(model_dir: str | Path, names: Collection[str]) -> dict[str, Any]:
+    """Those of the named arguments that the run had which wrote `model_dir`, or holds it as a checkpoint, if any."""
+    for folder in (Path(model_dir), Path(model_dir).parent):
+        if (folder / RUN_FILE).is_file():
+            values = read_yaml(folder / RUN_FILE)
+            return {name: values[name] for name in names if name in values}
+    return {}
+
+
 def checkpoints(path: str | Path) -> list[Path]:
     """All complete checkpoints in an output directory, oldest first."""
     return [folder for folder in _folders(path) if is_complete(folder)]

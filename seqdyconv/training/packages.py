@@ -20,10 +20,7 @@ from pathlib import Path
 
 _DEBIAN_NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _PYTHON_REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(==[A-Za-z0-9.!+_-]+)?")
-_INSTEAD = (
-    "Use a Hugging Face Hub data set instead (for translation the config iwslt14_de_en.yaml, for example) "
-    "or name local files."
-)
+_INSTEAD = "Use a Hugging Face Hub data set or local files instead."
 
 
 class PackageUnavailableError(RuntimeError):

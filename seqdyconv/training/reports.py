@@ -42,6 +42,7 @@ def plot_learning_curves(
     title: str,
     metrics: Mapping[str, str] | None = None,
     training_label: str = "training",
+    loss_label: str = "loss (nats per token)",
 ) -> None:
     """Draw losses, metrics of the validation set and the learning rate over steps, one panel each, into a PNG file.
 
@@ -52,6 +53,7 @@ def plot_learning_curves(
         metrics: Name in the log → label of its axis, such as ``{"eval_bleu": "validation BLEU"}``. A name that the log
             doesn't have gets no panel.
         training_label: Legend of the training loss, which may be another function than the validation loss.
+        loss_label: Axis of the losses.
     """
 
     def series(name: str) -> tuple[list[int], list[float]]:
@@ -68,7 +70,7 @@ def plot_learning_curves(
         steps, values = series(name)
         if steps:
             panels[0].plot(steps, values, line, marker=marker, markersize=4, label=label)
-    panels[0].set_ylabel("loss (nats per token)")
+    panels[0].set_ylabel(loss_label)
     if panels[0].lines:
         panels[0].legend()
     for panel, (name, label) in zip(panels[1:], shown.items()):

@@ -1,55 +1,42 @@
 """A Seq2SeqTrainer for token-bounded batches: losses per token, R-Drop, evaluation without duplicates."""
 
-import dataclasses
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow.compute
 import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object
-from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments
-from transformers.integrations.fsdp import is_fsdp_managed_module
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from seqdyconv.training.batching import SetEpochCallback, TokenBatchSampler
 from seqdyconv.training.decoding import DecodingArguments, Hypothesis, batches_by_length, generate_batch
+from seqdyconv.training.token_batches import IGNORED_LABEL, TokenBatchArguments, TokenBatches, example_lengths
 
-IGNORED_LABEL = -100
+__all__ = [
+    "TokenBatchTrainer",
+    "TokenBatchTrainingArguments",
+    "example_lengths",
+    "label_smoothed_loss",
+    "rdrop_loss",
+]
 
 
 @dataclass
-class TokenBatchTrainingArguments(Seq2SeqTrainingArguments):
+class TokenBatchTrainingArguments(TokenBatchArguments, Seq2SeqTrainingArguments):
     """The arguments of Seq2SeqTrainer with defaults for translation, and those of :class:`TokenBatchTrainer`.
 
     Keys of the Trainer that have no effect here raise when they are set.
     """
 
-    max_tokens: int = field(
-        default=4000,
-        metadata={"help": "Bound of a training batch per process: sentences * longest side, padding included."},
-    )
-    eval_max_tokens: int | None = field(default=None, metadata={"help": "The same for evaluation; None is max_tokens."})
     rdrop_alpha: float = field(
         default=0.0,
         metadata={"help": "Weight of the R-Drop term (the paper uses 5), 0 for none. Doubles a step's cost."},
     )
-    average_checkpoints: int = field(
-        default=0, metadata={"help": "The final model is the average of the last n checkpoints; 0 and 1 mean the last."}
-    )
-    early_stopping_patience: int = field(
-        default=0, metadata={"help": "Stop after n evaluations without a better metric_for_best_model; 0 is never."}
-    )
-    resume: bool = field(default=False, metadata={"help": "Go on with the run in output_dir."})
-    overwrite: bool = field(default=False, metadata={"help": "Delete the run in output_dir and start anew."})
 
     # Other defaults than the Trainer's.
     learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate."})
@@ -59,60 +46,16 @@ class TokenBatchTrainingArguments(Seq2SeqTrainingArguments):
     )
     adam_beta2: float = field(default=0.98, metadata={"help": "Second beta of Adam."})
     label_smoothing_factor: float = field(default=0.1, metadata={"help": "Label smoothing, 0 for none."})
-    logging_steps: float = field(default=50, metadata={"help": "Log every n steps."})
-    report_to: None | str | list[str] = field(  # noqa: RUF036  # HfArgumentParser wants None first.
-        default="tensorboard", metadata={"help": "Where to log to."}
-    )
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "True if parameters get no gradient, which costs time in each step."}
-    )
-    restore_callback_states_from_checkpoint: bool = field(
-        default=True, metadata={"help": "Resume the patience of early stopping too."}
-    )
+
+    without_effect: ClassVar[dict[str, str]] = TokenBatchArguments.without_effect | {
+        "generation_max_length": "use max_length_factor and max_length_constant",
+        "generation_config": "use num_beams, length_penalty, ...",
+    }
 
     def __post_init__(self) -> None:
-        if self.output_dir is None:
-            raise ValueError("output_dir is missing: say where the run is written to")
-        defaults = {item.name: item.default for item in dataclasses.fields(self)}
-        for name in _WITHOUT_EFFECT:
-            if getattr(self, name) != defaults[name]:
-                raise ValueError(f"{name} has no effect here: {_WITHOUT_EFFECT[name]}")
-        for name, value in (("max_tokens", self.max_tokens), ("eval_max_tokens", self.eval_max_tokens)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if not 0 <= self.label_smoothing_factor < 1:
-            raise ValueError(f"label_smoothing_factor must be in [0, 1), got {self.label_smoothing_factor}")
-        for name in ("rdrop_alpha", "average_checkpoints", "early_stopping_patience"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if self.average_checkpoints > 1 and self.load_best_model_at_end:
-            raise ValueError("average_checkpoints and load_best_model_at_end exclude each other: choose one")
-        if self.save_total_limit is not None and self.save_total_limit < max(1, self.average_checkpoints):
-            raise ValueError(
-                f"save_total_limit must be at least max(1, average_checkpoints) = {max(1, self.average_checkpoints)}, "
-                f"got {self.save_total_limit}"
-            )
-        if self.early_stopping_patience and self.metric_for_best_model is None:
-            raise ValueError("early_stopping_patience needs metric_for_best_model, such as loss or bleu")
-        if not torch.accelerator.is_available():
-            self.use_cpu = True  # The Trainer refuses bf16 on a machine without a GPU unless this is said.
+        if self.rdrop_alpha < 0:
+            raise ValueError(f"rdrop_alpha must be at least 0, got {self.rdrop_alpha}")
         super().__post_init__()
-
-
-_WITHOUT_EFFECT = {
-    "per_device_train_batch_size": "max_tokens bounds the batches",
-    "per_device_eval_batch_size": "eval_max_tokens bounds the batches",
-    "auto_find_batch_size": "max_tokens bounds the batches",
-    "train_sampling_strategy": "batches are made of examples of similar length",
-    "dataloader_drop_last": "all examples are used",
-    "ignore_data_skip": "a resumed run goes on with the next batch",
-    "resume_from_checkpoint": "use resume",
-    "generation_max_length": "use max_length_factor and max_length_constant",
-    "generation_config": "use num_beams, length_penalty, ...",
-    "do_train": "train.py always trains",
-    "do_eval": "use eval_strategy",
-    "do_predict": "train.py always evaluates on the test set",
-}
 
 
 def label_smoothed_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -153,7 +96,7 @@ def rdrop_loss(logits: Tensor, other_logits: Tensor, labels: Tensor) -> Tensor:
     return 0.5 * ((p.exp() - q.exp()) * (p - q)).sum()
 
 
-class TokenBatchTrainer(Seq2SeqTrainer):
+class TokenBatchTrainer(TokenBatches, Seq2SeqTrainer):
     """Seq2SeqTrainer whose batches are bounded in tokens and whose loss is a mean over tokens.
 
     The data sets have columns input_ids and labels. The gradient of a step is that of the mean over all target tokens
@@ -172,9 +115,9 @@ class TokenBatchTrainer(Seq2SeqTrainer):
 
     # compute_loss divides by the tokens of the whole step, over accumulated batches.
     loss_is_scaled_for_ga = True
+    length_columns = ("input_ids", "labels")
 
     args: TokenBatchTrainingArguments
-    model: PreTrainedModel
 
     def __init__(
         self,
@@ -188,53 +131,8 @@ class TokenBatchTrainer(Seq2SeqTrainer):
         self.text_metrics = text_metrics
         self.generation_examples = generation_examples
         self.decoding = decoding or DecodingArguments(num_beams=self.args.generation_num_beams or 1)
-        self.trained_tokens: Tensor | int = 0
-        """Target tokens of all processes, without padding, that this call of train() has trained on."""
-        self.evaluation_seconds = 0.0
         # Makes the Trainer count the target tokens of a step.
         self.model_accepts_loss_kwargs = True
-        self.add_callback(SetEpochCallback())
-
-    # Batches
-
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """Training batches from :class:`TokenBatchSampler`, sharded over processes by accelerate."""
-        sampler = TokenBatchSampler(
-            example_lengths(self.train_dataset), self.args.max_tokens, seed=self.args.data_seed or self.args.seed
-        )
-        return self.accelerator.prepare(self._dataloader(self.train_dataset, sampler))
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """Evaluation batches of this process: every n-th one, from short to long."""
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        return self._dataloader(dataset, self._own_share(list(self._eval_sampler(dataset))))
-
-    def _eval_sampler(self, dataset: Dataset) -> TokenBatchSampler:
-        bound = self.args.eval_max_tokens or self.args.max_tokens
-        return TokenBatchSampler(example_lengths(dataset), bound, shuffle=False)
-
-    def _dataloader(self, dataset: Any, batch_sampler: Any) -> DataLoader[Any]:
-        workers = self.args.dataloader_num_workers
-        return DataLoader(
-            self._remove_unused_columns(dataset),
-            batch_sampler=batch_sampler,
-            collate_fn=self.data_collator,
-            num_workers=workers,
-            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
-            persistent_workers=workers > 0 and self.args.dataloader_persistent_workers,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
-        )
-
-    def _own_share(self, batches: list[list[int]]) -> list[list[int]]:
-        """This process's batches; sharded weights need as many on each, so that empty shares repeat a batch."""
-        share = batches[self.args.process_index :: self.args.world_size]
-        if self._is_sharded():
-            longest = -(-len(batches) // self.args.world_size)
-            share += batches[:1] * (longest - len(share))
-        return share
-
-    def _is_sharded(self) -> bool:
-        return bool(self.is_fsdp_enabled or is_fsdp_managed_module(self.model))
 
     # Loss
 
@@ -277,14 +175,6 @@ class TokenBatchTrainer(Seq2SeqTrainer):
 
     # Evaluation
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate as the Trainer does; the time counts as evaluation_seconds."""
-        start = time.perf_counter()
-        try:
-            return super().evaluate(*args, **kwargs)
-        finally:
-            self.evaluation_seconds += time.perf_counter() - start
-
     def evaluation_loop(
         self,
         dataloader: DataLoader[Any],
@@ -302,7 +192,7 @@ class TokenBatchTrainer(Seq2SeqTrainer):
         self.callback_handler.eval_dataloader = dataloader
         sums = torch.zeros(2, dtype=torch.float64)
         dataset: Any = dataloader.dataset
-        own_batches = len(range(self.args.process_index, len(self._eval_sampler(dataset)), self.args.world_size))
+        own_batches = len(self._eval_batches(dataset)[self.args.process_index :: self.args.world_size])
         with torch.no_grad():
             for index, inputs in enumerate(dataloader):
                 inputs = self._prepare_inputs(inputs)
@@ -351,18 +241,3 @@ class TokenBatchTrainer(Seq2SeqTrainer):
         model.train(training)
         results = dict(gather_object(found))
         return [results[index] for index in range(len(inputs))]
-
-    # Checkpoints
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        # trainer_state.json, which marks a checkpoint as complete, is written next, and old checkpoints are deleted
-        # after it: no process may be behind.
-        self.accelerator.wait_for_everyone()
-
-
-def example_lengths(dataset: Dataset) -> npt.NDArray[np.int64]:
-    """(N, 2) numbers of tokens in the columns input_ids and labels."""
-    table = dataset.with_format("arrow")[:]
-    columns = [pyarrow.compute.list_value_length(table[name]).to_numpy() for name in ("input_ids", "labels")]
-    return np.stack(columns, axis=1).astype(np.int64)

@@ -163,6 +163,52 @@ class TestKernels:
         assert_close(output[:, :6], layer(input[:, :6], query=query[:, :6]))
 
 
+class TestTheLayersKernels:
+    """``kernels`` are those that ``forward`` convolves with: the function with them gives the layer's output."""
+
+    @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+    @pytest.mark.parametrize("mask", [None, torch.arange(9) >= torch.tensor([[9], [5]])], ids=["no mask", "mask"])
+    def test_dynamic(self, options, mask):
+        layer, input = build_layer(DynamicConv1d, options), torch.stack(sentences(9, 9))
+        kernels = layer.kernels(input, padding_mask=mask)
+        assert kernels.shape == (2, 9, layer.num_heads, layer.kernel_size) and kernels.dtype == input.dtype
+        zeroed = input if mask is None else input.masked_fill(mask[..., None], 0)
+        output = dynamic_conv1d(zeroed, kernels, layer.bias, padding=layer.padding, dilation=layer.dilation)
+        assert_close(output, layer(input, padding_mask=mask))
+
+    @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+    def test_lightweight(self, options):
+        layer, input = build_layer(LightweightConv1d, options), torch.stack(sentences(9, 9))
+        mask = torch.arange(9) >= torch.tensor([[9], [5]])
+        kernels = layer.kernels(mask)
+        dynamic = (2, 9, layer.num_heads, layer.kernel_size)
+        assert kernels.shape == (dynamic if layer.renormalize else dynamic[2:])
+        output = dynamic_conv1d(input.masked_fill(mask[..., None], 0), kernels.expand(dynamic), layer.bias,
+                                padding=layer.padding, dilation=layer.dilation)  # fmt: skip
+        assert_close(output, layer(input, padding_mask=mask))
+
+    def test_lightweight_kernels_need_a_length_only_to_renormalize(self):
+        layer = build_layer(LightweightConv1d, {})
+        assert torch.equal(layer.kernels(), layer.kernels(torch.zeros(2, 9, dtype=torch.bool)))
+        with pytest.raises(ValueError, match=r"with renormalize depend on the length: padding_mask .* must be given"):
+            build_layer(LightweightConv1d, {"renormalize": True}).kernels()
+
+    @every_layer
+    def test_taps_are_dropped_in_training_alone(self, layer):
+        module = build_layer(layer, {"weight_dropout": 0.5})
+        arguments = () if layer is LightweightConv1d else (torch.stack(sentences(90, 90)),)
+        assert (module.kernels(*arguments) > 0).all()
+        torch.manual_seed(0)
+        assert (module.train().kernels(*arguments) == 0).any()
+
+    def test_query(self):
+        layer = build_layer(DynamicConv1d, {"query_dim": 5})
+        input, query = torch.stack(sentences(9, 9)), torch.randn(2, 9, 5).double()
+        assert_close(dynamic_conv1d(input, layer.kernels(input, query=query)), layer(input, query=query))
+        with pytest.raises(ValueError, match="query must be given if and only if"):
+            layer.kernels(input)
+
+
 class TestDropConnect:
     """weight_dropout drops taps of normalised kernels in training and scales the others."""
 

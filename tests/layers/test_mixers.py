@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from seqdyconv import ConvMixer, DynamicConv1d, LightweightConv1d, SelfAttention, build_mixer
+from seqdyconv import ConvMixer, DynamicConv1d, LightweightConv1d, ParallelMixer, SelfAttention, build_mixer
 from seqdyconv.layers import MIXERS
+from seqdyconv.layers.attention import attend
 from tests.helpers import assert_close, randomize
 from tests.layers.behaviours import WIDTH, MixesTime, sentences
 
@@ -23,6 +24,18 @@ class TestBehaviours(MixesTime):
     @pytest.fixture(params=MIXERS)
     def build(self, request):
         return partial(build_named, request.param)
+
+
+class TestBehavioursOfParallelOptions(MixesTime):
+    OPTIONS = {
+        "lightweight": {"conv": "lightweight_conv"},
+        "renormalize, dilation": {"renormalize": True, "dilation": 2},
+        "one tap": {"kernel_size": 1},
+    }
+
+    @pytest.fixture(params=OPTIONS)
+    def build(self, request):
+        return partial(build_named, "parallel", **self.OPTIONS[request.param])
 
 
 class TestConvMixer:
@@ -80,12 +93,61 @@ class TestSelfAttention:
         assert not torch.equal(mixer.train()(input), mixer(input))
 
 
+class TestParallelMixer:
+    @pytest.mark.parametrize("causal", [False, True])
+    @every_conv
+    def test_is_the_sum_of_attention_and_convolution_of_one_value_projection(self, name, causal):
+        mixer, input = build_named("parallel", conv=name, causal=causal), torch.stack(sentences(9, 9))
+        query, key, value = F.linear(input, mixer.in_proj.weight, mixer.in_proj.bias).chunk(3, dim=-1)
+        attended = attend(query, key, value, 3, causal=causal)
+        expected = F.linear(attended + mixer.conv(value), mixer.out_proj.weight, mixer.out_proj.bias)
+        assert_close(mixer(input), expected)
+
+    def test_without_the_kernels_it_is_self_attention(self):
+        mixer, attention = (
+            build_named("parallel", conv="lightweight_conv", weight_softmax=False),
+            build_named("self_attention"),
+        )
+        torch.nn.init.zeros_(mixer.conv.weight)
+        state = mixer.state_dict()
+        del state["conv.weight"]
+        attention.load_state_dict(state)
+        input = torch.stack(sentences(9, 9))
+        assert_close(mixer(input), attention(input))
+
+    def test_options_reach_the_convolution(self):
+        mixer = ParallelMixer(6, 3, kernel_size=5, causal=True, dilation=2, weight_softmax=False, weight_dropout=0.1,
+                              generator_bias=True)  # fmt: skip
+        assert (mixer.conv.channels, mixer.conv.kernel_size, mixer.conv.num_heads) == (6, 5, 3)
+        assert (mixer.conv.padding, mixer.conv.dilation) == ("causal", 2)
+        assert (mixer.conv.weight_softmax, mixer.conv.weight_dropout) == (False, 0.1)
+        assert mixer.conv.generator.bias is not None
+        assert ParallelMixer(6, 3, kernel_size=5, renormalize=True).conv.renormalize
+
+    @pytest.mark.parametrize("option", [{"attention_dropout": 0.5}, {"weight_dropout": 0.5}], ids=str)
+    def test_dropout_acts_in_training_alone(self, option):
+        torch.manual_seed(0)
+        mixer, input = build_named("parallel", **option), torch.stack(sentences(9, 9))
+        assert torch.equal(mixer(input), mixer(input))
+        assert not torch.equal(mixer.train()(input), mixer(input))
+
+    def test_a_state_without_the_rows_of_the_convolution_is_refused(self):
+        mixer = build_named("parallel", causal=True)
+        with pytest.raises(ValueError, match=r"state must have at least .* = 4 rows, got 2"):
+            mixer.stream(torch.stack(sentences(3, 3)), mixer.initial_state(2)[:, :2])
+
+    def test_unknown_convolution(self):
+        with pytest.raises(ValueError, match="conv must be one of dynamic_conv, lightweight_conv, got 'fourier'"):
+            ParallelMixer(6, 3, kernel_size=3, conv="fourier")
+
+
 class TestRegistry:
     def test_names(self):
-        assert list(MIXERS) == ["lightweight_conv", "dynamic_conv", "self_attention"]
+        assert list(MIXERS) == ["lightweight_conv", "dynamic_conv", "self_attention", "parallel"]
         convolutions = [build_mixer(name, 6, 3, kernel_size=3).conv for name in ("lightweight_conv", "dynamic_conv")]
         assert [type(conv) for conv in convolutions] == [LightweightConv1d, DynamicConv1d]
         assert isinstance(build_mixer("self_attention", 6, 3), SelfAttention)
+        assert isinstance(build_mixer("parallel", 6, 3, kernel_size=3), ParallelMixer)
 
     @every_mixer
     def test_one_set_of_options_serves_all(self, name):
@@ -94,7 +156,7 @@ class TestRegistry:
         assert mixer(torch.zeros(2, 9, 6)).shape == (2, 9, 6)
 
     def test_unknown_name(self):
-        with pytest.raises(ValueError, match=r"mixer must be one of .*dynamic_conv.*self_attention, got 'convolution'"):
+        with pytest.raises(ValueError, match=r"mixer must be one of .*dynamic_conv.*parallel, got 'convolution'"):
             build_mixer("convolution", 6, 3)
 
     @every_mixer
@@ -107,7 +169,7 @@ class TestRegistry:
         with pytest.raises(ValueError, match=r"num_heads must divide .*, got 4 heads and .*6"):
             build_mixer(name, 6, 4, kernel_size=3)
 
-    @every_conv
+    @pytest.mark.parametrize("name", ["lightweight_conv", "dynamic_conv", "parallel"])
     def test_convolutions_need_a_kernel_size(self, name):
         with pytest.raises(TypeError, match=r"missing .* 'kernel_size'"):
             build_mixer(name, 6, 3)

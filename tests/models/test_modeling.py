@@ -30,7 +30,7 @@ CONFIGS = {
     },
     "mixed, learned positions": {
         "encoder_layer_types": ["self_attention", "dynamic_conv"],
-        "decoder_layer_types": ["dynamic_conv", "self_attention", "lightweight_conv"],
+        "decoder_layer_types": ["dynamic_conv", "self_attention", "parallel"],
         "encoder_position_type": "learned",
         "decoder_position_type": "learned",
     },
@@ -43,6 +43,11 @@ CONFIGS = {
         "decoder_glu": False,
         "encoder_position_type": "none",
         "decoder_position_type": "none",
+    },
+    "parallel, pre-norm": {
+        "encoder_layer_types": ["parallel", "dynamic_conv"],
+        "decoder_layer_types": "parallel",
+        "decoder_normalize_before": True,
     },
     "attention, nothing shared": {
         **SEPARATE,
@@ -338,7 +343,7 @@ class TestErrors:
 
 
 class TestExport:
-    @pytest.mark.parametrize("kind", ["dynamic", "mixed, learned positions"])
+    @pytest.mark.parametrize("kind", ["dynamic", "mixed, learned positions", "parallel, pre-norm"])
     def test_encoder_and_decoding_step_give_the_logits_of_the_model_for_any_sizes(self, kind):
         model = build(torch.float32, **CONFIGS[kind])
         encode, step = export_encoder(model).module(), export_decoder_step(model).module()

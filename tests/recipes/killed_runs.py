@@ -16,9 +16,7 @@ import time
 from pathlib import Path
 
 import torch
-from transformers import TrainerState
-
-from seqdyconv.training.trainer import TokenBatchTrainer
+from transformers import Trainer, TrainerState
 
 
 def die_at(moment: str) -> None:
@@ -36,7 +34,7 @@ def die_at(moment: str) -> None:
             Path(path).write_bytes(content[: len(content) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
 
-    training_step, save, save_to_json = TokenBatchTrainer.training_step, torch.save, TrainerState.save_to_json
+    training_step, save, save_to_json = Trainer.training_step, torch.save, TrainerState.save_to_json
 
     def dying_training_step(self, *args, **kwargs):
         if name == "step" and count():
@@ -53,7 +51,7 @@ def die_at(moment: str) -> None:
         if path.endswith(name) and count():
             kill(path)
 
-    TokenBatchTrainer.training_step, torch.save = dying_training_step, dying_save
+    Trainer.training_step, torch.save = dying_training_step, dying_save
     TrainerState.save_to_json = dying_save_to_json
 
 

@@ -1,6 +1,5 @@
 """The translation recipe through its commands, on small data."""
 
-import importlib.util
 import io
 import json
 import os
@@ -15,21 +14,12 @@ import yaml
 from safetensors.torch import load_file
 
 from seqdyconv.training.packages import PackageUnavailableError
+from tests.recipes.commands import RECIPES, check_resumed_runs, environment, error_of, script
 
-REPOSITORY = Path(__file__).parents[2]
-RECIPE = REPOSITORY / "recipes" / "translation"
-
-
-def script(name):
-    """The module of a script, under a name that no other recipe's script has."""
-    spec = importlib.util.spec_from_file_location(f"translation_{name}_script", RECIPE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+RECIPE = RECIPES / "translation"
 
 
-train, evaluate, translate = (script(name) for name in ("train", "evaluate", "translate"))
+train, evaluate, translate = (script("translation", name) for name in ("train", "evaluate", "translate"))
 
 WORDS = {"eins": "one", "zwei": "two", "drei": "three", "vier": "four", "und": "and", "oder": "or", "haus": "house"}
 
@@ -172,52 +162,12 @@ class TestResume:
         ids=["one process", "two processes"],
     )
     def test_weights_are_those_of_an_undisturbed_run(self, config, tmp_path, processes, moments):
-        runs = [
-            {"moment": None, "processes": processes, "arguments": [str(config), "--output_dir", str(tmp_path / "all")]}
-        ]
-        for index, moment in enumerate(moments):
-            arguments = [str(config), "--output_dir", str(tmp_path / str(index))]
-            runs.append({"moment": moment, "processes": processes, "arguments": arguments})
-            runs.append({"moment": None, "processes": processes, "arguments": [*arguments, "--resume"]})
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": str(REPOSITORY),
-            "STATUSES": str(tmp_path / "s"),
-        }
-        command = [
-            sys.executable,
-            str(Path(__file__).parent / "killed_runs.py"),
-            str(RECIPE / "train.py"),
-            json.dumps(runs),
-        ]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180)
-        assert done.returncode == 0, done.stderr[-3000:]
-        statuses = json.loads((tmp_path / "s").read_text())
-        for run, found in zip(runs, statuses):
-            if run["moment"] is None:
-                assert found == [0] * processes, done.stderr[-3000:]
-            else:
-                assert -9 in found
-        expected = load_file(tmp_path / "all" / "model.safetensors")
-        for index, moment in enumerate(moments):
-            found = load_file(tmp_path / str(index) / "model.safetensors")
-            assert all((found[name] == tensor).all() for name, tensor in expected.items()), moment
+        check_resumed_runs("translation", [str(config)], tmp_path, moments, processes, ["model.safetensors"])
 
     def test_a_changed_argument_is_refused(self, trained, config, capsys):
         steps = ["--max_steps", "60", "--eval_steps", "30", "--save_steps", "30"]
         words = [str(config), "--output_dir", str(trained), *steps, "--resume", "--learning_rate", "0.5"]
         assert "learning_rate was 0.01 and is now 0.5" in error_of(train.main, words, capsys)
-
-
-def error_of(main, words, capsys):
-    """The one line that a command with bad input writes."""
-    with pytest.raises(SystemExit) as caught:
-        main(words)
-    assert caught.value.code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
-    assert len(lines) == 1
-    return lines[0]
 
 
 class TestBadInput:
@@ -279,9 +229,7 @@ class TestBadInput:
             "--num_beams",
             "0",
         ]
-        done = subprocess.run(
-            command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, timeout=60
-        )
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=60)
         assert done.returncode == 2
         assert done.stderr == "train.py: error: num_beams must be at least 1, got 0\n"
 
@@ -350,7 +298,7 @@ class TestTranslate:
         process = subprocess.Popen(
             [sys.executable, str(RECIPE / "translate.py"), str(trained)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+            env=environment(),
         )  # fmt: skip
         try:
             for _ in range(2):

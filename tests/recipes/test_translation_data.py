@@ -157,7 +157,7 @@ class TestBadInput:
     def test_missing_and_empty_files(self, tmp_path):
         self.fails(r"train_file is .*nowhere\.tsv, which is not a file", train_file=str(tmp_path / "nowhere.tsv"))
         self.fails("which is empty", train_file=write(tmp_path / "empty.tsv", ""))
-        self.fails("no sentence pairs", train_file=write(tmp_path / "header.tsv", "source\ttarget\n"))
+        self.fails("has a header but no rows", train_file=write(tmp_path / "header.tsv", "source\ttarget\n"))
 
     def test_unequal_line_counts(self, tmp_path):
         files = {

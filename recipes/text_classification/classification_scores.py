@@ -1,0 +1,129 @@
+"""Scores of predicted labels, the baselines beside them, and the confusion matrix as a picture."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, f1_score
+from sklearn.pipeline import make_pipeline
+from sklearn.svm import LinearSVC
+
+from seqdyconv.files import replacing
+from seqdyconv.training.reports import write_lines, write_text
+
+
+def mean_of_windows(probabilities: npt.NDArray[Any], texts: Sequence[int]) -> npt.NDArray[np.float64]:
+    """Average the probabilities of the windows of each text.
+
+    Args:
+        probabilities: (N, L) of N windows.
+        texts: (N,) the text, 0 to M − 1, that a window is of; each has at least one.
+
+    Returns:
+        (M, L) in float64.
+    """
+    number = np.bincount(texts)
+    sums = np.zeros((len(number), probabilities.shape[1]))
+    np.add.at(sums, np.asarray(texts), probabilities)
+    return sums / number[:, None]
+
+
+def score(probabilities: npt.NDArray[np.float64], labels: Sequence[int]) -> dict[str, float]:
+    """Accuracy and macro-F1 in percent, and the mean negative log-probability of the right label, in nats.
+
+    Macro-F1 is the mean over the labels that occur among the references.
+
+    Args:
+        probabilities: (M, L) of M texts.
+        labels: (M,) numbers of the right labels.
+    """
+    references = np.asarray(labels)
+    predicted = probabilities.argmax(axis=1)
+    right = probabilities[np.arange(len(references)), references]
+    return {
+        "accuracy": 100 * float(accuracy_score(references, predicted)),
+        "macro_f1": 100
+        * float(f1_score(references, predicted, labels=np.unique(references), average="macro", zero_division=0)),
+        "loss": float(-np.log(right.clip(min=1e-12)).mean()),
+    }
+
+
+def report(predictions: Sequence[str], references: Sequence[str], labels: Sequence[str]) -> str:
+    """Precision, recall, F1 and number of texts of each label, as a table of text."""
+    return classification_report(references, predictions, labels=list(labels), digits=4, zero_division=0)
+
+
+def majority_accuracy(train_labels: Sequence[int], labels: Sequence[int]) -> float:
+    """Accuracy, in percent, of always predicting the most frequent training label."""
+    return 100 * float(np.mean(np.asarray(labels) == np.bincount(train_labels).argmax()))
+
+
+def svm_accuracy(
+    train_texts: Sequence[str], train_labels: Sequence[int], texts: Sequence[str], labels: Sequence[int]
+) -> dict[str, float]:
+    """Accuracy and macro-F1, in percent, of a linear SVM on TF-IDF of words and pairs of words.
+
+    Nothing is tuned: scikit-learn's C = 1.
+    """
+    classifier = make_pipeline(TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)), LinearSVC(C=1.0, random_state=0))
+    classifier.fit(train_texts, train_labels)
+    predicted = classifier.predict(texts)
+    return {
+        "accuracy": 100 * float(accuracy_score(labels, predicted)),
+        "macro_f1": 100
+        * float(f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0)),
+    }
+
+
+def write_split(
+    folder: Path,
+    split: str,
+    probabilities: npt.NDArray[np.float64],
+    references: Sequence[int],
+    labels: Sequence[str],
+    title: str,
+) -> dict[str, Any]:
+    """Write predictions, references, the report and the confusion matrix of a split; returns its scores.
+
+    Args:
+        folder: Where to write to.
+        split: Its name, with which the files' names begin.
+        probabilities: (M, L) of its texts.
+        references: (M,) the numbers of the right labels.
+        labels: The names of the labels by number.
+        title: Title of the picture.
+    """
+    predicted = [labels[number] for number in probabilities.argmax(axis=1)]
+    right = [labels[number] for number in references]
+    write_lines(folder / f"{split}_predictions.txt", predicted)
+    write_lines(folder / f"{split}_references.txt", right)
+    write_text(folder / f"{split}_report.txt", report(predicted, right, labels))
+    plot_confusion_matrix(predicted, right, labels, folder / f"{split}_confusion_matrix.png", title)
+    return {**score(probabilities, references), "examples": len(right)}
+
+
+def plot_confusion_matrix(
+    predictions: Sequence[str], references: Sequence[str], labels: Sequence[str], path: str | Path, title: str
+) -> None:
+    """Draw which labels are taken for which into a PNG file: rows are the right labels, colours shares of the row."""
+    counts = confusion_matrix(references, predictions, labels=list(labels))
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    size = min(3 + 0.5 * len(labels), 14)
+    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(title=title, xlabel="predicted", ylabel="right label")
+    axes.set_xticks(range(len(labels)), labels, rotation=90)
+    axes.set_yticks(range(len(labels)), labels)
+    if len(labels) <= 20:
+        for row, column in np.ndindex(*counts.shape):
+            if counts[row, column]:
+                colour = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, counts[row, column], ha="center", va="center", color=colour, fontsize=8)
+    figure.colorbar(image, label="share of the right label's texts", shrink=0.8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)

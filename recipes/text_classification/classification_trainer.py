@@ -1,0 +1,161 @@
+"""The Trainer of text classification: class weights, word dropout, texts of several windows, distillation."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from accelerate.utils import gather_object
+from classification_scores import mean_of_windows, score
+from datasets import Dataset
+from torch import Tensor
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+
+from seqdyconv.swap.distillation import DistillationTrainer
+from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches
+
+CLASS_WEIGHTS = ("none", "balanced")
+
+
+@dataclass
+class ClassificationTrainingArguments(TokenBatchArguments):
+    """The training arguments, and what only text classification has."""
+
+    class_weights: str = field(
+        default="none",
+        metadata={"help": "none, or balanced: every label counts alike in the loss, however many texts it has."},
+    )
+    word_dropout: float = field(
+        default=0.0, metadata={"help": "Replace that share of the tokens by the unknown or mask token in training."}
+    )
+    svm_baseline: bool = field(
+        default=False, metadata={"help": "Train a linear SVM on TF-IDF on the same texts too, for comparison."}
+    )
+
+    # Other defaults than the Trainer's.
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints stay."})
+
+    def __post_init__(self) -> None:
+        if self.class_weights not in CLASS_WEIGHTS:
+            raise ValueError(f"class_weights must be {' or '.join(CLASS_WEIGHTS)}, got {self.class_weights!r}")
+        if not 0 <= self.word_dropout < 1:
+            raise ValueError(f"word_dropout must be in [0, 1), got {self.word_dropout}")
+        super().__post_init__()
+
+
+class ClassificationTrainer(TokenBatches):
+    """Trains with class weights and word dropout; evaluates whole texts, the mean of their windows' probabilities.
+
+    The data sets have the columns input_ids, labels and example, the number of the text that a window is of.
+
+    Args:
+        class_weights: (L,) the weight of each label in the loss; None weighs all alike.
+        kwargs: The arguments of the Trainer.
+    """
+
+    args: ClassificationTrainingArguments
+
+    def __init__(self, *, class_weights: Tensor | None = None, **kwargs: Any) -> None:
+        tokenizer = kwargs["processing_class"]
+        super().__init__(compute_loss_func=self._loss, data_collator=DataCollatorWithPadding(tokenizer), **kwargs)
+        self.class_weights = class_weights
+        self.trained_examples: Tensor | int = 0
+        """Rows of all processes that this call of train() has trained on."""
+        self.dropped_to = tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
+        self.kept_tokens = torch.tensor(tokenizer.all_special_ids)
+
+    # Training
+
+    def _loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        weights = None if self.class_weights is None else self.class_weights.to(outputs.logits.device)
+        loss = F.cross_entropy(
+            outputs.logits.float(),
+            labels,
+            weight=weights,
+            label_smoothing=self.args.label_smoothing_factor,
+            reduction="sum",
+        )
+        return loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+
+    def compute_loss(self, model: torch.nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The loss of the Trainer on texts with dropped words."""
+        if self.args.word_dropout and model.training:
+            ids = inputs["input_ids"]
+            # Here and not in the collator, which works ahead: a resumed run draws the same numbers.
+            dropped = torch.rand(ids.shape, device=ids.device) < self.args.word_dropout
+            dropped &= ~torch.isin(ids, self.kept_tokens.to(ids.device))
+            inputs = {**inputs, "input_ids": ids.masked_fill(dropped, self.dropped_to)}
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """The batches of one step; their rows are counted."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if num_items is not None:
+            self.trained_examples += num_items
+        return batches, num_items
+
+    # Evaluation
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Accuracy, macro-F1 and loss over texts, logged like the Trainer's."""
+        start = time.perf_counter()
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        found = score(self.classify(dataset), labels_of_texts(dataset))
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.evaluation_seconds += time.perf_counter() - start
+        return metrics
+
+    def classify(self, dataset: Dataset) -> npt.NDArray[np.float64]:
+        """Probabilities (texts, labels); all processes share the work, and each gets all results."""
+        # All processes hold the same weights, hence evaluation needs no wrapper and may take uneven shares.
+        model = self.model_wrapped if self._is_sharded() else self.model
+        model.to(self.args.device)
+        training = model.training
+        model.eval()
+        share = self._own_share(self._eval_batches(dataset))
+        found: list[tuple[int, npt.NDArray[Any]]] = []
+        with torch.no_grad():
+            for rows, inputs in zip(share, self._dataloader(dataset, share)):
+                inputs = self._prepare_inputs(inputs)
+                inputs.pop("labels", None)
+                with self.compute_loss_context_manager():
+                    logits = model(**inputs).logits
+                found += zip(rows, logits.float().softmax(-1).cpu().numpy())
+        model.train(training)
+        by_row = dict(gather_object(found))
+        return mean_of_windows(np.stack([by_row[row] for row in range(len(dataset))]), dataset["example"][:])
+
+
+class DistilledClassificationTrainer(ClassificationTrainer, DistillationTrainer):
+    """The task's loss plus the terms of the teacher."""
+
+
+class MatchingTrainer(TokenBatches, DistillationTrainer):
+    """The terms of the teacher alone, on texts without labels."""
+
+    def __init__(self, *, processing_class: PreTrainedTokenizerBase, **kwargs: Any) -> None:
+        collator = DataCollatorWithPadding(processing_class)
+        super().__init__(processing_class=processing_class, data_collator=collator, **kwargs)
+
+
+def labels_of_texts(dataset: Dataset) -> list[int]:
+    """The label of each text of a tokenised split; its windows all have it."""
+    labels = dict(zip(dataset["example"][:], dataset["labels"][:]))
+    return [labels[index] for index in range(len(labels))]
+
+
+def balanced_weights(labels: Sequence[int], number: int) -> Tensor:
+    """(number,) weights that let every label count alike, 1 on average over `labels`; 0 for one that never occurs."""
+    counts = torch.bincount(torch.as_tensor(labels), minlength=number)
+    present = counts > 0
+    return torch.where(present, len(labels) / (present.sum() * counts.clamp(min=1)), 0.0)

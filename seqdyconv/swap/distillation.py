@@ -1,0 +1,162 @@
+"""Distillation: a swapped model learns to give the hidden states of the original one, layer by layer."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer
+
+from seqdyconv.swap.swapping import swapped_attention
+
+
+def hidden_state_loss(
+    student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor | None = None
+) -> Tensor:
+    """The squared distance of all layers' hidden states, relative to the teacher's square, averaged over the layers.
+
+    Known from MobileBERT, TinyBERT and MOHAWK (https://arxiv.org/abs/2408.10189); the ratio makes layers of different
+    scale count alike.
+
+    Args:
+        student, teacher: each (B, T, D), of the embeddings (not used: both have the same) and of each layer.
+        attention_mask: (B, T), 1 = keep; a mask of another length (speech models shorten theirs) is not used.
+
+    Returns:
+        A scalar ≥ 0, without unit.
+
+    Raises:
+        ValueError: different numbers of layers, or other shapes.
+    """
+    if len(student) != len(teacher) or student[-1].shape != teacher[-1].shape:
+        raise ValueError(
+            f"student and teacher must have equal hidden states, got {len(student)} of {tuple(student[-1].shape)} and "
+            f"{len(teacher)} of {tuple(teacher[-1].shape)}"
+        )
+    keep = torch.ones_like(teacher[-1][..., :1])
+    if attention_mask is not None and attention_mask.shape == keep.shape[:2]:
+        keep = attention_mask[..., None]
+    losses = []
+    for ours, theirs in zip(student[1:], teacher[1:]):
+        theirs = theirs.float() * keep
+        losses.append((ours.float() * keep - theirs).square().sum() / theirs.square().sum().clamp(min=1e-6))
+    return torch.stack(losses).mean()
+
+
+class DistillationTrainer(Trainer):
+    """A Trainer whose loss matches a teacher; with labels in the batch, beside the task's own loss.
+
+    The loss of a batch is ``task loss + matching_weight · hidden_state_loss + logits_weight · KL(teacher ‖ student)``.
+    Without labels, as in unlabelled text, there is no task loss; such data may be evaluated too, by the rest of it.
+
+    Args:
+        teacher: the original model, of the same number of layers and width; it is put into eval mode and not trained.
+        matching_weight: weight of :func:`hidden_state_loss`.
+        matching_until: the fraction of all steps after which the matching term is dropped; 1: never.
+        logits_weight: weight of the divergence of the logits, in nats per row; 0: none.
+        temperature: of both models' logits in it; the term is multiplied by its square (Hinton et al. 2015).
+        mixers_only: train the mixers of the swapped layers alone.
+        args, kwargs: of :class:`transformers.Trainer`.
+
+    Raises:
+        ValueError: weights below 0 or a fraction outside [0, 1]; ``mixers_only`` for a model without swapped layers.
+
+    Example::
+
+        teacher = AutoModelForSequenceClassification.from_pretrained("fine-tuned")
+        student = swap_self_attention(copy.deepcopy(teacher), kernel_size=31, calibration=batches)
+        DistillationTrainer(student, args, train_dataset=unlabelled, data_collator=collator, teacher=teacher).train()
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        teacher: PreTrainedModel,
+        matching_weight: float = 1.0,
+        matching_until: float = 1.0,
+        logits_weight: float = 0.0,
+        temperature: float = 1.0,
+        mixers_only: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        for name, value in (("matching_weight", matching_weight), ("logits_weight", logits_weight)):
+            if value < 0:
+                raise ValueError(f"{name} must be >= 0, got {value}")
+        if not 0 <= matching_until <= 1:
+            raise ValueError(f"matching_until is a fraction of the steps, in [0, 1], got {matching_until}")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be > 0, got {temperature}")
+        self.teacher: Any = teacher.eval().requires_grad_(False)
+        self.teacher.to(self.args.device)
+        self.matching_weight = matching_weight
+        self.matching_until = matching_until
+        self.logits_weight = logits_weight
+        self.temperature = temperature
+        # Every term is a mean over the batch, which the Trainer then divides by the gradient accumulation steps.
+        self.model_accepts_loss_kwargs = False
+        self.loss_is_scaled_for_ga = False
+        if mixers_only:
+            train_mixers_only(self.model)  # type: ignore[arg-type]
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The sum of all terms; in evaluation, where there are labels, the task loss alone."""
+        labelled = "labels" in inputs
+        matching_steps = self.matching_until * self.state.max_steps
+        matches = self.matching_weight > 0 and (
+            not labelled or model.training and self.state.global_step < matching_steps
+        )
+        distils = self.logits_weight > 0 and (not labelled or model.training)
+        known = {name: value for name, value in inputs.items() if name != "labels"}
+        if labelled:
+            wanted = {**inputs, "output_hidden_states": True} if matches else inputs
+            loss, outputs = super().compute_loss(model, wanted, return_outputs=True)
+        else:
+            loss, outputs = 0.0, model(**known, output_hidden_states=matches)
+        if matches or distils:
+            with torch.no_grad():
+                taught = self.teacher(**known, output_hidden_states=matches)
+        if matches:
+            mask = known.get("attention_mask")
+            loss = loss + self.matching_weight * hidden_state_loss(
+                _hidden_states(outputs), _hidden_states(taught), mask
+            )
+        if distils:
+            ours, theirs = (
+                (x.logits.float() / self.temperature).flatten(0, -2).log_softmax(-1) for x in (outputs, taught)
+            )
+            divergence = F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
+            loss = loss + self.logits_weight * self.temperature**2 * divergence
+        return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Tensor | None, Any, Any]:
+        """As the Trainer's; a batch without labels gives its matching loss and nothing else."""
+        if "labels" in inputs:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
+
+
+def train_mixers_only(model: nn.Module) -> None:
+    """Let the mixers of the swapped layers alone be trained: all other parameters need no gradient any more."""
+    mixers = [swapped.mixer for swapped in swapped_attention(model).values()]
+    if not mixers:
+        raise ValueError("the model has no swapped layers whose mixers could be trained alone")
+    model.requires_grad_(False)
+    for mixer in mixers:
+        mixer.requires_grad_(True)
+
+
+def _hidden_states(outputs: Any) -> tuple[Tensor, ...]:
+    found = outputs.get("hidden_states") or outputs.get("encoder_hidden_states")
+    if not found:
+        raise ValueError(f"the model returns no hidden states, but only {', '.join(outputs)}")
+    return found

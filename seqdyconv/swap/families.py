@@ -1,0 +1,232 @@
+"""Where the encoders of transformers keep their self-attention: one row per family.
+
+A row says how the narrowest self-attention module of a family is named, which projections it holds, how it is called
+and what it returns. All of them map hidden states (batch, time, channels) to the same shape.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Projections:
+    """The names of a self-attention module's linear projections.
+
+    Args:
+        query, key, value: empty where they are one.
+        output: None where the output projection is outside of the module, and stays.
+        fused: query, key and value in one layer, stacked in this order.
+    """
+
+    query: str = ""
+    key: str = ""
+    value: str = ""
+    output: str | None = None
+    fused: str | None = None
+
+
+@dataclass(frozen=True)
+class PositionBias:
+    """A bias of the scores by relative position, which one layer computes and hands on to the later ones.
+
+    Args:
+        embedding: name of the embedding (buckets, heads) in the layers that compute the bias.
+        num_buckets, max_distance: names of the module's attributes.
+        per_row: the bias is (B·H, T, T) instead of (1, H, T, T).
+    """
+
+    embedding: str
+    num_buckets: str
+    max_distance: str
+    per_row: bool
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models whose self-attention has one name, one call and one kind of result.
+
+    Args:
+        name: what messages and ``config.seqdyconv`` call it.
+        model_types: values of ``config.model_type``.
+        pattern: the end of the module's name; ``*`` stands for a number, which, if it is the only one, is the layer's.
+        projections: what the module holds; None: recognised by their names.
+        results: what the module returns after the hidden states: None, or ``"position_bias"``. None instead of a tuple:
+            it returns the hidden states alone, not in a tuple.
+        masks: keywords of the attention mask; the first positional argument after the hidden states is it too.
+        mask_is_product: a float mask has 1 where a step may attend, and 0 elsewhere.
+        position_bias: where the layers hand one on.
+        output_dropout: name of a dropout inside the module, after the output projection.
+        residual_norm: name of a layer norm inside the module, after the residual connection, which is inside too.
+        shared: one module serves all layers.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    pattern: str
+    projections: Projections | None
+    results: tuple[str | None, ...] | None = (None,)
+    masks: tuple[str, ...] = ("attention_mask",)
+    mask_is_product: bool = False
+    position_bias: PositionBias | None = None
+    output_dropout: str | None = None
+    residual_norm: str | None = None
+    shared: bool = False
+
+
+_IN_BART = Projections("q_proj", "k_proj", "v_proj", "out_proj")
+
+FAMILIES = (
+    Family(
+        "bert",
+        ("bert", "roberta", "xlm-roberta", "electra", "camembert", "data2vec-text"),
+        "encoder.layer.*.attention.self",
+        Projections("query", "key", "value"),
+    ),
+    Family(
+        "distilbert",
+        ("distilbert",),
+        "transformer.layer.*.attention",
+        Projections("q_lin", "k_lin", "v_lin", "out_lin"),
+    ),
+    Family(
+        "mpnet",
+        ("mpnet",),
+        "encoder.layer.*.attention.attn",
+        Projections("q", "k", "v", "o"),
+    ),
+    Family(
+        "albert",
+        ("albert",),
+        "encoder.albert_layer_groups.*.albert_layers.*.attention",
+        Projections("query", "key", "value", "dense"),
+        output_dropout="output_dropout",
+        residual_norm="LayerNorm",
+        shared=True,
+    ),
+    Family(
+        "deberta-v2",
+        ("deberta-v2",),
+        "encoder.layer.*.attention.self",
+        Projections("query_proj", "key_proj", "value_proj"),
+        mask_is_product=True,
+    ),
+    Family(
+        "modernbert",
+        ("modernbert",),
+        "layers.*.attn",
+        Projections(output="Wo", fused="Wqkv"),
+        output_dropout="out_drop",
+    ),
+    Family(
+        "bart",
+        ("bart", "marian", "mbart", "pegasus", "m2m_100"),
+        "encoder.layers.*.self_attn",
+        _IN_BART,
+    ),
+    Family(
+        "t5",
+        ("t5", "mt5"),
+        "encoder.block.*.layer.0.SelfAttention",
+        Projections("q", "k", "v", "o"),
+        results=("position_bias", None),
+        masks=("mask",),
+        position_bias=PositionBias(
+            "relative_attention_bias",
+            "relative_attention_num_buckets",
+            "relative_attention_max_distance",
+            per_row=False,
+        ),
+    ),
+    Family(
+        "wav2vec2",
+        ("wav2vec2", "hubert", "data2vec-audio", "unispeech", "unispeech-sat"),
+        "encoder.layers.*.attention",
+        _IN_BART,
+    ),
+    Family(
+        "wavlm",
+        ("wavlm",),
+        "encoder.layers.*.attention",
+        _IN_BART,
+        results=(None, "position_bias"),
+        position_bias=PositionBias("rel_attn_embed", "num_buckets", "max_distance", per_row=True),
+    ),
+    Family(
+        "wav2vec2-bert",
+        ("wav2vec2-bert",),
+        "encoder.layers.*.self_attn",
+        Projections("linear_q", "linear_k", "linear_v", "linear_out"),
+    ),
+    Family(
+        "whisper",
+        ("whisper",),
+        "encoder.layers.*.self_attn",
+        _IN_BART,
+    ),
+    Family(
+        "vit",
+        ("vit",),
+        "layers.*.attention",
+        Projections("q_proj", "k_proj", "v_proj", "o_proj"),
+    ),
+)
+
+# Of a model that is in no row: named by a pattern, it is taken to follow the convention of most.
+UNKNOWN = Family("unknown", (), "", None, masks=("attention_mask", "mask"))
+
+_USUAL_NAMES = {
+    "query": ("query", "q_proj", "query_proj", "q_lin", "linear_q", "q", "to_q"),
+    "key": ("key", "k_proj", "key_proj", "k_lin", "linear_k", "k", "to_k"),
+    "value": ("value", "v_proj", "value_proj", "v_lin", "linear_v", "v", "to_v"),
+    "output": ("out_proj", "o_proj", "dense", "out_lin", "linear_out", "o", "projection_layer", "proj"),
+}
+
+
+def find_modules(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
+    """The modules of a model whose names end with ``pattern``, where ``*`` stands for a number, by name."""
+    expression = re.compile(r"(?:.*\.)?" + re.escape(pattern).replace(r"\*", r"(\d+)"))
+    return {name: module for name, module in model.named_modules() if expression.fullmatch(name)}
+
+
+def number_modules(names: list[str], pattern: str) -> dict[int, str]:
+    """Layer numbers of the modules that ``pattern`` found: from the name where it has one ``*``, otherwise by order.
+
+    Raises:
+        ValueError: two modules have one number.
+    """
+    if pattern.count("*") != 1:
+        return dict(enumerate(names))
+    expression = re.compile(r"(?:.*\.)?" + re.escape(pattern).replace(r"\*", r"(\d+)"))
+    numbered: dict[int, str] = {}
+    for name in names:
+        match = expression.fullmatch(name)
+        number = int(match[1]) if match else -1
+        if number in numbered:
+            raise ValueError(f"{pattern!r} finds two modules for layer {number}: {numbered[number]} and {name}")
+        numbered[number] = name
+    return dict(sorted(numbered.items()))
+
+
+def recognise_projections(attention: nn.Module) -> Projections | None:
+    """The projections of a self-attention module, by the usual names of its linear layers; None if they have others."""
+    linear = [name for name, child in attention.named_children() if isinstance(child, nn.Linear)]
+    found = {role: [name for name in names if name in linear] for role, names in _USUAL_NAMES.items()}
+    if any(len(found[role]) != 1 for role in ("query", "key", "value")) or len(found["output"]) > 1:
+        return None
+    known = {name for names in found.values() for name in names}
+    if not found["output"] and set(linear) - known:
+        return None  # one of the others may be the output projection
+    return Projections(*(found[role][0] for role in ("query", "key", "value")), *found["output"])
+
+
+def candidate_patterns(model: nn.Module) -> Mapping[str, int]:
+    """Patterns of the modules that look like self-attention of an encoder, and how many each finds."""
+    patterns: dict[str, int] = {}
+    for name, module in model.named_modules():
+        if recognise_projections(module) and not re.search("decoder|cross|encoder_attn|EncDec", name):
+            pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
+            patterns[pattern] = patterns.get(pattern, 0) + 1
+    return patterns

@@ -1,0 +1,194 @@
+"""Load a swapped model: build the original, swap as its configuration says, then read the weights."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from seqdyconv.layers import MIXERS
+from seqdyconv.swap.families import FAMILIES, UNKNOWN
+from seqdyconv.swap.swapping import (
+    build_replacements,
+    find_family,
+    mixer_option_names,
+    module_names,
+    put_in,
+    select_layers,
+    with_projections,
+)
+
+# Options of from_pretrained that say where the files are: the configuration is read from there too.
+_WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
+def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **options: Any) -> Any:
+    """Load what ``save_pretrained`` of a swapped model wrote.
+
+    Only safetensors are read, and no code from the folder runs.
+
+    Args:
+        path: the folder, or the name of a repository on the Hub.
+        model_class: another class of the same model, such as ``AutoModelForSequenceClassification`` for a swapped
+            encoder that was trained without a head. Its head, and a pooler, may be missing in the folder, and start at
+            random; the weights of the folder that it has no use for are left out. None: the class that was saved.
+        options: of ``from_pretrained``: ``dtype``, ``device_map``, ``num_labels`` ...
+
+    Returns:
+        The model, in eval mode.
+
+    Raises:
+        ValueError: a folder that is no swapped model, or whose configuration and weights are not what they should be.
+        OSError: files that are not there.
+
+    Example:
+        >>> import tempfile
+        >>> from seqdyconv.swap import load_swapped, swap_self_attention
+        >>> from transformers import BertConfig, BertModel
+        >>> sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+        >>> model = swap_self_attention(BertModel(BertConfig(vocab_size=100, **sizes)), layers=[1], kernel_size=7)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save_pretrained(folder)
+        ...     loaded = load_swapped(folder)
+        >>> loaded.encoder.layer[1].attention.self.mixer.conv.kernel_size
+        7
+    """
+    for name in ("trust_remote_code", "use_safetensors", "output_loading_info", "config", "state_dict"):
+        if name in options:
+            raise ValueError(f"load_swapped has no option {name}")
+    where = {name: options[name] for name in _WHERE if name in options}
+    saved, _ = PreTrainedConfig.get_config_dict(path, **where)
+    if "seqdyconv" not in saved:
+        raise ValueError(f"{path} is no swapped model, its config.json has no seqdyconv: load it with from_pretrained")
+    if "quantization_config" in saved or "attn_implementation" in saved:
+        raise ValueError(f"{path}: the config.json of a swapped model has no quantization and no attn_implementation")
+    swap = _read(saved["seqdyconv"], path)
+    config, options = AutoConfig.from_pretrained(
+        path, trust_remote_code=False, return_unused_kwargs=True, **where, **_without(options, where)
+    )
+    original = _model_class(config, model_class, path)
+
+    def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
+        original.__init__(self, config, *args, **kwargs)
+        _restore(self, swap)
+
+    # from_pretrained of a class that swaps when it is built: on the meta device, sharded, with tied weights and all.
+    swapping = type(original.__name__, (original,), {"__init__": init, "__module__": original.__module__})
+    try:
+        model, info = swapping.from_pretrained(  # type: ignore[attr-defined]
+            path, config=config, use_safetensors=True, output_loading_info=True, **where, **_without(options, where)
+        )
+    except (RuntimeError, SafetensorError, TypeError) as error:
+        raise ValueError(f"{path} can't be loaded as a swapped {original.__name__}: {error}") from error
+    model.__class__ = original
+    _check_keys(model, info, path, head_may_be_new=model_class is not None)
+    return model
+
+
+def _without(options: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in others}
+
+
+@dataclass(frozen=True)
+class _Swap:
+    """What ``config.seqdyconv`` says, checked as far as that goes without the model."""
+
+    path: str
+    family: str
+    pattern: str | None
+    results: int | None
+    entries: dict[int, dict[str, Any]]
+
+
+def _read(saved: Any, path: Any) -> _Swap:
+    """The swap that a configuration describes; ValueError for what :func:`swap_self_attention` would not write."""
+
+    def check(fine: bool, what: str) -> None:
+        if not fine:
+            raise ValueError(f"{path}: seqdyconv in config.json is damaged: {what}")
+
+    check(isinstance(saved, dict), f"not a mapping, but {type(saved).__name__}")
+    check(not set(saved) - {"family", "pattern", "results", "layers"}, f"has the keys {', '.join(map(str, saved))}")
+    families = [family.name for family in (*FAMILIES, UNKNOWN)]
+    check(saved.get("family") in families, f"family is {saved.get('family')!r}, not one of {', '.join(families)}")
+    pattern, results = saved.get("pattern"), saved.get("results")
+    check(pattern is None or isinstance(pattern, str), f"pattern is {pattern!r}")
+    check((saved["family"] == UNKNOWN.name) == (results is not None), f"results is {results!r}")
+    check(results is None or (type(results) is int and -1 <= results <= 9), f"results is {results!r}")
+    layers = saved.get("layers")
+    check(isinstance(layers, dict) and bool(layers), f"layers is {layers!r}")
+    entries = {}
+    for number, entry in layers.items():
+        check(number.isdecimal() and len(number) < 9 and isinstance(entry, dict), f"layer {number!r} is {entry!r}")
+        mixer = entry.get("mixer")
+        check(mixer in MIXERS, f"layer {number} has the mixer {mixer!r}, not one of {', '.join(MIXERS)}")
+        allowed = {"mixer", "num_heads", *mixer_option_names(mixer)}
+        check(not set(entry) - allowed, f"layer {number} has the options {', '.join(entry)}")
+        check("num_heads" in entry, f"layer {number} has no num_heads")
+        for name, value in entry.items():
+            plain = name == "mixer" or isinstance(value, (bool, int, float, type(None)))
+            check(plain, f"layer {number} has {name}={value!r}")
+        entries[int(number)] = entry
+    return _Swap(str(path), saved["family"], pattern, results, entries)
+
+
+def _restore(model: PreTrainedModel, swap: _Swap) -> None:
+    """Swap what the configuration of ``model`` says is swapped."""
+    family = find_family(model, swap.pattern)
+    if family.name != swap.family:
+        raise ValueError(
+            f"{swap.path}: config.json has a model of the family {family.name}, but a swap of {swap.family}"
+        )
+    names = module_names(model, family)
+    select_layers(list(swap.entries), names)
+    attention = {number: model.get_submodule(names[number]) for number in swap.entries}
+    if swap.results is not None:
+        results = None if swap.results < 0 else (None,) * swap.results
+        family = replace(with_projections(family, attention), results=results)
+    put_in(model, family, names, build_replacements(family, attention, swap.entries))
+
+
+def _model_class(config: PreTrainedConfig, wanted: Any, path: Any) -> type[PreTrainedModel]:
+    """The class to build: ``wanted``, or of an Auto class its choice, or the one that the configuration names."""
+    if wanted is None:
+        name = next(iter(config.architectures or []), None)
+        wanted = getattr(transformers, str(name), None)
+        if not _is_model_of(wanted, config):
+            raise ValueError(
+                f"{path} was saved from {name}, no model of transformers for {config.model_type}: give model_class"
+            )
+    elif hasattr(wanted, "_model_mapping"):
+        if type(config) not in wanted._model_mapping:
+            raise ValueError(f"{wanted.__name__} has no model for {config.model_type}")
+        wanted = wanted._model_mapping[type(config)]
+        wanted = wanted[0] if isinstance(wanted, tuple) else wanted
+    if not _is_model_of(wanted, config):
+        raise ValueError(
+            f"model_class must be a model or Auto class of transformers for {config.model_type}, got {wanted!r}"
+        )
+    return wanted
+
+
+def _is_model_of(wanted: Any, config: PreTrainedConfig) -> bool:
+    return (
+        isinstance(wanted, type)
+        and issubclass(wanted, PreTrainedModel)
+        and wanted.config_class is not None
+        and isinstance(config, wanted.config_class)
+    )
+
+
+def _check_keys(model: Any, info: Mapping[str, Any], path: Any, *, head_may_be_new: bool) -> None:
+    """Raise ValueError if weights are missing or left over, other than those of a head."""
+    missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    if head_may_be_new:
+        prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
+        missing = [name for name in missing if name.startswith(prefix) and "pooler." not in name]
+        unexpected = [name for name in unexpected if ".mixer." in name]
+    for names, what in ((missing, "lacks weights of the model"), (unexpected, "has weights that the model lacks")):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise ValueError(f"{path} {what}: {', '.join(names[:3])}{more}")

@@ -1,0 +1,178 @@
+"""The module that stands in for a self-attention: its call, our mixer, its result."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seqdyconv.swap.families import Family
+
+# What only cross-attention and decoders get.
+_NOT_OF_AN_ENCODER = (
+    "encoder_hidden_states",
+    "key_value_states",
+    "query_states",
+    "cache",
+    "past_key_values",
+    "past_key_value",
+    "is_causal",
+)
+
+
+class SwappedAttention(nn.Module):
+    """A mixer in the place of a self-attention module of transformers, (batch, time, channels).
+
+    It is called as the replaced module was, and returns what that returned with None for the attention weights. What
+    the module did beside attending it goes on doing: dropout, residual connection and norm where they were inside, and
+    the position bias that later layers need.
+
+    Its state has one number that nothing reads, under the name that the weight of the replaced key projection had:
+    whatever loads the weights into a model without the swap stops at the wrong shape, instead of starting from
+    random attention.
+
+    Args:
+        number: of the layer.
+        family: of the model.
+        mixer: of :func:`seqdyconv.build_mixer`, not causal.
+        attention: the module to replace; nothing in it changes.
+    """
+
+    def __init__(self, number: int, family: Family, mixer: nn.Module, attention: nn.Module) -> None:
+        super().__init__()
+        self.number = number
+        self.family = family
+        self.mixer = mixer
+        for name in (family.output_dropout, family.residual_norm):
+            if name is not None:
+                self.add_module(name, attention.get_submodule(name))
+        bias = family.position_bias
+        if bias is not None and hasattr(attention, bias.embedding):
+            self.add_module(bias.embedding, attention.get_submodule(bias.embedding))
+            self.max_distance = int(getattr(attention, bias.max_distance))
+        self._guard(attention)
+        self.train(attention.training)
+
+    def _guard(self, attention: nn.Module) -> None:
+        weights = {name: weight for name, weight in attention.named_parameters() if weight.dim() > 1}
+        projections = self.family.projections
+        key = f"{projections.key or projections.fused}.weight" if projections is not None else ""
+        name, weight = (key, weights[key]) if key in weights else next(iter(weights.items()))
+        *path, leaf = name.split(".")
+        holder: nn.Module = self
+        for part in path:
+            holder.add_module(part, nn.Module())
+            holder = holder.get_submodule(part)
+        holder.register_buffer(leaf, weight.new_zeros(1))
+
+    def extra_repr(self) -> str:
+        return f"layer {self.number}, {self.family.name}"
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Mix the hidden states (B, T, D); padding is read from the attention mask, all else is for the attention."""
+        for name in _NOT_OF_AN_ENCODER:
+            if kwargs.get(name) is not None and kwargs[name] is not False:
+                raise ValueError(f"a swapped layer mixes one sequence in both directions, and can't use {name}")
+        masks = [kwargs[name] for name in self.family.masks if kwargs.get(name) is not None]
+        mask = masks[0] if masks else next(iter(args), None)
+        padding_mask = padding_from_attention_mask(mask, is_product=self.family.mask_is_product)
+        if padding_mask is not None and padding_mask.shape[0] == 1:
+            padding_mask = padding_mask.expand(hidden_states.shape[0], -1)
+        output = self.mixer(hidden_states, padding_mask=padding_mask)
+        if self.family.output_dropout is not None:
+            output = self.get_submodule(self.family.output_dropout)(output)
+        if self.family.residual_norm is not None:
+            output = self.get_submodule(self.family.residual_norm)(hidden_states + output)
+        if self.family.results is None:
+            return output
+        bias = kwargs.get("position_bias")
+        if bias is None and "position_bias" in self.family.results:
+            bias = self._position_bias(hidden_states)
+        return output, *(bias if result == "position_bias" else None for result in self.family.results)
+
+    def _position_bias(self, hidden_states: Tensor) -> Tensor | None:
+        """The bias of scores that layers which still attend expect from the first one (Raffel et al. 2020, T5)."""
+        spec = self.family.position_bias
+        if spec is None or not hasattr(self, spec.embedding):
+            return None
+        embedding: Any = self.get_submodule(spec.embedding)
+        batch, time, _ = hidden_states.shape
+        buckets = relative_buckets(time, embedding.num_embeddings, self.max_distance, hidden_states.device)
+        bias: Tensor = embedding(buckets).permute(2, 0, 1)  # (H, T, T)
+        return bias.repeat(batch, 1, 1) if spec.per_row else bias[None]
+
+    def drop_position_bias(self) -> None:
+        """Forget how to compute the position bias: no layer is left that reads it."""
+        if self.family.position_bias is not None and hasattr(self, self.family.position_bias.embedding):
+            delattr(self, self.family.position_bias.embedding)
+
+
+def relative_buckets(time: int, num_buckets: int, max_distance: int, device: torch.device) -> Tensor:
+    """Which bucket the step from each of ``time`` steps to each other is in: (T, T) int64, as T5 and WavLM count.
+
+    Half of the buckets are for steps ahead. Of each half, half are for single distances, the others grow with the
+    logarithm of the distance, up to ``max_distance``; the last takes in whatever is farther.
+    """
+    step = torch.arange(time, device=device)
+    offset = step - step[:, None]
+    distance = offset.abs()
+    half = num_buckets // 2
+    exact = half // 2
+    growth = torch.log(distance.clamp(min=1).float() / exact) / math.log(max_distance / exact)
+    far = (exact + (growth * (half - exact)).long()).clamp(max=half - 1)
+    return torch.where(distance < exact, distance, far) + half * (offset > 0)
+
+
+def padding_from_attention_mask(mask: Any, *, is_product: bool = False) -> Tensor | None:
+    """The padding (B, T), bool, True where padded, that an attention mask of transformers tells of.
+
+    A step may attend to itself unless it is padding, in sliding windows too: the diagonal of the mask says which are.
+
+    Args:
+        mask: (B, T), (B, 1, 1, T) or (B, 1, T, T); bool or int, and true where a step may attend; or float, and added
+            to the scores: zero where it may. None: no padding.
+        is_product: a float mask is 1 where a step may attend and 0 elsewhere.
+
+    Raises:
+        ValueError: what is no tensor, such as the ``BlockMask`` of flex attention.
+    """
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor):
+        raise ValueError(
+            f"a swapped layer can't read the padding from a {type(mask).__name__}, as flex attention has it: load the "
+            'model with attn_implementation="sdpa"'
+        )
+    if mask.dim() == 4:
+        mask = mask[:, 0, 0] if mask.shape[2] == 1 else mask[:, 0].diagonal(dim1=1, dim2=2)
+    if mask.is_floating_point() and mask.dim() and not is_product:
+        return mask != 0
+    return mask == 0
+
+
+_attention_is_recorded = False
+
+
+@contextmanager
+def attention_recorded() -> Iterator[None]:
+    """Inside, a model with swapped layers may be asked for its attentions; swapped layers give None."""
+    global _attention_is_recorded
+    before, _attention_is_recorded = _attention_is_recorded, True
+    try:
+        yield
+    finally:
+        _attention_is_recorded = before
+
+
+def refuse_output_attentions(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """A forward pre-hook: raise ValueError where attentions are asked for, which swapped layers do not have."""
+    asked = kwargs.get("output_attentions")
+    if asked is None:
+        asked = getattr(model.config, "output_attentions", False)
+    if asked and not _attention_is_recorded:
+        raise ValueError(
+            "output_attentions=True: swapped layers have no attention to return; see the kernels of a convolution with "
+            "seqdyconv.models.record_kernels"
+        )

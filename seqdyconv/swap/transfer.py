@@ -1,0 +1,174 @@
+"""What a replaced attention leaves to its mixer: its projections, and the average of its attention by offset."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqdyconv.layers import DynamicConv1d, LightweightConv1d
+from seqdyconv.swap.families import Projections
+
+
+def _weight_and_bias(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    weight: Any = layer.weight
+    bias: Any = getattr(layer, "bias", None)
+    return weight, weight.new_zeros(weight.shape[0]) if bias is None else bias
+
+
+@torch.no_grad()
+def transfer_projections(attention: nn.Module, projections: Projections, mixer: Any) -> None:
+    """Copy the projections of a self-attention module into the mixer that replaces it.
+
+    The value projection becomes the ``in_proj`` of a convolution; with a GLU its open half, doubled, beside a gate of
+    zeros, whose sigmoid is one half: the same function. A mixer that attends gets query and key too. The output
+    projection becomes ``out_proj``, where it belongs to what is replaced.
+
+    Args:
+        attention: the module that is replaced.
+        projections: the names of its projections.
+        mixer: of :func:`seqdyconv.build_mixer`.
+
+    Raises:
+        ValueError: the projections do not have the mixer's shapes.
+    """
+    if projections.fused is None:
+        layers = [attention.get_submodule(name) for name in (projections.query, projections.key, projections.value)]
+        parts = [_weight_and_bias(layer) for layer in layers]
+    else:
+        weight, bias = _weight_and_bias(attention.get_submodule(projections.fused))
+        parts = list(zip(weight.chunk(3), bias.chunk(3)))
+    weight, bias = parts[2]
+    if hasattr(mixer, "attention_dropout"):
+        head_dim = parts[0][0].shape[0] // mixer.num_heads
+        # Ours divides by the root of the head's width; not all do.
+        scale = getattr(attention, "scaling", head_dim**-0.5) * math.sqrt(head_dim)
+        query_weight, query_bias = parts[0]
+        parts[0] = query_weight * scale, query_bias * scale
+        weight, bias = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    elif mixer.glu:
+        weight, bias = (torch.cat([2 * part, torch.zeros_like(part)]) for part in (weight, bias))
+    _copy(mixer.in_proj, weight, bias, "in_proj")
+    if projections.output is not None:
+        _copy(mixer.out_proj, *_weight_and_bias(attention.get_submodule(projections.output)), "out_proj")
+
+
+def _copy(layer: nn.Linear, weight: Tensor, bias: Tensor, name: str) -> None:
+    if layer.weight.shape != weight.shape:
+        raise ValueError(
+            f"the replaced attention has a projection of {tuple(weight.shape)}, the mixer's {name} is "
+            f'{tuple(layer.weight.shape)}: they must agree, or take weights="random"'
+        )
+    layer.weight.copy_(weight)
+    layer.bias.copy_(bias)
+
+
+@torch.no_grad()
+def average_attention(
+    model: Any, attention: Mapping[int, nn.Module], calibration: Iterable[Mapping[str, Tensor]]
+) -> dict[int, Tensor]:
+    """The average attention by relative offset of each head, over a few batches.
+
+    Args:
+        model: the Hugging Face model, whose attention implementation is set to ``"eager"`` meanwhile.
+        attention: the self-attention modules, by number.
+        calibration: inputs of the model.
+
+    Returns:
+        By number (H, 2·M − 1) for sequences of up to M steps: at M − 1 + o the average over all real steps t, for which
+        step t + o is real too, of the attention from t to t + o.
+
+    Raises:
+        ValueError: no batches, or a module that does not return its attention.
+    """
+    sums: dict[int, Tensor] = {}
+    counts: dict[int, Tensor] = {}
+
+    def record(number: int, output: Any) -> None:
+        maps = (
+            [part for part in output if isinstance(part, Tensor) and part.dim() == 4] if type(output) is tuple else []
+        )
+        if not maps:
+            raise ValueError(
+                f"layer {number} ({type(attention[number]).__name__}) does not return its attention, so kernels can't "
+                "start from it: swap without calibration"
+            )
+        attended = maps[-1].double()  # (B, H, T, T)
+        time = attended.shape[-1]
+        real = attended.sum((1, 2)) > 0  # nothing attends to padding
+        pairs = (real[:, :, None] & real[:, None, :]).double()
+        step = torch.arange(time, device=attended.device)
+        offset = (step - step[:, None] + time - 1).flatten()
+        heads = attended.shape[1]
+        total = attended.new_zeros(heads, 2 * time - 1)
+        total.index_add_(1, offset, (attended * pairs[:, None]).sum(0).flatten(1))
+        count = attended.new_zeros(2 * time - 1).index_add_(0, offset, pairs.sum(0).flatten())
+        longest = max(time, (sums[number].shape[1] + 1) // 2 if number in sums else 0)
+        for store, new in ((sums, total), (counts, count)):
+            grown = [
+                F.pad(x, [longest - (x.shape[-1] + 1) // 2] * 2) for x in (new, store.get(number)) if x is not None
+            ]
+            store[number] = torch.stack(grown).sum(0)
+
+    implementation = model.config._attn_implementation
+    training = model.training
+    handles = [
+        module.register_forward_hook(lambda _, __, output, number=number: record(number, output))
+        for number, module in attention.items()
+    ]
+    try:
+        model.set_attn_implementation("eager")
+        model.eval()
+        for batch in calibration:
+            batch = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+            model(**batch, output_attentions=True)
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.set_attn_implementation(implementation)
+        model.train(training)
+    if not sums:
+        raise ValueError("calibration needs at least one batch of the model's inputs, got none")
+    return {number: sums[number] / counts[number].clamp(min=1) for number in attention}
+
+
+@torch.no_grad()
+def start_kernels(mixer: Any, attended: Tensor) -> None:
+    """Let the kernels of a convolution start from the average attention of the replaced module.
+
+    Its logarithm at the offsets of the taps becomes the static part of the kernels: the generator's bias, or the weight
+    of a lightweight convolution. What a dynamic convolution adds to it starts at zero.
+
+    Args:
+        mixer: with a convolution ``conv`` that has ``weight_softmax``.
+        attended: (H, 2·M − 1), of :func:`average_attention`; H is the convolution's number of heads or a multiple of
+            it, of which neighbours are averaged.
+
+    Raises:
+        ValueError: a mixer without such kernels, or heads that do not fit.
+    """
+    conv = getattr(mixer, "conv", None)
+    if not isinstance(conv, (DynamicConv1d, LightweightConv1d)) or not conv.weight_softmax:
+        raise ValueError("only kernels of a convolution with weight_softmax=True can start from the average attention")
+    if isinstance(conv, DynamicConv1d) and conv.generator.bias is None:
+        raise ValueError("kernels start from the average attention in the generator's bias: set generator_bias=True")
+    heads = attended.shape[0]
+    if heads % conv.num_heads:
+        raise ValueError(
+            f"num_heads must divide the {heads} heads of the replaced attention for kernels to start from it, got "
+            f"{conv.num_heads}"
+        )
+    attended = attended.unflatten(0, (conv.num_heads, -1)).mean(1)
+    taps = torch.arange(conv.kernel_size, device=attended.device) * conv.dilation - conv.left
+    centre = (attended.shape[1] - 1) // 2
+    seen = taps.abs() <= centre
+    kernel = torch.where(seen, attended[:, (centre + taps).clamp(0, attended.shape[1] - 1)], 0)
+    # Offsets that never occurred, or never got attention, start far down but not out of reach of the gradient.
+    logits = (kernel / kernel.sum(1, keepdim=True)).clamp(min=1e-4).log()
+    if isinstance(conv, DynamicConv1d):
+        conv.generator.bias.copy_(logits.flatten())
+        nn.init.zeros_(conv.generator.weight)
+    else:
+        conv.weight.copy_(logits)

@@ -1,0 +1,50 @@
+"""From the first step of a training to its final model, in one go or over several calls."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+
+from seqdyconv.training.averaging import WEIGHTS_FILE, average_checkpoints
+from seqdyconv.training.checkpoints import checkpoints
+from seqdyconv.training.token_batches import TokenBatches
+
+STATE_FILE = "trainer_state.json"
+
+
+def is_finished(output_dir: str | Path) -> bool:
+    """Whether the training that writes there has ended: its state is written after the final model."""
+    return (Path(output_dir) / STATE_FILE).is_file()
+
+
+def train_or_load(trainer: TokenBatches, checkpoint: Path | None) -> float | None:
+    """Train, average checkpoints if asked for, and save the final model; or, where that is done, load it.
+
+    Args:
+        trainer: Its arguments say where to write, and whether to resume.
+        checkpoint: The newest complete checkpoint to go on from, if any.
+
+    Returns:
+        The seconds of the training, evaluations included; None if it had ended before.
+    """
+    args: Any = trainer.args
+    weights = Path(args.output_dir) / WEIGHTS_FILE
+    if args.resume and is_finished(args.output_dir):
+        trainer.state = trainer.state.load_from_json(str(Path(args.output_dir) / STATE_FILE))
+        safetensors.torch.load_model(trainer.model, weights)
+        return None
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    seconds = time.perf_counter() - start
+    # Mixed precision has wrapped the model. From here on it computes as for anybody who loads it.
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+
+    trainer.save_model()
+    if args.average_checkpoints > 1:
+        if trainer.is_world_process_zero():
+            average_checkpoints(checkpoints(args.output_dir)[-args.average_checkpoints :], weights)
+        trainer.accelerator.wait_for_everyone()
+        safetensors.torch.load_model(trainer.model, weights)
+    trainer.save_state()
+    return seconds

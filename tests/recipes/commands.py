@@ -1,0 +1,79 @@
+"""What the tests of all recipes' commands share."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from safetensors.torch import load_file
+
+REPOSITORY = Path(__file__).parents[2]
+RECIPES = REPOSITORY / "recipes"
+
+
+def script(recipe: str, name: str) -> ModuleType:
+    """The module of a recipe's script, under a name that no other recipe's script has."""
+    spec = importlib.util.spec_from_file_location(f"{recipe}_{name}_script", RECIPES / recipe / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def error_of(main: Callable, words: list[str], capsys: pytest.CaptureFixture) -> str:
+    """The one line that a command with bad input writes."""
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """That of a command in a process of its own."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **more}
+
+
+def check_resumed_runs(
+    recipe: str, words: list[str], folder: Path, moments: list[str], processes: int, files: list[str]
+) -> None:
+    """Runs that are killed at these moments (see killed_runs.py) and resumed end like an undisturbed one, bit for bit.
+
+    Args:
+        recipe: The folder of its train.py.
+        words: The command's words, all but --output_dir.
+        folder: Where to write to.
+        moments: One for each run.
+        processes: How many train together.
+        files: The weights to compare, below output_dir.
+    """
+    runs = [{"moment": None, "processes": processes, "arguments": [*words, "--output_dir", str(folder / "all")]}]
+    for index, moment in enumerate(moments):
+        arguments = [*words, "--output_dir", str(folder / str(index))]
+        runs.append({"moment": moment, "processes": processes, "arguments": arguments})
+        runs.append({"moment": None, "processes": processes, "arguments": [*arguments, "--resume"]})
+    command = [sys.executable, str(Path(__file__).parent / "killed_runs.py"), str(RECIPES / recipe / "train.py")]
+    done = subprocess.run(
+        [*command, json.dumps(runs)],
+        env=environment(STATUSES=str(folder / "statuses")),
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for run, found in zip(runs, json.loads((folder / "statuses").read_text())):
+        if run["moment"] is None:
+            assert found == [0] * processes, done.stderr[-3000:]
+        else:
+            assert -9 in found
+    for file in files:
+        expected = load_file(folder / "all" / file)
+        for index, moment in enumerate(moments):
+            found = load_file(folder / str(index) / file)
+            assert all((found[name] == tensor).all() for name, tensor in expected.items()), f"{file}, {moment}"

@@ -1,0 +1,151 @@
+"""A swapped model learns from the original one."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
+
+from seqdyconv.swap import DistillationTrainer, swap_self_attention, swapped_attention
+from seqdyconv.swap.distillation import hidden_state_loss
+
+
+@pytest.fixture
+def teacher() -> BertForSequenceClassification:
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=4, intermediate_size=32,
+                        max_position_embeddings=32, initializer_range=0.5, hidden_dropout_prob=0.0,
+                        attention_probs_dropout_prob=0.0)  # fmt: skip
+    return BertForSequenceClassification(config).eval()
+
+
+@pytest.fixture
+def student(teacher: BertForSequenceClassification) -> BertForSequenceClassification:
+    torch.manual_seed(1)
+    return swap_self_attention(copy.deepcopy(teacher), kernel_size=5)
+
+
+def rows(number: int, labelled: bool) -> list[dict[str, Any]]:
+    tokens = torch.randint(1, 40, (number, 8), generator=torch.Generator().manual_seed(2))
+    return [
+        {"input_ids": row, "attention_mask": torch.ones(8, dtype=torch.long), **({"labels": 1} if labelled else {})}
+        for row in tokens
+    ]
+
+
+def trainer(student, teacher, tmp_path, data, steps=20, arguments=None, **options) -> DistillationTrainer:
+    args = TrainingArguments(tmp_path, max_steps=steps, per_device_train_batch_size=8, learning_rate=3e-3, use_cpu=True,
+                             save_strategy="no", disable_tqdm=True, logging_strategy="no", **(arguments or {}))  # fmt: skip
+    return DistillationTrainer(student, args, train_dataset=data, eval_dataset=data, teacher=teacher, **options)
+
+
+def stacked(data: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    return {name: torch.stack([torch.as_tensor(row[name]) for row in data]) for name in data[0]}
+
+
+def test_equal_hidden_states_have_no_loss_and_padding_does_not_count():
+    states = tuple(torch.randn(2, 5, 3) for _ in range(3))
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    other = tuple(state + torch.nn.functional.one_hot(mask, 2)[..., :1] for state in states)  # differs where padded
+    assert hidden_state_loss(states, states) == 0
+    assert hidden_state_loss(other, states, mask) == 0
+    assert hidden_state_loss(other, states) > 0
+
+
+def test_the_loss_is_relative_and_averaged_over_the_layers():
+    teacher = (torch.ones(1, 4, 2), torch.full((1, 4, 2), 2.0), torch.full((1, 4, 2), 100.0))
+    student = (torch.zeros(1, 4, 2), torch.full((1, 4, 2), 1.0), torch.full((1, 4, 2), 50.0))
+    assert hidden_state_loss(student, teacher).item() == pytest.approx(0.25)
+
+
+def test_models_of_other_sizes_raise():
+    states = tuple(torch.randn(2, 5, 3) for _ in range(3))
+    with pytest.raises(ValueError, match="must have equal hidden states, got 2"):
+        hidden_state_loss(states[:2], states)
+
+
+def test_matching_on_unlabelled_data_brings_the_student_to_the_teacher(student, teacher, tmp_path):
+    data = rows(8, labelled=False)
+    matching = trainer(student, teacher, tmp_path, data, steps=40)
+    before = matching.evaluate()["eval_loss"]
+    matching.train()
+    assert matching.evaluate()["eval_loss"] < 0.5 * before
+
+
+def test_the_teacher_is_not_changed(student, teacher, tmp_path):
+    before = copy.deepcopy(teacher.state_dict())
+    trainer(student, teacher, tmp_path, rows(8, labelled=True), steps=3).train()
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+    assert not teacher.training
+
+
+def test_with_labels_the_terms_add_up(student, teacher, tmp_path):
+    data = rows(4, labelled=True)
+    batch = stacked(data)
+    distilling = trainer(student, teacher, tmp_path, data, matching_weight=2.0, logits_weight=0.5, temperature=3.0)
+    distilling.state.max_steps = 1
+    student.train()
+    loss = distilling.compute_loss(student, dict(batch))
+    ours, theirs = (model(**batch, output_hidden_states=True) for model in (student, teacher))
+    matching = hidden_state_loss(ours.hidden_states, theirs.hidden_states)
+    target = (theirs.logits / 3).softmax(-1)
+    divergence = (target * (target.log() - (ours.logits / 3).log_softmax(-1))).sum(-1).mean() * 9
+    torch.testing.assert_close(loss, ours.loss + 2 * matching + 0.5 * divergence)
+
+
+def test_the_matching_term_is_dropped_after_its_part_of_the_steps(student, teacher, tmp_path):
+    calls = []
+    teacher.register_forward_hook(lambda *_: calls.append(1))
+    trainer(student, teacher, tmp_path, rows(8, labelled=True), steps=10, matching_until=0.4).train()
+    assert len(calls) == 4
+
+
+def test_evaluation_with_labels_is_the_task_loss(student, teacher, tmp_path):
+    data = rows(8, labelled=True)
+    found = trainer(student, teacher, tmp_path, data, matching_weight=5.0).evaluate()["eval_loss"]
+    assert found == pytest.approx(student(**stacked(data)).loss.item(), rel=1e-5)
+
+
+def test_gradient_accumulation_gives_the_gradient_of_the_whole_batch(student, teacher, tmp_path):
+    data = rows(8, labelled=False)
+    updated = []
+    for size, accumulation in ((8, 1), (2, 4)):
+        model = copy.deepcopy(student)
+        arguments = {"gradient_accumulation_steps": accumulation, "max_grad_norm": 0.0, "optim": "sgd"}
+        run = trainer(model, teacher, tmp_path, data, steps=1, arguments=arguments)
+        run.args.per_device_train_batch_size = size
+        run._train_batch_size = size
+        run.train()
+        updated.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
+    start = torch.cat([parameter.flatten() for parameter in student.parameters()])
+    # The loss of a batch is a ratio of sums, so parts of it agree with the whole only roughly.
+    steps = [(after - start).norm() for after in updated]
+    assert steps[1].item() == pytest.approx(steps[0].item(), rel=0.2)
+
+
+def test_the_mixers_can_be_trained_alone(student, teacher, tmp_path):
+    before = copy.deepcopy(student.state_dict())
+    trainer(student, teacher, tmp_path, rows(8, labelled=False), steps=2, mixers_only=True).train()
+    changed = {name for name, value in student.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(".mixer." in name for name in changed)
+
+
+def test_mixers_alone_need_a_swapped_model(teacher, tmp_path):
+    assert not swapped_attention(teacher)
+    with pytest.raises(ValueError, match="no swapped layers"):
+        trainer(copy.deepcopy(teacher), teacher, tmp_path, rows(2, labelled=False), mixers_only=True)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"matching_weight": -1.0}, "matching_weight must be >= 0, got -1"),
+        ({"matching_until": 1.5}, r"in \[0, 1\], got 1.5"),
+        ({"temperature": 0.0}, "temperature must be > 0, got 0"),
+    ],
+)
+def test_bad_options_raise(student, teacher, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(student, teacher, tmp_path, rows(2, labelled=False), **options)
