@@ -125,7 +125,7 @@ def plot_kernels(
         tokenizer: of the model; None: the one that lies beside its weights.
         layers: numbers of the layers to draw, as in the names of the model's modules; None: up to four, from the first
             to the last.
-        heads: numbers of the heads to draw, from 0; None: the first four, or two where the text leaves no room for heads
+        heads: numbers of the heads to draw, from 0; None: the first four, or two where the text is too long for heads
             side by side.
         path: a file to write, of a type that its suffix names, such as ``.pdf``, ``.svg`` or ``.png``.
 
@@ -182,7 +182,7 @@ def _own_tokenizer(model: Any) -> Any:
 
 def _tokenize(text: Any, tokenizer: Any) -> tuple[list[str], list[bool], dict[str, Tensor]]:
     """Tokens as the tokenizer writes them, which of them are special, and the model's inputs."""
-    texts = (text,) if isinstance(text, str) else tuple(text)
+    texts = tuple(text) if isinstance(text, (tuple, list)) else (text,)
     if len(texts) not in (1, 2) or not all(isinstance(one, str) and one.strip() for one in texts):
         raise ValueError(f"text must be a text or a pair of texts, not empty, got {text!r}")
     encoded = tokenizer(*texts, return_tensors="pt")
@@ -247,19 +247,21 @@ def _draw(
     special: Sequence[bool],
 ) -> None:
     """Fill the figure: for each layer one or more rows of heads, all on one colour scale."""
+    from matplotlib.colors import Normalize, PowerNorm
+
     most = max(map(len, panels.values()))
     columns = math.ceil(most / math.ceil(most / columns))  # rows of equal length: four heads as 2 × 2, not as 3 + 1
     rows = [(layer, heads[i : i + columns]) for layer, heads in panels.items() for i in range(0, len(heads), columns)]
     images = {layer: _offsets(recorded[layer], len(tokens)) for layer in panels}
-    heights = [min(1.3, max(0.42, 0.05 * images[layer][0].shape[1])) for layer, _ in rows]
+    heights = [min(0.9, max(0.42, 0.05 * images[layer][0].shape[1])) for layer, _ in rows]
     seen = torch.cat([weights[panels[layer]].flatten() for layer, (weights, _) in images.items()])
     seen = seen[~seen.isnan()]
     top = seen.abs().max().item()
-    scale = (
-        {"cmap": "magma_r", "vmin": 0, "vmax": top}
-        if seen.min() >= 0
-        else {"cmap": "RdBu_r", "vmin": -top, "vmax": top}
-    )
+    if seen.min() >= 0:
+        # The root: one head may put all its weight on a tap, and another spread it over thirty.
+        scale, ticks = {"cmap": "magma_r", "norm": PowerNorm(0.5, vmin=0, vmax=top)}, _root_ticks(top)
+    else:
+        scale, ticks = {"cmap": "RdBu_r", "norm": Normalize(-top, top)}, None
 
     width = columns * (PITCH * len(tokens) + 0.1) + MARGIN
     longest = max(map(len, tokens)) * 0.055
@@ -275,8 +277,14 @@ def _draw(
             if column >= len(heads):
                 axis.set_axis_off()
                 continue
-            image = axis.imshow(weights[heads[column]].numpy(), extent=(-0.5, len(tokens) - 0.5, *extent), origin="lower",
-                                aspect="auto", interpolation="none", **scale)  # fmt: skip
+            image = axis.imshow(
+                weights[heads[column]].numpy(),
+                extent=(-0.5, len(tokens) - 0.5, *extent),
+                origin="lower",
+                aspect="auto",
+                interpolation="none",  # vector files get the cells as they are
+                **scale,
+            )
             _dress(axis, extent, recorded[layer].conv.dilation)
             if columns > 1:
                 axis.set_title(f"head {heads[column]}", fontsize=FONT, pad=2)
@@ -290,7 +298,8 @@ def _draw(
             label.set_color("0.6" if dim else "black")
     figure.supylabel("offset in tokens", fontsize=FONT + 0.5)
     shrink = min(1.0, 2.5 / figure.get_figheight())
-    bar = figure.colorbar(image, ax=axes, fraction=0.02, aspect=25, pad=0.01, shrink=shrink, anchor=(0, 1))
+    bar = figure.colorbar(image, ax=axes, fraction=0.02, aspect=25, pad=0.01, shrink=shrink, anchor=(0, 1), ticks=ticks,
+                          format="%g" if ticks else None)  # fmt: skip
     bar.set_label("weight of the tap", fontsize=FONT + 0.5)
     bar.ax.tick_params(labelsize=FONT, length=2)
     bar.outline.set_linewidth(0.5)
@@ -313,6 +322,15 @@ def _offsets(recorded: Recorded, time: int) -> tuple[Tensor, tuple[float, float]
     offsets = offsets[reached]
     half = conv.dilation / 2
     return kernels[:, reached], (offsets[0].item() - half, offsets[-1].item() + half)
+
+
+def _root_ticks(top: float) -> list[float] | None:
+    """Round weights up to ``top`` that stand apart on a scale of roots; None where the usual ticks do."""
+    ticks = [0.0]
+    for tick in (0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0):
+        if tick <= top and math.sqrt(tick) - math.sqrt(ticks[-1]) > 0.11 * math.sqrt(top):
+            ticks.append(tick)
+    return ticks if len(ticks) > 2 and top <= 1 else None
 
 
 def _dress(axis: "Axes", extent: tuple[float, float], dilation: int) -> None:

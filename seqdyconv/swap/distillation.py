@@ -110,7 +110,7 @@ class DistillationTrainer(Trainer):
         labelled = "labels" in inputs
         matching_steps = self.matching_until * self.state.max_steps
         matches = self.matching_weight > 0 and (
-            not labelled or model.training and self.state.global_step < matching_steps
+            not labelled or (model.training and self.state.global_step < matching_steps)
         )
         distils = self.logits_weight > 0 and (not labelled or model.training)
         known = {name: value for name, value in inputs.items() if name != "labels"}

@@ -28,7 +28,7 @@ _WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revisio
 def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **options: Any) -> Any:
     """Load what ``save_pretrained`` of a swapped model wrote.
 
-    Only safetensors are read, and no code from the folder runs.
+    Weights are looked for in safetensors alone, and no code from the folder runs.
 
     Args:
         path: the folder, or the name of a repository on the Hub.
@@ -61,6 +61,8 @@ def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **opt
             raise ValueError(f"load_swapped has no option {name}")
     where = {name: options[name] for name in _WHERE if name in options}
     saved, _ = PreTrainedConfig.get_config_dict(path, **where)
+    if not saved:
+        raise OSError(f"{path} has no config.json")
     if "seqdyconv" not in saved:
         raise ValueError(f"{path} is no swapped model, its config.json has no seqdyconv: load it with from_pretrained")
     if "quantization_config" in saved or "attn_implementation" in saved:
@@ -124,7 +126,10 @@ def _read(saved: Any, path: Any) -> _Swap:
     for number, entry in layers.items():
         check(number.isdecimal() and len(number) < 9 and isinstance(entry, dict), f"layer {number!r} is {entry!r}")
         mixer = entry.get("mixer")
-        check(mixer in MIXERS, f"layer {number} has the mixer {mixer!r}, not one of {', '.join(MIXERS)}")
+        check(
+            isinstance(mixer, str) and mixer in MIXERS,
+            f"layer {number} has the mixer {mixer!r}, not one of {', '.join(MIXERS)}",
+        )
         allowed = {"mixer", "num_heads", *mixer_option_names(mixer)}
         check(not set(entry) - allowed, f"layer {number} has the options {', '.join(entry)}")
         check("num_heads" in entry, f"layer {number} has no num_heads")
@@ -184,11 +189,13 @@ def _is_model_of(wanted: Any, config: PreTrainedConfig) -> bool:
 def _check_keys(model: Any, info: Mapping[str, Any], path: Any, *, head_may_be_new: bool) -> None:
     """Raise ValueError if weights are missing or left over, other than those of a head."""
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
+    mismatched = sorted(name for name, *_ in info["mismatched_keys"] if ".mixer." in name)
     if head_may_be_new:
         prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
         missing = [name for name in missing if name.startswith(prefix) and "pooler." not in name]
         unexpected = [name for name in unexpected if ".mixer." in name]
-    for names, what in ((missing, "lacks weights of the model"), (unexpected, "has weights that the model lacks")):
+    for names, what in ((missing, "lacks weights of the model"), (unexpected, "has weights that the model lacks"),
+                        (mismatched, "has weights of other shapes than the swap")):  # fmt: skip
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise ValueError(f"{path} {what}: {', '.join(names[:3])}{more}")

@@ -131,9 +131,9 @@ def padding_from_attention_mask(mask: Any, *, is_product: bool = False) -> Tenso
     A step may attend to itself unless it is padding, in sliding windows too: the diagonal of the mask says which are.
 
     Args:
-        mask: (B, T), (B, 1, 1, T) or (B, 1, T, T); bool or int, and true where a step may attend; or float, and added
-            to the scores: zero where it may. None: no padding.
-        is_product: a float mask is 1 where a step may attend and 0 elsewhere.
+        mask: (B, T), not zero at real steps; or (B, 1, 1, T) or (B, 1, T, T): bool or int, and not zero where a step
+            may attend; or float, and added to the scores: zero where it may. None: no padding.
+        is_product: float masks of four dimensions too are not zero where a step may attend.
 
     Raises:
         ValueError: what is no tensor, such as the ``BlockMask`` of flex attention.
@@ -145,11 +145,10 @@ def padding_from_attention_mask(mask: Any, *, is_product: bool = False) -> Tenso
             f"a swapped layer can't read the padding from a {type(mask).__name__}, as flex attention has it: load the "
             'model with attn_implementation="sdpa"'
         )
+    is_added = mask.is_floating_point() and mask.dim() == 4 and not is_product
     if mask.dim() == 4:
         mask = mask[:, 0, 0] if mask.shape[2] == 1 else mask[:, 0].diagonal(dim1=1, dim2=2)
-    if mask.is_floating_point() and mask.dim() and not is_product:
-        return mask != 0
-    return mask == 0
+    return mask != 0 if is_added else mask == 0
 
 
 _attention_is_recorded = False

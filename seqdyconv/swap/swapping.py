@@ -97,7 +97,11 @@ def swap_self_attention(
         family = _with_results(with_projections(family, attention), next(iter(attention.values())))
     projections = _projections(family)
     entries = {
-        number: {"mixer": mixer, "num_heads": _num_heads(module, projections) if num_heads is None else num_heads, **options}
+        number: {
+            "mixer": mixer,
+            "num_heads": _num_heads(module, projections) if num_heads is None else num_heads,
+            **options,
+        }
         for number, module in attention.items()
     }
     new = build_replacements(family, attention, entries)
@@ -307,7 +311,9 @@ def _inner_width(attention: nn.Module, projections: Projections) -> int:
 
 
 def _linear(attention: nn.Module, name: str) -> nn.Linear:
-    layer = attention.get_submodule(name)
+    layer = getattr(attention, name, None)
+    if layer is None:
+        raise ValueError(f"{type(attention).__name__} is no self-attention of this family: it has no {name}")
     if not isinstance(layer, nn.Linear) or not layer.weight.is_floating_point():
         raise ValueError(f"{name} of {type(attention).__name__} is {type(layer).__name__}, not a plain nn.Linear")
     return layer
@@ -324,7 +330,7 @@ def _num_heads(attention: nn.Module, projections: Projections) -> int:
 
 def _mixer_options(mixer: str, kernel_size: int, given: dict[str, Any]) -> dict[str, Any]:
     """All options of a mixer but those that the replaced attention decides, checked to be its own and plain values."""
-    if mixer not in MIXERS:
+    if not isinstance(mixer, str) or mixer not in MIXERS:
         raise ValueError(f"mixer must be one of {', '.join(MIXERS)}, got {mixer!r}")
     known = mixer_option_names(mixer)
     if unknown := sorted(set(given) - set(known)):
@@ -355,6 +361,9 @@ def _build(number: int, attention: nn.Module, family: Family, entry: Mapping[str
         raise ValueError(f"layer {number} belongs to a decoder: only self-attention of encoders can be swapped")
     projections = _projections(family)
     value = _linear(attention, projections.fused or projections.value)
+    for name in (projections.output, family.output_dropout, family.residual_norm):
+        if name is not None and not hasattr(attention, name):
+            raise ValueError(f"layer {number} is no self-attention of the family {family.name}: it has no {name}")
     options = {name: option for name, option in entry.items() if name not in ("mixer", "num_heads")}
     inner = _inner_width(attention, projections)
     if inner != value.in_features:

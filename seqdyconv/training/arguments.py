@@ -15,7 +15,7 @@ from typing import Any, NoReturn, Union, cast, get_args, get_origin, get_type_hi
 import yaml
 from transformers import HfArgumentParser
 
-from seqdyconv.training.files import replacing
+from seqdyconv.files import replacing
 
 
 class ArgumentsError(ValueError):

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from seqdyconv.training.files import replacing
+from seqdyconv.files import replacing
 
 WEIGHTS_FILE = "model.safetensors"
 

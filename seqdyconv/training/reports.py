@@ -10,7 +10,7 @@ import yaml
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from seqdyconv.training.files import replacing
+from seqdyconv.files import replacing
 
 
 def write_text(path: str | Path, text: str) -> None:

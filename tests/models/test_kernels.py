@@ -12,7 +12,13 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from seqdyconv import LightweightConv1d, build_mixer
-from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration, plot_kernels, record_kernels
+from seqdyconv.models import (
+    SeqDyConvConfig,
+    SeqDyConvForConditionalGeneration,
+    SeqDyConvForSequenceClassification,
+    plot_kernels,
+    record_kernels,
+)
 from seqdyconv.swap import swap_self_attention
 from tests.helpers import assert_close
 
@@ -172,14 +178,14 @@ class TestPlotKernels:
         assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
 
     def test_many_heads_and_layers_are_cut_down_to_those_the_title_counts(self, tokenizer):
-        types = ["dynamic_conv"] * 7
-        model = translation_model(encoder_layer_types=types, encoder_kernel_sizes=[3] * 7, encoder_attention_heads=8)
+        types = ["dynamic_conv"] * 5
+        model = translation_model(encoder_layer_types=types, encoder_kernel_sizes=[3] * 5, encoder_attention_heads=8)
         figure = plot_kernels(model, TEXT, tokenizer)
-        assert figure.get_suptitle() == "Kernels of SeqDyConvForConditionalGeneration\n4 of 7 layers, 4 of 8 heads"
+        assert figure.get_suptitle() == "Kernels of SeqDyConvForConditionalGeneration\n4 of 5 layers, 4 of 8 heads"
         rows = [axis.get_ylabel() for axis in panels(figure)[::4]]
-        assert rows == ["layer 0", "layer 2", "layer 4", "layer 6"]
-        every = plot_kernels(model, TEXT, tokenizer, layers=range(7), heads=range(8))
-        assert len(panels(every)) == 7 * 8 and "\n" not in every.get_suptitle()
+        assert rows == ["layer 0", "layer 1", "layer 3", "layer 4"]
+        every = plot_kernels(model, TEXT, tokenizer, layers=[4], heads=range(8))
+        assert len(panels(every)) == 8 and every.get_suptitle().endswith("\n1 of 5 layers")
 
     def test_heads_of_a_long_text_stand_below_each_other(self, tokenizer):
         tokenizer = copy.copy(tokenizer)
@@ -190,6 +196,13 @@ class TestPlotKernels:
     def test_a_swapped_model_with_its_layer_numbers(self, tokenizer):
         figure = plot_kernels(swapped_bert(4, layers=[1, 3]), TEXT, tokenizer)
         assert [axis.get_ylabel() for axis in panels(figure)[::2]] == ["layer 1", "layer 3"]
+
+    def test_our_encoder_with_a_head(self, tokenizer):
+        config = SeqDyConvConfig(vocab_size=len(WORDS), hidden_size=8, encoder_ffn_dim=8, encoder_attention_heads=2,
+                                 encoder_layer_types="parallel", encoder_kernel_sizes=[3, 5])  # fmt: skip
+        figure = plot_kernels(SeqDyConvForSequenceClassification(config), TEXT, tokenizer)
+        assert [axis.get_ylabel() for axis in panels(figure)[::2]] == ["layer 0", "layer 1"]
+        assert figure.get_suptitle() == "Kernels of SeqDyConvForSequenceClassification"
 
     def test_a_pair_of_texts(self, tokenizer):
         figure = plot_kernels(swapped_bert(), ("the kernels", "are wide"), tokenizer)
@@ -219,6 +232,7 @@ class TestPlotKernels:
             ({"layers": []}, r"layers must be of 0, 1, 3, got \[\]"),
             ({"heads": [4]}, r"heads must be of 0, 1, 2, 3, got \[4\]"),
             ({"text": " "}, r"text must be a text or a pair of texts, not empty, got ' '"),
+            ({"text": 5}, r"text must be a text or a pair of texts, not empty, got 5"),
             ({"text": ("a", "b", "c")}, r"text must be a text or a pair of texts"),
             ({"text": "the " * 19}, r"text must have at most the tokenizer's 20 tokens, got 21"),
             ({"path": "kernels.doc"}, r"path must end in one of .*\.pdf.*, got 'kernels.doc'"),

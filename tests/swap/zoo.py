@@ -16,10 +16,11 @@ TEXT = {"vocab_size": 40, "num_hidden_layers": 2, "hidden_size": 16, "num_attent
 SEQ2SEQ = {"vocab_size": 40, "d_model": 16, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 4,
            "decoder_attention_heads": 4, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_position_embeddings": 64,
            "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 2}  # fmt: skip
-SPEECH = {"vocab_size": 12, "num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 4, "intermediate_size": 24,
-          "conv_dim": (8, 8), "conv_stride": (5, 4), "conv_kernel": (10, 4), "num_feat_extract_layers": 2,
-          "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "feat_extract_norm": "layer",
-          "do_stable_layer_norm": True, "apply_spec_augment": False, "layerdrop": 0.0}  # fmt: skip
+SPEECH = {"vocab_size": 12, "num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 4,
+          "intermediate_size": 24, "conv_dim": (8, 8), "conv_stride": (5, 4), "conv_kernel": (10, 4),
+          "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2,
+          "feat_extract_norm": "layer", "do_stable_layer_norm": True, "apply_spec_augment": False,
+          "layerdrop": 0.0}  # fmt: skip
 
 
 def text(heads: str) -> dict[str, Tensor]:
@@ -139,7 +140,8 @@ CASES = {
         _of("XLMRobertaConfig", TEXT), "XLMRobertaModel", "XLMRobertaForSequenceClassification", BERT_PATH
     ),
     "electra": Case(
-        _of("ElectraConfig", TEXT, embedding_size=8), "ElectraModel", "ElectraForSequenceClassification", BERT_PATH, left="position_ids"
+        _of("ElectraConfig", TEXT, embedding_size=8), "ElectraModel", "ElectraForSequenceClassification", BERT_PATH,
+        left="position_ids",
     ),
     "camembert": Case(_of("CamembertConfig", TEXT), "CamembertModel", "CamembertForSequenceClassification", BERT_PATH),
     "data2vec-text": Case(
@@ -187,15 +189,17 @@ CASES = {
         "M2M100ForConditionalGeneration", BART_PATH, kind="seq2seq", **_ids,
     ),
     "t5": Case(
-        _of("T5Config", {"vocab_size": 40, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 3, "num_decoder_layers": 1,
-                         "num_heads": 4, "relative_attention_num_buckets": 8, "relative_attention_max_distance": 6,
+        _of("T5Config", {"vocab_size": 40, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 3,
+                         "num_decoder_layers": 1, "num_heads": 4, "relative_attention_num_buckets": 8,
+                         "relative_attention_max_distance": 6,
                          "pad_token_id": 1, "eos_token_id": 3, "decoder_start_token_id": 1}),
         "T5Model", "T5ForConditionalGeneration", "encoder.block.{}.layer.0.SelfAttention", kind="seq2seq", layers=3,
         **_ids,
     ),
     "mt5": Case(
-        _of("MT5Config", {"vocab_size": 40, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_decoder_layers": 1,
-                          "num_heads": 4, "pad_token_id": 1, "eos_token_id": 3, "decoder_start_token_id": 1}),
+        _of("MT5Config", {"vocab_size": 40, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2,
+                          "num_decoder_layers": 1, "num_heads": 4, "pad_token_id": 1, "eos_token_id": 3,
+                          "decoder_start_token_id": 1}),
         "MT5Model", "MT5ForConditionalGeneration", "encoder.block.{}.layer.0.SelfAttention", kind="seq2seq", **_ids,
     ),
     "wav2vec2": Case(_of("Wav2Vec2Config", SPEECH), "Wav2Vec2Model", "Wav2Vec2ForCTC", W2V_PATH, **_ctc),
@@ -207,7 +211,9 @@ CASES = {
         "Data2VecAudioForCTC", W2V_PATH, padding=False, **_ctc,
     ),
     "unispeech": Case(_of("UniSpeechConfig", SPEECH), "UniSpeechModel", "UniSpeechForCTC", W2V_PATH, **_ctc),
-    "unispeech-sat": Case(_of("UniSpeechSatConfig", SPEECH), "UniSpeechSatModel", "UniSpeechSatForCTC", W2V_PATH, **_ctc),
+    "unispeech-sat": Case(
+        _of("UniSpeechSatConfig", SPEECH), "UniSpeechSatModel", "UniSpeechSatForCTC", W2V_PATH, **_ctc
+    ),
     "wav2vec2-bert": Case(
         _of("Wav2Vec2BertConfig", TEXT, feature_projection_input_dim=20, apply_spec_augment=False, layerdrop=0.0,
             conv_depthwise_kernel_size=3, left_max_position_embeddings=4, right_max_position_embeddings=2),

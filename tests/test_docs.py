@@ -1,0 +1,37 @@
+"""The snippets of docs/ run as they stand there, from top to bottom."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from text_classification_data import train_tokenizer
+from transformers import BertConfig, BertModel
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+@pytest.fixture
+def my_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder to work in, with a tiny encoder where a reader has a trained one."""
+    monkeypatch.chdir(tmp_path)
+    tokenizer = train_tokenizer(["a film of great charm", "dull and far too long"], vocab_size=60)
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=4, num_attention_heads=4,
+                        intermediate_size=32, pad_token_id=tokenizer.pad_token_id)  # fmt: skip
+    BertModel(config).save_pretrained("my-encoder")
+    tokenizer.save_pretrained("my-encoder")
+
+
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")  # of a Trainer where there is no GPU
+@pytest.mark.parametrize("document", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
+def test_the_snippets_run(document: Path, my_encoder: None) -> None:
+    namespace: dict[str, object] = {}
+    for snippet in re.findall(r"```python\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL):
+        exec(compile(snippet, document.name, "exec"), namespace)
+
+
+@pytest.mark.parametrize("document", sorted(DOCS.glob("*.md")), ids=lambda path: path.name)
+def test_every_link_leads_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(((?!https?:)[^)#]+)\)", document.read_text(encoding="utf-8"))
+    assert [link for link in links if not (document.parent / link).exists()] == []
