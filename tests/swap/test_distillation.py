@@ -35,8 +35,17 @@ def rows(number: int, labelled: bool) -> list[dict[str, Any]]:
 
 
 def trainer(student, teacher, tmp_path, data, steps=20, arguments=None, **options) -> DistillationTrainer:
-    args = TrainingArguments(tmp_path, max_steps=steps, per_device_train_batch_size=8, learning_rate=3e-3, use_cpu=True,
-                             save_strategy="no", disable_tqdm=True, logging_strategy="no", **(arguments or {}))  # fmt: skip
+    args = TrainingArguments(
+        tmp_path,
+        max_steps=steps,
+        per_device_train_batch_size=8,
+        learning_rate=3e-3,
+        use_cpu=True,
+        save_strategy="no",
+        disable_tqdm=True,
+        logging_strategy="no",
+        **(arguments or {}),
+    )
     return DistillationTrainer(student, args, train_dataset=data, eval_dataset=data, teacher=teacher, **options)
 
 

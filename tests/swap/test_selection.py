@@ -74,5 +74,5 @@ def test_progress_is_told(model):
 
 
 def test_a_negative_loss_raises(model):
-    with pytest.raises(ValueError, match="max_loss must be >= 0, got -0.1"):
+    with pytest.raises(ValueError, match=r"max_loss must be >= 0, got -0\.1"):
         choose_layers(model, quality, max_loss=-0.1)
