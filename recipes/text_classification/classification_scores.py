@@ -113,17 +113,17 @@ def plot_confusion_matrix(
     counts = confusion_matrix(references, predictions, labels=list(labels))
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     size = min(3 + 0.5 * len(labels), 14)
-    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    figure = Figure(figsize=(size + 1, size), layout="compressed")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(title=title, xlabel="predicted", ylabel="right label")
-    axes.set_xticks(range(len(labels)), labels, rotation=90)
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set(title=title, xlabel="predicted", ylabel="right label (number of texts)")
+    axes.set_xticks(range(len(labels)), labels, rotation=90 if len(labels) > 3 else 0)
+    axes.set_yticks(range(len(labels)), [f"{label} ({number})" for label, number in zip(labels, counts.sum(axis=1))])
     if len(labels) <= 20:
         for row, column in np.ndindex(*counts.shape):
             if counts[row, column]:
                 colour = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, counts[row, column], ha="center", va="center", color=colour, fontsize=8)
-    figure.colorbar(image, label="share of the right label's texts", shrink=0.8)
+    figure.colorbar(image, label="share of the right label's texts", shrink=0.8, aspect=30)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)

@@ -20,6 +20,7 @@ from transformers import (
     IntervalStrategy,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    TrainerState,
     set_seed,
 )
 from transformers.trainer_utils import SaveStrategy
@@ -30,7 +31,7 @@ from seqdyconv.training.batching import TokenBatchSampler
 from seqdyconv.training.checkpoints import latest_checkpoint
 from seqdyconv.training.data import first_line
 from seqdyconv.training.reports import plot_learning_curves
-from seqdyconv.training.runs import is_finished, train_or_load
+from seqdyconv.training.runs import STATE_FILE, is_finished, train_or_load
 from seqdyconv.training.token_batches import example_lengths
 
 
@@ -131,6 +132,26 @@ class DistillationArguments:
 # Swap
 
 
+def check_swap(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: DatasetDict,
+    swap_args: SwapArguments,
+    args: ClassificationTrainingArguments,
+) -> None:
+    """Try the swap on a copy of the model, before anything is written.
+
+    Raises:
+        ModelError, DataError: It can't work.
+    """
+    if swap_args.swap_mixer is None:
+        return
+    if swap_args.swap_greedy_max_loss is not None and "validation" not in data:
+        raise DataError("swap_greedy_max_loss measures on validation data, of which there are none")
+    calibration = list(calibration_batches(data["train"].select([0]), tokenizer, swap_args, args))
+    swap(copy.deepcopy(model), swap_args, calibration, swap_args.swap_layers)
+
+
 def swap_layers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -147,8 +168,6 @@ def swap_layers(
         model.to(args.device)  # type: ignore[arg-type]
         calibration = list(calibration_batches(data["train"], tokenizer, swap_args, args))
         if swap_args.swap_greedy_max_loss is not None:
-            if "validation" not in data:
-                raise DataError("swap_greedy_max_loss measures on validation data, of which there are none")
             labels = labels_of_texts(data["validation"])
 
             def quality(candidate: PreTrainedModel) -> float:
@@ -304,13 +323,9 @@ def distil(
     )
     seconds = train_or_load(trainer, latest_checkpoint(output_dir))
     model.requires_grad_(True)
-    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     metrics: dict[str, Any] = {"distillation_texts": len(texts["unlabelled"])}
-    metrics |= {"distillation_steps": trainer.state.global_step}
     if seconds is not None:
         metrics["distillation_seconds"] = seconds
-    if losses:
-        metrics["distillation_loss"] = losses[-1]
     if trainer.is_world_process_zero():
         plot_learning_curves(
             trainer.state.log_history,
@@ -319,3 +334,13 @@ def distil(
             loss_label="distance to the teacher",
         )
     return metrics
+
+
+def distillation_metrics(output_dir: Path) -> dict[str, Any]:
+    """Steps and last loss of the distillation of a run, if it had one, also one that ended before a resumption."""
+    folder = output_dir / "distillation"
+    if not is_finished(folder):
+        return {}
+    state = TrainerState.load_from_json(str(folder / STATE_FILE))
+    losses = [row["loss"] for row in state.log_history if "loss" in row]
+    return {"distillation_steps": state.global_step, **({"distillation_loss": losses[-1]} if losses else {})}

@@ -20,7 +20,15 @@ from classification_model import (
     resolve_name,
 )
 from classification_scores import majority_accuracy, svm_accuracy, write_split
-from classification_swap import DistillationArguments, SwapArguments, distil, make_teacher, swap_layers
+from classification_swap import (
+    DistillationArguments,
+    SwapArguments,
+    check_swap,
+    distil,
+    distillation_metrics,
+    make_teacher,
+    swap_layers,
+)
 from classification_trainer import (
     ClassificationTrainer,
     ClassificationTrainingArguments,
@@ -124,11 +132,12 @@ def run(
         data = tokenize(texts, tokenizer, data_args)
         set_seed(args.seed)
         model = build_model(model_args, tokenizer, labels, pairs="token_type_ids" in data["train"].column_names)
+        check_swap(model, tokenizer, data, swap_args, args)
+        teacher = make_teacher(model, model_args, distil_args)
         if first and checkpoint is None:
             write_run_file(output_dir, arguments)
             tokenizer.save_pretrained(output_dir)
 
-    teacher = make_teacher(model, model_args, distil_args)
     if swap_args.swap_mixer is not None:
         swap_layers(model, tokenizer, data, swap_args, args)
     metrics: dict[str, Any] = {}
@@ -138,6 +147,7 @@ def run(
     trainer = make_trainer(model, teacher, tokenizer, data, distil_args, args)
     seconds = train_or_load(trainer, checkpoint)
     metrics |= {
+        **distillation_metrics(output_dir),
         "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
         "train_steps": trainer.state.global_step,
     }

@@ -33,8 +33,8 @@ def parse_arguments(
     """Parse ``CONFIG.yaml [--key value ...]`` into one instance of each dataclass.
 
     The keys of the file are the names of the dataclasses' fields, all in one flat mapping. Every key can be overridden
-    on the command line. Bad input (an unknown or repeated key, a value of a wrong type, a missing file, ...) writes one
-    line to standard error and exits with status 2.
+    on the command line; ``null`` is None in both, where that is allowed. Bad input (an unknown or repeated key, a value
+    of a wrong type, a missing file, ...) writes one line to standard error and exits with status 2.
 
     Args:
         dataclass_types: The dataclasses. A field's name may occur in one of them only.
@@ -185,8 +185,11 @@ def _parse(
         values.update(from_file)
     else:
         values[first] = words[0]
+    overrides, nulls = _take_nulls(_join_single_values(words[1:], types_by_key), types_by_key)
+    values |= dict.fromkeys(nulls)
     options = [word for key, value in values.items() for word in _as_words(key, value, types_by_key[key])]
-    options += _join_single_values(words[1:], types_by_key)
+    options += overrides
+    parser.set_defaults(**{key: None for key, value in values.items() if value is None})
     namespace, unknown = parser.parse_known_args(options)
     for word in unknown:
         if word.startswith("--"):
@@ -255,6 +258,22 @@ def _join_single_values(words: list[str], types_by_key: Mapping[str, Any]) -> li
         else:
             joined.append(word)
     return joined
+
+
+def _take_nulls(words: list[str], types_by_key: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Take ``--key null`` out of the words where the key may be None; returns the other words and these keys."""
+    others: list[str] = []
+    nulls = []
+    for word in words:
+        name, _, value = word.partition("=") if word.startswith("--") else (others[-1] if others else "", "", word)
+        key = name[2:].replace("-", "_")
+        if value == "null" and name.startswith("--") and type(None) in _alternatives(types_by_key.get(key)):
+            nulls.append(key)
+            if not word.startswith("--"):
+                others.pop()
+        else:
+            others.append(word)
+    return others, nulls
 
 
 def _nearest(key: str, known: Iterable[str], prefix: str = "") -> str:

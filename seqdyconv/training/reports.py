@@ -109,7 +109,7 @@ def write_model_card(
         name: Title.
         summary: One paragraph: what the model does and is.
         tags: The Hub's tags.
-        languages: Codes of the languages.
+        languages: Codes of the languages, as far as they are known.
         data: What it was trained and tested on, name → value.
         results: Rows of the table of results, signatures included.
         usage: A Python snippet.
@@ -118,9 +118,8 @@ def write_model_card(
         examples: Outputs of the model: label → text for each example.
         picture: File name of the learning curves beside the card.
     """
-    front = yaml.safe_dump(
-        {"language": list(languages), "tags": list(tags), "library_name": "transformers"}, sort_keys=False
-    )
+    language = {"language": list(languages)} if languages else {}
+    front = yaml.safe_dump({**language, "tags": list(tags), "library_name": "transformers"}, sort_keys=False)
     parts = [f"---\n{front}---\n\n# {name}\n\n{summary}\n", "## Data\n\n" + _table(("", ""), data)]
     parts.append("## Results\n\n" + _table(("metric", "value"), results))
     if examples:

@@ -53,6 +53,25 @@ def error_of(parse, capsys):
     return error_of
 
 
+@pytest.mark.parametrize(
+    "text, words, limit",
+    [
+        ("limit: null", [], None),
+        ("limit:", [], None),
+        ("", ["--limit", "null"], None),
+        ("limit: 5", ["--limit=null"], None),
+        ("limit: null", ["--limit", "4"], 4),
+        ("name: null and void", ["--steps", "7"], 3),
+    ],
+)
+def test_null_is_none_and_not_the_default(parse, text, words, limit):
+    assert parse(text, *words)[0].limit == limit
+
+
+def test_null_where_none_is_not_allowed(error_of):
+    assert "invalid int value: 'null'" in error_of("", "--steps", "null")
+
+
 def test_the_command_line_overrides_the_file_and_the_file_the_defaults(parse):
     numbers, others = parse("rate: 0.25\nsteps: 20\nname: file", "--steps", "30", "--name=line")
     assert numbers == Numbers(rate=0.25, steps=30)
@@ -88,10 +107,6 @@ def test_values_may_begin_with_a_dash(parse):
     assert parse("name: -x\nsteps: -1")[1].name == "-x"
     assert parse("", "--steps", "-1")[0].steps == -1
     assert parse("", "--name", "-x")[1].name == "-x"
-
-
-def test_nothing_keeps_the_default_of_an_optional_key(parse):
-    assert parse("limit:")[0].limit == 3
 
 
 @pytest.mark.parametrize(
