@@ -63,7 +63,7 @@ def choose_layers(
     if max_loss < 0:
         raise ValueError(f"max_loss must be >= 0, got {max_loss}")
     batches = None if calibration is None else list(calibration)
-    candidates = select_layers(layers, attention_modules(model))
+    candidates = select_layers(layers, attention_modules(model, swap_options.get("pattern")))
     current = copy.deepcopy(model)
     chosen: list[int] = []
     qualities = [quality(current)]
