@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from text_classification_data import train_tokenizer
+from classification_tokens import train_tokenizer
 from transformers import BertConfig, BertModel
 
 DOCS = Path(__file__).parent.parent / "docs"

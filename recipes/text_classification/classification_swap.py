@@ -11,9 +11,10 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from classification_model import ModelArguments, ModelError, classify, known_labels, load_model
 from classification_scores import score
+from classification_tokens import tokenize
 from classification_trainer import ClassificationTrainingArguments, MatchingTrainer, labels_of_texts
 from datasets import Dataset, DatasetDict
-from text_classification_data import DataArguments, DataError, load_unlabelled_texts, tokenize
+from text_classification_data import DataArguments, DataError, load_unlabelled_texts
 from torch import Tensor
 from transformers import (
     DataCollatorWithPadding,
@@ -25,8 +26,7 @@ from transformers import (
 )
 from transformers.trainer_utils import SaveStrategy
 
-from seqdyconv.swap import swap_self_attention
-from seqdyconv.swap.selection import choose_layers
+from seqdyconv.swap import choose_layers, swap_self_attention
 from seqdyconv.training.batching import TokenBatchSampler
 from seqdyconv.training.checkpoints import latest_checkpoint
 from seqdyconv.training.data import first_line

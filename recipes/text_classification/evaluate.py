@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 from classification_model import ModelError, classify, load_model, load_tokenizer, resolve_name
 from classification_scores import write_split
+from classification_tokens import tokenize
 from datasets import DatasetDict
-from text_classification_data import SPLITS, DataArguments, DataError, load_classification_datasets, tokenize
+from text_classification_data import SPLITS, DataArguments, DataError, load_classification_datasets
 from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 

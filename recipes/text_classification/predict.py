@@ -17,8 +17,9 @@ import datasets
 import numpy as np
 import torch
 from classification_model import ModelError, classify, load_model, load_tokenizer, resolve_name
+from classification_tokens import tokenize
 from datasets import Dataset, DatasetDict
-from text_classification_data import DataArguments, DataError, tokenize
+from text_classification_data import DataArguments, DataError
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.training.arguments import ArgumentsError, exit_on_error, parse_arguments

@@ -29,6 +29,7 @@ from classification_swap import (
     make_teacher,
     swap_layers,
 )
+from classification_tokens import make_tokenizer, tokenize
 from classification_trainer import (
     ClassificationTrainer,
     ClassificationTrainingArguments,
@@ -42,8 +43,6 @@ from text_classification_data import (
     DataError,
     check_labels,
     load_classification_datasets,
-    make_tokenizer,
-    tokenize,
 )
 from transformers import (
     EarlyStoppingCallback,

@@ -15,9 +15,9 @@ import torch
 import yaml
 from classification_model import load_model, load_tokenizer
 from classification_scores import mean_of_windows, plot_confusion_matrix, score
+from classification_tokens import train_tokenizer
 from classification_trainer import balanced_weights
 from matplotlib.image import imread
-from text_classification_data import train_tokenizer
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, pipeline
 
 from seqdyconv.swap import load_swapped, swapped_attention

@@ -8,17 +8,14 @@ import sys
 
 import pytest
 import torch
+from classification_tokens import SPECIAL_TOKENS, make_tokenizer, tokenize, train_tokenizer
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from text_classification_data import (
-    SPECIAL_TOKENS,
     DataArguments,
     DataError,
     check_labels,
     load_classification_datasets,
     load_unlabelled_texts,
-    make_tokenizer,
-    tokenize,
-    train_tokenizer,
 )
 from tokenizers import processors
 from transformers import AutoTokenizer
