@@ -1,13 +1,16 @@
 """Load a swapped model: build the original, swap as its configuration says, then read the weights."""
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from seqdyconv.layers import MIXERS
 from seqdyconv.swap.families import FAMILIES, UNKNOWN
@@ -23,6 +26,10 @@ from seqdyconv.swap.swapping import (
 
 # Options of from_pretrained that say where the files are: the configuration is read from there too.
 _WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# Options of the weights that a configuration would take for its own.
+_DTYPE = ("dtype", "torch_dtype")
+# By a part of the setting's name; "position" for tables of sinusoids.
+_MOST = {"layer": 1000, "group": 1000, "num_labels": 10**6, "position": 10**7, "dilation": 10**6}
 
 
 def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **options: Any) -> Any:
@@ -60,17 +67,22 @@ def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **opt
         if name in options:
             raise ValueError(f"load_swapped has no option {name}")
     where = {name: options[name] for name in _WHERE if name in options}
-    saved, _ = PreTrainedConfig.get_config_dict(path, **where)
+    with _told_in_one_line(f"{path} can't be loaded as a swapped model"):
+        saved: Any = PreTrainedConfig.get_config_dict(path, **where)[0]
     if not saved:
         raise OSError(f"{path} has no config.json")
-    if "seqdyconv" not in saved:
+    if not isinstance(saved, dict) or "seqdyconv" not in saved:
         raise ValueError(f"{path} is no swapped model, its config.json has no seqdyconv: load it with from_pretrained")
     if "quantization_config" in saved or "attn_implementation" in saved:
         raise ValueError(f"{path}: the config.json of a swapped model has no quantization and no attn_implementation")
+    _check_sizes(saved, path)
+    _check_index(Path(path, options.get("subfolder", ""), SAFE_WEIGHTS_INDEX_NAME))
     swap = _read(saved["seqdyconv"], path)
-    config, options = AutoConfig.from_pretrained(
-        path, trust_remote_code=False, return_unused_kwargs=True, **where, **_without(options, where)
-    )
+    dtype = {name: options[name] for name in _DTYPE if name in options}
+    with _told_in_one_line(f"{path} can't be loaded as a swapped model"):
+        config, options = AutoConfig.from_pretrained(
+            path, trust_remote_code=False, return_unused_kwargs=True, **where, **_without(options, {**where, **dtype})
+        )
     original = _model_class(config, model_class, path)
 
     def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
@@ -79,15 +91,61 @@ def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **opt
 
     # from_pretrained of a class that swaps when it is built: on the meta device, sharded, with tied weights and all.
     swapping = type(original.__name__, (original,), {"__init__": init, "__module__": original.__module__})
-    try:
+    with _told_in_one_line(f"{path} can't be loaded as a swapped {original.__name__}"):
         model, info = swapping.from_pretrained(  # type: ignore[attr-defined]
-            path, config=config, use_safetensors=True, output_loading_info=True, **where, **_without(options, where)
+            path,
+            config=config,
+            use_safetensors=True,
+            output_loading_info=True,
+            **where,
+            **dtype,
+            **_without(options, where),
         )
-    except (RuntimeError, SafetensorError, TypeError) as error:
-        raise ValueError(f"{path} can't be loaded as a swapped {original.__name__}: {error}") from error
     model.__class__ = original
     _check_keys(model, info, path, head_may_be_new=model_class is not None)
     return model
+
+
+@contextmanager
+def _told_in_one_line(what: str) -> Iterator[None]:
+    """Errors inside as one line: transformers trusts its files, and stumbles over wrong ones in many ways."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if isinstance(error, ValueError) and "\n" not in str(error):
+            raise
+        raise ValueError(f"{what}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _check_sizes(saved: Mapping[str, Any], path: Any) -> None:
+    """Raise ValueError for numbers with which building the model, before any weight is read, would not come to an end.
+
+    The other sizes cost nothing on the meta device, and are then compared with the weights.
+    """
+    for name, value in saved.items():
+        if isinstance(value, dict):
+            _check_sizes(value, path)
+        for part, most in _MOST.items():
+            if part in name and isinstance(value, int) and value > most:
+                raise ValueError(f"{path}: {name} in config.json must be at most {most}, got {value}")
+
+
+def _check_index(path: Path) -> None:
+    """Raise ValueError if an index of shards is none, or names files outside of its folder."""
+    if not path.is_file():
+        return
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        index = None
+    shards = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(shards, dict) or not shards or not isinstance(index.get("metadata"), dict):
+        raise ValueError(f"{path} must have metadata and a weight_map")
+    for shard in shards.values():
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise ValueError(f"{path} must name files of its folder, got {shard!r}")
 
 
 def _without(options: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,8 @@ _NOT_OF_AN_ENCODER = (
     "past_key_value",
     "is_causal",
 )
+# Masks of heads, which are the attention's alone.
+_OF_HEADS = ("head_mask", "layer_head_mask")
 
 
 class SwappedAttention(nn.Module):
@@ -70,11 +72,18 @@ class SwappedAttention(nn.Module):
     def extra_repr(self) -> str:
         return f"layer {self.number}, {self.family.name}"
 
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, hidden_states: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """Mix the hidden states (B, T, D); padding is read from the attention mask, all else is for the attention."""
+        if hidden_states is None:
+            raise ValueError(f"a swapped layer mixes hidden_states, but gets {', '.join(kwargs) or 'nothing'}")
         for name in _NOT_OF_AN_ENCODER:
             if kwargs.get(name) is not None and kwargs[name] is not False:
                 raise ValueError(f"a swapped layer mixes one sequence in both directions, and can't use {name}")
+        for name, value in kwargs.items():
+            if name.endswith("mask") and name not in (*self.family.masks, *_OF_HEADS) and value is not None:
+                raise ValueError(
+                    f"a swapped layer reads padding from {', '.join(self.family.masks)}, and can't use {name}"
+                )
         masks = [kwargs[name] for name in self.family.masks if kwargs.get(name) is not None]
         mask = masks[0] if masks else next(iter(args), None)
         padding_mask = padding_from_attention_mask(mask, is_product=self.family.mask_is_product)
@@ -136,14 +145,20 @@ def padding_from_attention_mask(mask: Any, *, is_product: bool = False) -> Tenso
         is_product: float masks of four dimensions too are not zero where a step may attend.
 
     Raises:
-        ValueError: what is no tensor, such as the ``BlockMask`` of flex attention.
+        ValueError: what is no tensor, such as the ``BlockMask`` of flex attention, or has other dimensions.
     """
     if mask is None:
         return None
     if not isinstance(mask, Tensor):
+        flex = ', as flex attention has it: load the model with attn_implementation="sdpa"'
         raise ValueError(
-            f"a swapped layer can't read the padding from a {type(mask).__name__}, as flex attention has it: load the "
-            'model with attn_implementation="sdpa"'
+            f"a swapped layer can't read the padding from a {type(mask).__name__}"
+            f"{flex if type(mask).__name__ == 'BlockMask' else ''}"
+        )
+    if mask.dim() not in (2, 4):
+        raise ValueError(
+            "a swapped layer reads the padding from a mask (B, T), (B, 1, 1, T) or (B, 1, T, T), got "
+            f"{tuple(mask.shape)}"
         )
     is_added = mask.is_floating_point() and mask.dim() == 4 and not is_product
     if mask.dim() == 4:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
 
 from seqdyconv.layers import MIXERS, build_mixer
 from seqdyconv.swap.families import (
@@ -94,6 +95,7 @@ def swap_self_attention(
     chosen = _choose(model, family, layers, list(names))
     attention = {number: model.get_submodule(names[number]) for number in chosen}
     if family.projections is None:
+        _refuse_handed_on_bias([model.get_submodule(name) for name in names.values()])
         family = _with_results(with_projections(family, attention), next(iter(attention.values())))
     projections = _projections(family)
     entries = {
@@ -105,6 +107,8 @@ def swap_self_attention(
         for number, module in attention.items()
     }
     new = build_replacements(family, attention, entries)
+    if family.name == UNKNOWN.name:
+        _refuse_renamed_weights(model, names, new)
     if weights == "transfer":
         for number, module in attention.items():
             transfer_projections(module, projections, new[number].mixer)
@@ -287,6 +291,33 @@ def with_projections(family: Family, attention: Mapping[int, nn.Module]) -> Fami
     return replace(family, projections=found.pop())
 
 
+def _refuse_handed_on_bias(attention: list[nn.Module]) -> None:
+    """Raise ValueError if one layer computes the position bias of others: these would go on without it, unnoticed."""
+    takes = [module for module in attention if "position_bias" in inspect.signature(module.forward).parameters]
+    if any(isinstance(child, nn.Embedding) for module in takes for child in module.children()):
+        raise ValueError(
+            f"a layer of {type(takes[0]).__name__} hands its position bias on to others, which is known of the "
+            f"families {', '.join(family.name for family in FAMILIES if family.position_bias)} alone"
+        )
+
+
+def _refuse_renamed_weights(
+    model: PreTrainedModel, names: Mapping[int, str], new: Mapping[int, SwappedAttention]
+) -> None:
+    """Raise ValueError if transformers, which renames and merges weights of some models in files, would touch ours."""
+    for conversion in get_model_conversion_mapping(model):
+        merged = conversion.target_patterns if len(conversion.target_patterns) > 1 else []
+        for number, module in new.items():
+            for weight in module.state_dict():
+                renames = [pattern for pattern in conversion.source_patterns if re.search(pattern, weight)]
+                merges = [pattern for pattern in merged if re.search(pattern, f"{names[number]}.{weight}")]
+                if renames or merges:
+                    raise ValueError(
+                        f"a swapped {type(model).__name__} could be saved but not loaded: in the files of "
+                        f"{model.config.model_type!r} transformers gives {(renames or merges)[0]} another name"
+                    )
+
+
 def _with_results(family: Family, attention: nn.Module) -> Family:
     """A family of unknown models with the number of results of its modules: it is tried on two steps."""
     value = _linear(attention, _projections(family).value)
@@ -361,6 +392,13 @@ def _build(number: int, attention: nn.Module, family: Family, entry: Mapping[str
         raise ValueError(f"layer {number} belongs to a decoder: only self-attention of encoders can be swapped")
     projections = _projections(family)
     value = _linear(attention, projections.fused or projections.value)
+    for role in (projections.query, projections.key):
+        width = getattr(getattr(attention, role, None), "in_features", value.in_features)
+        if width != value.in_features:
+            raise ValueError(
+                f"{role} of layer {number} reads {width} channels and {projections.value} {value.in_features}: a mixer "
+                "reads one sequence"
+            )
     for name in (projections.output, family.output_dropout, family.residual_norm):
         if name is not None and not hasattr(attention, name):
             raise ValueError(f"layer {number} is no self-attention of the family {family.name}: it has no {name}")

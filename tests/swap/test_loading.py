@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,27 @@ class TestTheWayBack:
     def test_in_another_dtype_and_place(self, folder):
         model = load_swapped(folder, dtype=torch.bfloat16, device_map="cpu")
         assert {value.dtype for value in model.state_dict().values() if value.is_floating_point()} == {torch.bfloat16}
+
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [({}, torch.bfloat16), ({"dtype": "auto"}, torch.bfloat16), ({"dtype": "float32"}, torch.float32)],
+        ids=str,
+    )
+    def test_in_the_dtype_it_was_saved_in(self, tmp_path, options, expected):
+        swap_self_attention(bert().bfloat16()).save_pretrained(tmp_path)
+        assert load_swapped(tmp_path, **options).dtype == expected
+
+    def test_with_a_larger_vocabulary(self, tmp_path):
+        model = swap_self_attention(bert(), layers=[0])
+        model.resize_token_embeddings(50)
+        model.save_pretrained(tmp_path)
+        assert torch.equal(load_swapped(tmp_path)(IDS + 8)[0], model(IDS + 8)[0])
+
+    def test_through_pickle(self, folder):
+        model = pickle.loads(pickle.dumps(load_swapped(folder)))
+        assert torch.equal(model(IDS)[0], load_swapped(folder)(IDS)[0])
+        with pytest.raises(ValueError, match="output_attentions=True"):
+            model(IDS, output_attentions=True)
 
     def test_can_be_copied_and_swapped_further(self, folder):
         model = copy.deepcopy(load_swapped(folder))
@@ -322,6 +344,7 @@ class TestFilesThatAreNotRight:
             (("layers", "1", "kernel_size"), 2.5, "kernel_size must be an int >= 1, got 2.5"),
             (("layers", "1", "kernel_size"), [3], r"has kernel_size=\[3\]"),
             (("layers", "1", "kernel_size"), None, "can't be loaded"),
+            (("layers", "1", "dilation"), 10**9, "dilation in config.json must be at most 1000000"),
             (("layers", "1", "causal"), True, "has the options"),
             (("layers", "1", "device"), "cuda", "has the options"),
             (("layers", "1", "glu"), True, "can't be loaded"),
@@ -330,6 +353,64 @@ class TestFilesThatAreNotRight:
     )
     def test_a_tampered_swap(self, folder, keys, value, match):
         edited_swap(folder, *keys, value=value)
+        with pytest.raises(ValueError, match=match):
+            load_swapped(folder)
+
+    @pytest.mark.parametrize(
+        ("changes", "match"),
+        [
+            ({"vocab_size": 10**12}, "can't be loaded"),
+            ({"vocab_size": 10**30}, "can't be loaded"),
+            ({"vocab_size": -1}, "can't be loaded"),
+            ({"vocab_size": "40"}, "can't be loaded.*'vocab_size' expected int, got str"),
+            ({"hidden_size": {"a": 1}}, "can't be loaded.*'hidden_size' expected int, got dict"),
+            ({"num_hidden_layers": 10**9}, "num_hidden_layers in config.json must be at most 1000, got 1000000000"),
+            ({"num_hidden_layers": 3}, "lacks weights of the model"),
+            ({"num_labels": 10**9}, "num_labels in config.json must be at most 1000000"),
+            ({"max_position_embeddings": 10**12}, "max_position_embeddings in config.json must be at most"),
+            ({"text_config": {"num_layers": 5000}}, "num_layers in config.json must be at most 1000"),
+            ({"num_attention_heads": 0}, "can't be loaded"),
+            ({"id2label": [1]}, "can't be loaded"),
+            ({"hidden_act": "os.system"}, "can't be loaded.*'os.system'"),
+            ({"dtype": "os"}, "can't be loaded"),
+            ({"_attn_implementation": "some/kernel"}, "kernels"),
+            ({"model_type": ["bert"]}, "can't be loaded"),
+            ({"is_decoder": True, "add_cross_attention": True}, "belongs to a decoder|can't be loaded"),
+        ],
+        ids=str,
+    )
+    def test_a_tampered_configuration(self, folder, changes, match):
+        edit(folder, **changes)
+        with pytest.raises(ValueError, match=match) as caught:
+            load_swapped(folder)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("text", ["null", "3", '"seqdyconv"', "[1]", "[" * 100_000], ids=lambda text: text[:9])
+    def test_a_configuration_that_is_no_mapping(self, folder, text):
+        (folder / "config.json").write_text(text)
+        with pytest.raises((ValueError, OSError), match=r"can't be loaded|no swapped model|no config.json"):
+            load_swapped(folder)
+
+    @pytest.mark.parametrize(
+        ("index", "match"),
+        [
+            (
+                {"metadata": {}, "weight_map": {"a": "../../other.safetensors"}},
+                "must name files of its folder, got '../",
+            ),
+            ({"metadata": {}, "weight_map": {"a": "/other.safetensors"}}, "must name files of its folder, got '/other"),
+            ({"metadata": {}, "weight_map": {"a": 3}}, "must name files of its folder, got 3"),
+            ({"metadata": {}, "weight_map": {}}, "must have metadata and a weight_map"),
+            ({"metadata": {}}, "must have metadata and a weight_map"),
+            ({"weight_map": {"a": "b.safetensors"}}, "must have metadata and a weight_map"),
+            ([], "must have metadata and a weight_map"),
+            ("{", "must have metadata and a weight_map"),
+        ],
+        ids=str,
+    )
+    def test_an_index_of_shards_that_is_none(self, folder, index, match):
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors.index.json").write_text(index if isinstance(index, str) else json.dumps(index))
         with pytest.raises(ValueError, match=match):
             load_swapped(folder)
 

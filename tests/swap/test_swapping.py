@@ -10,7 +10,7 @@ from torch import nn
 
 from seqdyconv import ConvMixer, LightweightConv1d, SelfAttention
 from seqdyconv.layers import MIXERS
-from seqdyconv.swap import attention_modules, select_layers, swap_self_attention, swapped_attention
+from seqdyconv.swap import attention_modules, load_swapped, select_layers, swap_self_attention, swapped_attention
 from tests.helpers import assert_close
 from tests.swap.zoo import CASES, TEXT
 
@@ -294,6 +294,32 @@ class TestCallsThatAreNotOfAnEncoder:
             module(torch.randn(1, 4, 16), **{name: True})
         module(torch.randn(1, 4, 16), **{name: None})
 
+    def test_masks_of_other_names_raise(self):
+        module = swapped_attention(swap_self_attention(CASES["bert"].model()))[0]
+        hidden, mask = torch.randn(1, 4, 16), torch.ones(1, 4)
+        module(hidden, head_mask=mask, attn_mask=None)
+        with pytest.raises(ValueError, match="reads padding from attention_mask, and can't use key_padding_mask"):
+            module(hidden, key_padding_mask=mask)
+
+    @pytest.mark.parametrize(
+        ("mask", "match"),
+        [
+            (torch.ones(1, 4, 4), r"reads the padding from a mask \(B, T\), .* got \(1, 4, 4\)"),
+            (torch.ones(1, 1, 2, 2, 6), r"got \(1, 1, 2, 2, 6\)"),
+            (False, "can't read the padding from a bool$"),
+        ],
+        ids=["queries", "blocks", "bool"],
+    )
+    def test_masks_of_other_kinds_raise(self, mask, match):
+        module = swapped_attention(swap_self_attention(CASES["bert"].model()))[0]
+        with pytest.raises(ValueError, match=match):
+            module(torch.randn(1, 4, 16), mask)
+
+    def test_other_names_of_the_hidden_states_raise(self):
+        module = swapped_attention(swap_self_attention(CASES["bert"].model()))[0]
+        with pytest.raises(ValueError, match="mixes hidden_states, but gets query, key"):
+            module(query=torch.randn(1, 4, 16), key=None)
+
     def test_hidden_states_may_be_a_keyword(self):
         module = swapped_attention(swap_self_attention(bert(1)))[0]
         hidden = torch.randn(1, 4, 16)
@@ -375,6 +401,62 @@ class TestUnknownFamilies:
     )
     def test_patterns_that_do_not_work(self, pattern, match):
         assert_refused(self.splinter(), match, pattern=pattern)
+
+    @pytest.mark.parametrize(
+        ("name", "settings", "pattern", "match"),
+        [
+            # Layers that still attend would go on without their position bias.
+            (
+                "SwitchTransformers",
+                {"vocab_size": 40, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4,
+                 "num_decoder_layers": 1, "num_experts": 2},
+                "encoder.block.*.layer.0.SelfAttention",
+                "SwitchTransformersAttention hands its position bias on to others.* families t5, wavlm alone",
+            ),
+            # Files have other names for the weights than the model.
+            ("NomicBert", TEXT, "layers.*.self_attn", "could be saved but not loaded: .* gives self_attn.k_proj"),
+            (
+                "JinaEmbeddingsV3", TEXT, "layers.*.self_attn",
+                "could be saved but not loaded: .* gives mixer.out_proj another",
+            ),
+            (
+                "MobileBert", {**TEXT, "embedding_size": 16, "intra_bottleneck_size": 8, "true_hidden_size": 8},
+                "encoder.layer.*.attention.self", "query of layer 0 reads 8 channels and value 16",
+            ),
+            (
+                "EuroBert", {**TEXT, "num_key_value_heads": 2}, "layers.*.self_attn",
+                r"a projection of \(16, 16\), the mixer's out_proj is \(16, 8\)",
+            ),
+        ],
+        ids=lambda value: value if isinstance(value, str) and value.isalnum() else "",
+    )  # fmt: skip
+    def test_that_would_not_work_unnoticed(self, name, settings, pattern, match):
+        model = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**settings))
+        assert_refused(model, match, pattern=pattern, layers=[0])
+
+    @pytest.mark.parametrize("name", ["Ernie", "LayoutLM", "Esm", "RoFormer", "MegatronBert", "EuroBert"])
+    def test_real_steps_do_not_depend_on_padding(self, name, tmp_path):
+        torch.manual_seed(0)
+        settings = {**TEXT, "token_dropout": False} if name == "Esm" else TEXT
+        model = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**settings)).eval()
+        pattern = "layers.*.self_attn" if name == "EuroBert" else "encoder.layer.*.attention.self"
+        swap_self_attention(model, pattern=pattern, kernel_size=5)
+        ids, mask = torch.randint(4, 40, (2, 7)), torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
+        outputs = model(ids.masked_fill(mask == 0, 1), attention_mask=mask)[0]
+        assert_close(outputs[1:, :4], model(ids[1:, :4], attention_mask=mask[1:, :4])[0], 1e-5)
+        model.save_pretrained(tmp_path)
+        assert torch.equal(load_swapped(tmp_path)(ids.masked_fill(mask == 0, 1), attention_mask=mask)[0], outputs)
+
+    def test_the_encoder_of_two_models(self):
+        config = transformers.EncoderDecoderConfig.from_encoder_decoder_configs(
+            transformers.BertConfig(**TEXT), transformers.BertConfig(**TEXT)
+        )
+        model = transformers.EncoderDecoderModel(config)
+        assert_refused(model, "finds two modules for layer 0", pattern="encoder.layer.*.attention.self")
+        assert_refused(model, "belongs to a decoder", pattern="decoder.bert.encoder.layer.*.attention.self")
+        swap_self_attention(model, pattern="encoder.encoder.layer.*.attention.self")
+        ids = torch.randint(4, 40, (2, 7))
+        assert model(ids, decoder_input_ids=ids).logits.isfinite().all()
 
     def test_a_pattern_that_finds_a_number_twice(self):
         config = transformers.CLIPConfig(
