@@ -232,6 +232,8 @@ class SeqDyConvPreTrainedModel(PreTrainedModel):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
+            if module is self.get_output_embeddings():  # as the embeddings that it may be tied to
+                init.normal_(module.weight, std=self.config.hidden_size**-0.5)
         elif isinstance(module, nn.Embedding):
             init.normal_(module.weight, std=self.config.hidden_size**-0.5)
             if module.padding_idx is not None:
@@ -404,17 +406,6 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, GenerationMixi
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False  # forward makes the cache: it holds stream states, not keys and values
-
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if module is self.lm_head:
-            init.normal_(module.weight, std=self.config.hidden_size**-0.5)
-
-    def get_output_embeddings(self) -> nn.Linear:
-        return self.lm_head
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        self.lm_head = new_embeddings
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """Labels (B, T), −100 where they do not count → the decoder's input, one step later."""

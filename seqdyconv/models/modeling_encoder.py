@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import initialization as init
 from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
@@ -123,17 +122,6 @@ class SeqDyConvForMaskedLM(SeqDyConvPreTrainedModel):
         self.encoder = SeqDyConvModel(self.config)
         self.lm_head = nn.Linear(self.config.hidden_size, self.config.vocab_size)
         self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if module is self.lm_head:
-            init.normal_(module.weight, std=self.config.hidden_size**-0.5)
-
-    def get_output_embeddings(self) -> nn.Linear:
-        return self.lm_head
-
-    def set_output_embeddings(self, new_embeddings: nn.Linear) -> None:
-        self.lm_head = new_embeddings
 
     @can_return_tuple
     def forward(

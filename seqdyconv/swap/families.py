@@ -34,12 +34,11 @@ class PositionBias:
 
     Args:
         embedding: name of the embedding (buckets, heads) in the layers that compute the bias.
-        num_buckets, max_distance: names of the module's attributes.
+        max_distance: name of the module's attribute.
         per_row: the bias is (B·H, T, T) instead of (1, H, T, T).
     """
 
     embedding: str
-    num_buckets: str
     max_distance: str
     per_row: bool
 
@@ -135,7 +134,6 @@ FAMILIES = (
         masks=("mask",),
         position_bias=PositionBias(
             "relative_attention_bias",
-            "relative_attention_num_buckets",
             "relative_attention_max_distance",
             per_row=False,
         ),
@@ -152,7 +150,7 @@ FAMILIES = (
         "encoder.layers.*.attention",
         _IN_BART,
         results=(None, "position_bias"),
-        position_bias=PositionBias("rel_attn_embed", "num_buckets", "max_distance", per_row=True),
+        position_bias=PositionBias("rel_attn_embed", "max_distance", per_row=True),
     ),
     Family(
         "wav2vec2-bert",
@@ -185,9 +183,14 @@ _USUAL_NAMES = {
 }
 
 
+def _expression(pattern: str) -> re.Pattern[str]:
+    """What names that end with ``pattern`` match; a group for each ``*``."""
+    return re.compile(r"(?:.*\.)?" + re.escape(pattern).replace(r"\*", r"(\d+)"))
+
+
 def find_modules(model: nn.Module, pattern: str) -> dict[str, nn.Module]:
     """The modules of a model whose names end with ``pattern``, where ``*`` stands for a number, by name."""
-    expression = re.compile(r"(?:.*\.)?" + re.escape(pattern).replace(r"\*", r"(\d+)"))
+    expression = _expression(pattern)
     return {name: module for name, module in model.named_modules() if expression.fullmatch(name)}
 
 
@@ -199,7 +202,7 @@ def number_modules(names: list[str], pattern: str) -> dict[int, str]:
     """
     if pattern.count("*") != 1:
         return dict(enumerate(names))
-    expression = re.compile(r"(?:.*\.)?" + re.escape(pattern).replace(r"\*", r"(\d+)"))
+    expression = _expression(pattern)
     numbered: dict[int, str] = {}
     for name in names:
         match = expression.fullmatch(name)
