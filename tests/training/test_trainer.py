@@ -1,5 +1,6 @@
 """TokenBatchTrainer: the gradient of a mean over tokens, R-Drop, evaluation and generation on all processes."""
 
+import faulthandler
 import os
 import socket
 import time
@@ -297,6 +298,7 @@ def free_port():
 
 
 def step_of_one_process(rank, folder, port):
+    faulthandler.dump_traceback_later(80, exit=True)  # A hang says where it is.
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1")
     os.environ.update(MASTER_PORT=str(port), OMP_NUM_THREADS="1", GLOO_SOCKET_IFNAME="lo")
     torch.set_num_threads(1)
@@ -314,4 +316,4 @@ def step_of_one_process(rank, folder, port):
         },
         f"{folder}/{rank}.pt",
     )
-    torch.distributed.destroy_process_group()
+    os._exit(0)  # Freeing the model after its process group waits for ever now and then.
