@@ -9,14 +9,29 @@ from seqdyconv.functional import (
     lightweight_conv1d,
     lightweight_conv1d_step,
 )
-from seqdyconv.layers import ConvMixer, DynamicConv1d, LightweightConv1d, ParallelMixer, SelfAttention, build_mixer
+from seqdyconv.layers import (
+    ConvMixer,
+    DynamicConv1d,
+    KernelAttentionConv1d,
+    KernelAttentionConv2d,
+    LightweightConv1d,
+    ODConv1d,
+    ODConv2d,
+    ParallelMixer,
+    SelfAttention,
+    build_mixer,
+)
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "ConvMixer",
     "DynamicConv1d",
+    "KernelAttentionConv1d",
+    "KernelAttentionConv2d",
     "LightweightConv1d",
+    "ODConv1d",
+    "ODConv2d",
     "ParallelMixer",
     "SelfAttention",
     "build_mixer",

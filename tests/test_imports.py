@@ -65,7 +65,11 @@ def test_public_names():
     assert seqdyconv.__all__ == [
         "ConvMixer",
         "DynamicConv1d",
+        "KernelAttentionConv1d",
+        "KernelAttentionConv2d",
         "LightweightConv1d",
+        "ODConv1d",
+        "ODConv2d",
         "ParallelMixer",
         "SelfAttention",
         "build_mixer",

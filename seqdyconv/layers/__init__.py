@@ -2,7 +2,25 @@
 
 from seqdyconv.layers.attention import SelfAttention
 from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
+from seqdyconv.layers.kernel_attention import KernelAttentionConv1d, KernelAttentionConv2d
+from seqdyconv.layers.mixed_conv import set_temperature
 from seqdyconv.layers.mixers import MIXERS, ConvMixer, build_mixer
+from seqdyconv.layers.odconv import ODConv1d, ODConv2d
 from seqdyconv.layers.parallel import ParallelMixer
+from seqdyconv.layers.subsampling import ConvSubsampling
 
-__all__ = ["MIXERS", "ConvMixer", "DynamicConv1d", "LightweightConv1d", "ParallelMixer", "SelfAttention", "build_mixer"]
+__all__ = [
+    "MIXERS",
+    "ConvMixer",
+    "ConvSubsampling",
+    "DynamicConv1d",
+    "KernelAttentionConv1d",
+    "KernelAttentionConv2d",
+    "LightweightConv1d",
+    "ODConv1d",
+    "ODConv2d",
+    "ParallelMixer",
+    "SelfAttention",
+    "build_mixer",
+    "set_temperature",
+]

@@ -47,6 +47,7 @@ class _HeadConv1d(nn.Module):
         self.renormalize = renormalize
         self.reach = (kernel_size - 1) * dilation  # steps between the first and the last tap
         self.left = left_padding(padding, kernel_size, dilation)
+        self.lookahead = self.reach - self.left  # steps after the current one that the last tap reads
         self.register_parameter("bias", nn.Parameter(torch.empty(channels, **factory)) if bias else None)
 
     def extra_repr(self) -> str:
@@ -95,14 +96,21 @@ class _HeadConv1d(nn.Module):
         convolve = lightweight_conv1d if kernels.dim() == 2 else dynamic_conv1d
         return convolve(input, kernels.to(input.dtype), self.bias, padding=self.padding, dilation=self.dilation)
 
-    def _stream(
-        self, input: Tensor, logits: Tensor, state: Tensor, padding_mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        if self.left != self.reach:
-            raise ValueError(f'only a causal layer streams: padding must be "causal", got {self.padding!r}')
+    def _check_stream(self, input: Tensor, state: Tensor) -> None:
+        if self.padding == "same" and self.lookahead:
+            raise ValueError('only a causal layer streams, or one whose padding is an int: padding must be "causal" or '
+                             'P, got "same"')  # fmt: skip
         expected = (input.shape[0], self.reach, self.channels)
         if state.shape != expected:
             raise ValueError(f"state must be (B, (K-1)*dilation, C) = {expected}, got {tuple(state.shape)}")
+
+    def _past(self, state: Tensor) -> Tensor:
+        """The inputs before a chunk: zeros where ``renormalize`` marks that there was none."""
+        return torch.where(state.isnan(), 0, state) if self.renormalize else state
+
+    def _stream(
+        self, input: Tensor, logits: Tensor, state: Tensor, padding_mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         valid, marked = None, input
         if self.renormalize:
             if padding_mask is not None:
@@ -110,8 +118,7 @@ class _HeadConv1d(nn.Module):
             valid = ~torch.cat([state[..., 0], marked[..., 0]], dim=1).isnan()
         kernels = self._kernels(logits, valid).to(input.dtype)
         step = lightweight_conv1d_step if kernels.dim() == 2 else dynamic_conv1d_step
-        past = torch.where(state.isnan(), 0, state) if self.renormalize else state
-        output, following = step(input, past, kernels, self.bias, dilation=self.dilation)
+        output, following = step(input, self._past(state), kernels, self.bias, dilation=self.dilation)
         if self.renormalize or padding_mask is not None:  # marks, or padding at a row's end, which the op knows not of
             window = torch.cat([state.to(input.dtype), marked], dim=1)
             following = last_inputs(window, padding_mask, self.reach)
@@ -214,6 +221,9 @@ class LightweightConv1d(_HeadConv1d):
     def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Convolve the next chunk of a causal layer; any chunking of a sequence gives what ``forward`` gives.
 
+        A layer with ``padding=P`` looks L = (K−1)·dilation − P steps ahead, so its output comes L steps late: the
+        first L steps of it mean nothing, and a last chunk of L padded steps brings the rest.
+
         Args:
             input: (B, T, C), T ≥ 1.
             state: (B, (K−1)·dilation, C), of :meth:`initial_state` or the last call.
@@ -223,6 +233,7 @@ class LightweightConv1d(_HeadConv1d):
             The output (B, T, C), and the next state.
         """
         check_input(input, self.channels, self.weight.dtype, padding_mask)
+        self._check_stream(input, state)
         return self._stream(zero_padding(input, padding_mask), self.weight, state, padding_mask)
 
 
@@ -329,18 +340,29 @@ class DynamicConv1d(_HeadConv1d):
     ) -> tuple[Tensor, Tensor]:
         """Convolve the next chunk of a causal layer; any chunking of a sequence gives what ``forward`` gives.
 
+        A layer with ``padding=P`` looks L = (K−1)·dilation − P steps ahead, so its output comes L steps late: the
+        first L steps of it mean nothing, and a last chunk of L padded steps brings the rest.
+
         Args:
             input: (B, T, C), T ≥ 1.
             state: (B, (K−1)·dilation, C), of :meth:`initial_state` or the last call.
             padding_mask: (B, T) bool; padding at a row's end does not enter its state.
-            query: (B, T, Q) where the layer has a ``query_dim``, else None.
+            query: (B, T, Q) where the layer has a ``query_dim``, else None; of the steps of the output.
 
         Returns:
             The output (B, T, C), and the next state.
         """
         check_input(input, self.channels, self.generator.weight.dtype, padding_mask)
+        self._check_stream(input, state)
         input = zero_padding(input, padding_mask)
-        return self._stream(input, self._logits(input, query, padding_mask), state, padding_mask)
+        if self.lookahead == 0:
+            logits = self._logits(input, query, padding_mask)
+        elif query is None:  # an output's kernel comes from its own step, L before the newest
+            window = torch.cat([self._past(state).to(input.dtype), input], dim=1)
+            logits = self._logits(window[:, self.left : self.left + input.shape[1]], None, None)
+        else:
+            logits = self._logits(input, query, None)
+        return self._stream(input, logits, state, padding_mask)
 
     def _input_and_kernels(
         self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None

@@ -1,7 +1,8 @@
 """Mixers: the blocks that let time steps see each other, chosen by name.
 
 A mixer maps (B, T, D) to (B, T, D) with ``forward(input, *, padding_mask=None)``; where it is causal it has
-``initial_state(batch_size)`` and ``stream(input, state, padding_mask=None) -> (output, state)`` too.
+``initial_state(batch_size)`` and ``stream(input, state, padding_mask=None) -> (output, state)`` too. So it has where it
+looks a number of steps ahead, its ``lookahead``; then the output comes as many steps late.
 """
 
 import inspect
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqdyconv.functional.conv import Padding
 from seqdyconv.layers.attention import SelfAttention
 from seqdyconv.layers.checks import check_dropout, check_input
 from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
@@ -66,12 +68,17 @@ class ConvMixer(nn.Module):
         """Mix a whole sequence (B, T, D); ``padding_mask`` (B, T) bool, True at padded steps. Returns (B, T, D)."""
         return self.out_proj(self.conv(self._project(input, padding_mask), padding_mask=padding_mask))
 
+    @property
+    def lookahead(self) -> int:
+        """The steps after the current one that the convolution reads."""
+        return self.conv.lookahead
+
     def initial_state(self, batch_size: int) -> Tensor:
         """The state before the first chunk: that of the convolution."""
         return self.conv.initial_state(batch_size)
 
     def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Mix the next chunk (B, T, D) of a causal block; returns its output (B, T, D) and the next state."""
+        """Mix the next chunk (B, T, D); returns its output (B, T, D), ``lookahead`` steps late, and the next state."""
         output, state = self.conv.stream(self._project(input, padding_mask), state, padding_mask)
         return self.out_proj(output), state
 
@@ -91,6 +98,7 @@ def _conv_mixer(
     *,
     kernel_size: int,
     causal: bool = False,
+    lookahead: int | None = None,
     conv_dim: int | None = None,
     glu: bool = True,
     input_dropout: float = 0.0,
@@ -103,11 +111,16 @@ def _conv_mixer(
     dtype: torch.dtype | None = None,
 ) -> ConvMixer:
     generator: dict[str, Any] = {"generator_bias": generator_bias} if layer is DynamicConv1d else {}
+    padding: Padding = "causal" if causal else "same"
+    if lookahead is not None:
+        if causal or lookahead < 0:
+            raise ValueError(f"lookahead must be >= 0 and causal False, got {lookahead} and causal={causal}")
+        padding = max(0, (kernel_size - 1) * dilation - lookahead)  # a kernel can't look further than it is long
     conv = layer(
         dim if conv_dim is None else conv_dim,
         kernel_size,
         num_heads,
-        padding="causal" if causal else "same",
+        padding=padding,
         dilation=dilation,
         weight_softmax=weight_softmax,
         weight_dropout=weight_dropout,
@@ -134,13 +147,14 @@ def build_mixer(name: str, dim: int, num_heads: int, **options: Any) -> nn.Modul
         name: ``"lightweight_conv"``, ``"dynamic_conv"``, ``"self_attention"`` or ``"parallel"``.
         dim: D, the width of input and output.
         num_heads: H, divides D, and ``conv_dim`` where that is given.
-        options: keywords of the mixers: ``kernel_size``, ``causal``, ``conv_dim``, ``glu``, ``input_dropout``,
-            ``dilation``, ``weight_softmax``, ``weight_dropout``, ``renormalize``, ``generator_bias``,
-            ``attention_dropout``, ``conv``, ``device``, ``dtype``. Those that only other mixers have are left out, so
-            that one set of options serves all.
+        options: keywords of the mixers: ``kernel_size``, ``causal``, ``lookahead`` (the steps after
+            the current one that a convolution sees, at most (K−1)·dilation, instead of ``causal``), ``conv_dim``,
+            ``glu``, ``input_dropout``, ``dilation``, ``weight_softmax``, ``weight_dropout``, ``renormalize``,
+            ``generator_bias``, ``attention_dropout``, ``conv``, ``device``, ``dtype``. Those that only other mixers
+            have are left out, so that one set of options serves all; but not a ``lookahead``.
 
     Raises:
-        ValueError: a name that is no mixer, or an option that no mixer has.
+        ValueError: a name that is no mixer, an option that no mixer has, or a ``lookahead`` of a mixer with attention.
 
     Example:
         >>> from seqdyconv import build_mixer
@@ -156,4 +170,7 @@ def build_mixer(name: str, dim: int, num_heads: int, **options: Any) -> nn.Modul
     known = set().union(*parameters.values())
     if unknown := sorted(set(options) - known):
         raise ValueError(f"no mixer has the option {', '.join(unknown)}; options are {', '.join(sorted(known))}")
+    if options.get("lookahead") is not None and "lookahead" not in parameters[name]:
+        able = ", ".join(mixer for mixer in MIXERS if "lookahead" in parameters[mixer])
+        raise ValueError(f"lookahead needs a mixer of {able}, got {name!r}")
     return MIXERS[name](dim, num_heads, **{key: options[key] for key in options if key in parameters[name]})

@@ -3,14 +3,19 @@
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCTC,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    AutoModelForSpeechSeq2Seq,
     AutoTokenizer,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
 
 from seqdyconv.models.configuration import SeqDyConvConfig
+from seqdyconv.models.configuration_speech import SeqDyConvSpeechConfig
 from seqdyconv.models.fairseq import FairseqTranslation, fairseq_tokenizer, load_fairseq_checkpoint
+from seqdyconv.models.joint_decoding import CTCPrefixLogitsProcessor, CTCPrefixScorer
 from seqdyconv.models.kernels import plot_kernels, record_kernels
 from seqdyconv.models.modeling import (
     SeqDyConvDecoder,
@@ -19,6 +24,12 @@ from seqdyconv.models.modeling import (
     SeqDyConvPreTrainedModel,
 )
 from seqdyconv.models.modeling_encoder import SeqDyConvForMaskedLM, SeqDyConvForSequenceClassification
+from seqdyconv.models.modeling_speech import (
+    SeqDyConvForCTC,
+    SeqDyConvForSpeechSeq2Seq,
+    SeqDyConvSpeechModel,
+    ctc_loss,
+)
 from seqdyconv.models.pipelines import Seq2SeqTranslationPipeline
 from seqdyconv.models.tokenization import SeqDyConvTokenizer
 
@@ -27,20 +38,33 @@ AutoModel.register(SeqDyConvConfig, SeqDyConvModel)
 AutoModelForMaskedLM.register(SeqDyConvConfig, SeqDyConvForMaskedLM)
 AutoModelForSequenceClassification.register(SeqDyConvConfig, SeqDyConvForSequenceClassification)
 AutoModelForSeq2SeqLM.register(SeqDyConvConfig, SeqDyConvForConditionalGeneration)
+AutoConfig.register(SeqDyConvSpeechConfig.model_type, SeqDyConvSpeechConfig)
+AutoModel.register(SeqDyConvSpeechConfig, SeqDyConvSpeechModel)
+AutoModelForCTC.register(SeqDyConvSpeechConfig, SeqDyConvForCTC)
+AutoModelForSpeechSeq2Seq.register(SeqDyConvSpeechConfig, SeqDyConvForSpeechSeq2Seq)
+# The pipeline looks in this table, by the name of the class, whether a model generates or is one of CTC.
+MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES[SeqDyConvSpeechConfig.model_type] = SeqDyConvForSpeechSeq2Seq.__name__
 # Folders whose tokenizer_config.json names another class, as the recipes' do, load that one.
 AutoTokenizer.register(SeqDyConvConfig, tokenizer_class=SeqDyConvTokenizer)
 
 __all__ = [
+    "CTCPrefixLogitsProcessor",
+    "CTCPrefixScorer",
     "FairseqTranslation",
     "Seq2SeqTranslationPipeline",
     "SeqDyConvConfig",
     "SeqDyConvDecoder",
+    "SeqDyConvForCTC",
     "SeqDyConvForConditionalGeneration",
     "SeqDyConvForMaskedLM",
     "SeqDyConvForSequenceClassification",
+    "SeqDyConvForSpeechSeq2Seq",
     "SeqDyConvModel",
     "SeqDyConvPreTrainedModel",
+    "SeqDyConvSpeechConfig",
+    "SeqDyConvSpeechModel",
     "SeqDyConvTokenizer",
+    "ctc_loss",
     "fairseq_tokenizer",
     "load_fairseq_checkpoint",
     "plot_kernels",

@@ -10,6 +10,7 @@ itself is the base model of ``modeling_encoder.py`` too.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from seqdyconv.layers import LightweightConv1d, build_mixer
 from seqdyconv.layers.attention import CrossAttention
 from seqdyconv.models.cache import cross_attention_memory, decoder_cache, keep_cross_attention_memory
 from seqdyconv.models.configuration import SeqDyConvConfig, StackConfig
+from seqdyconv.models.streaming import BlockState, initial_block_state, stream_block
 
 
 def sinusoidal_positions(positions: Tensor, dim: int) -> Tensor:
@@ -91,16 +93,24 @@ class Embedding(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Linear, ReLU, linear."""
+    """Linear, ReLU or another activation, linear."""
 
-    def __init__(self, dim: int, inner_dim: int, activation_dropout: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        inner_dim: int,
+        activation_dropout: float,
+        activation: Callable[[Tensor], Tensor] = F.relu,
+    ) -> None:
         super().__init__()
+        self.activation = activation
         self.in_proj = nn.Linear(dim, inner_dim)
         self.out_proj = nn.Linear(inner_dim, dim)
         self.activation_dropout = activation_dropout
 
     def forward(self, input: Tensor) -> Tensor:
-        return self.out_proj(F.dropout(F.relu(self.in_proj(input)), self.activation_dropout, self.training))
+        inner = self.activation(self.in_proj(input))
+        return self.out_proj(F.dropout(inner, self.activation_dropout, self.training))
 
 
 class Residual(nn.Module):
@@ -122,13 +132,17 @@ class Residual(nn.Module):
         return hidden if self.normalize_before else self.norm(hidden)
 
 
-def _build_mixer(config: SeqDyConvConfig, stack: StackConfig, layer: int, causal: bool) -> nn.Module:
+def stack_mixer(
+    config: SeqDyConvConfig, stack: StackConfig, layer: int, *, causal: bool = False, lookahead: int | None = None
+) -> nn.Module:
+    """The mixer of one layer of a stack."""
     return build_mixer(
         stack.layer_types[layer],
         config.hidden_size,
         stack.attention_heads,
         kernel_size=stack.kernel_sizes[layer],
         causal=causal,
+        lookahead=lookahead,
         conv_dim=stack.conv_dim,
         glu=stack.glu,
         input_dropout=config.input_dropout,
@@ -141,16 +155,31 @@ def _build_mixer(config: SeqDyConvConfig, stack: StackConfig, layer: int, causal
 class SeqDyConvEncoderLayer(GradientCheckpointingLayer):
     """A mixer and a feed-forward block."""
 
-    def __init__(self, config: SeqDyConvConfig, layer: int) -> None:
+    def __init__(self, config: SeqDyConvConfig, layer: int, lookahead: int | None = None) -> None:
         super().__init__()
         stack = config.stack("encoder")
-        self.mixer: Any = _build_mixer(config, stack, layer, causal=False)
+        self.mixer: Any = stack_mixer(config, stack, layer, lookahead=lookahead)
         self.mixer_residual = Residual(config, stack.normalize_before)
         self.ffn = FeedForward(config.hidden_size, stack.ffn_dim, config.activation_dropout)
         self.ffn_residual = Residual(config, stack.normalize_before)
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         mixed = self.mixer(self.mixer_residual.enter(hidden), padding_mask=padding_mask)
+        return self.after_mixer(hidden, mixed)
+
+    def initial_state(self, batch_size: int) -> tuple[BlockState, ...]:
+        """The state before the first chunk: that of the mixer."""
+        return (initial_block_state(self.mixer, batch_size),)
+
+    def stream(
+        self, hidden: Tensor, state: tuple[BlockState, ...], flush: bool
+    ) -> tuple[Tensor, tuple[BlockState, ...]]:
+        """The steps that are due (B, T', D) after the next chunk (B, T, D), and the next state."""
+        hidden, mixed, mixer_state = stream_block(self.mixer, self.mixer_residual.enter, hidden, state[0], flush)
+        return self.after_mixer(hidden, mixed), (mixer_state,)
+
+    def after_mixer(self, hidden: Tensor, mixed: Tensor) -> Tensor:
+        """The rest of the layer, once the mixer has given ``mixed``."""
         hidden = self.mixer_residual.leave(hidden, mixed)
         return self.ffn_residual.leave(hidden, self.ffn(self.ffn_residual.enter(hidden)))
 
@@ -162,7 +191,7 @@ class SeqDyConvDecoderLayer(GradientCheckpointingLayer):
         super().__init__()
         stack = config.stack("decoder")
         self.layer = layer
-        self.mixer: Any = _build_mixer(config, stack, layer, causal=True)
+        self.mixer: Any = stack_mixer(config, stack, layer, causal=True)
         self.mixer_residual = Residual(config, stack.normalize_before)
         self.cross_attention = CrossAttention(
             config.hidden_size, stack.attention_heads, attention_dropout=config.attention_dropout
@@ -243,6 +272,8 @@ class SeqDyConvPreTrainedModel(PreTrainedModel):
             init.zeros_(module.bias)
         elif isinstance(module, LightweightConv1d):
             init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
 
 
 class SeqDyConvModel(SeqDyConvPreTrainedModel):
@@ -308,7 +339,7 @@ class SeqDyConvModel(SeqDyConvPreTrainedModel):
             )
         tokens = input_ids if inputs_embeds is None else inputs_embeds
         assert tokens is not None
-        _check_mask(attention_mask, tokens, 0, "attention_mask")
+        check_mask(attention_mask, tokens, 0, "attention_mask")
         padding_mask = to_padding_mask(attention_mask)
         hidden = self.embedding(tokens, padding_mask, token_type_ids=token_type_ids)
         for layer in self.layers:
@@ -357,7 +388,7 @@ class SeqDyConvDecoder(SeqDyConvPreTrainedModel):
         if cache is None and use_cache:
             cache = decoder_cache(len(self.layers))
         past = 0 if cache is None else cache.get_seq_length()
-        _check_mask(attention_mask, input_ids, past, "decoder attention_mask")
+        check_mask(attention_mask, input_ids, past, "decoder attention_mask")
         padding_mask, encoder_padding_mask = to_padding_mask(attention_mask), to_padding_mask(encoder_attention_mask)
         hidden = self.embedding(input_ids, padding_mask, past)
         new_padding = None if padding_mask is None else padding_mask[:, past:]
@@ -367,7 +398,22 @@ class SeqDyConvDecoder(SeqDyConvPreTrainedModel):
         return BaseModelOutputWithPast(last_hidden_state=hidden, cache=cache)
 
 
-class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, GenerationMixin):
+class SeqDyConvGenerationMixin(GenerationMixin):
+    """What ``generate()`` and ``Trainer`` ask of a model with our decoder."""
+
+    config: SeqDyConvConfig
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False  # forward makes the cache: it holds stream states, not keys and values
+
+    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
+        """Labels (B, T), −100 where they do not count → the decoder's input, one step later."""
+        shifted = F.pad(labels[:, :-1], (1, 0), value=self.config.decoder_start_token_id)
+        return torch.where(shifted == -100, self.config.pad_token_id, shifted)  # type: ignore[arg-type]
+
+
+class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGenerationMixin):
     """Encoder and decoder with an output over the vocabulary: translation and other text-to-text tasks.
 
     Trains with ``labels``, decodes with ``generate()`` (greedy, sampling, beam search), saves and loads as every
@@ -402,15 +448,6 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, GenerationMixi
             shared = "encoder.embedding.tokens.weight"
             self._tied_weights_keys = {"decoder.embedding.tokens.weight": shared, "lm_head.weight": shared}
         self.post_init()
-
-    @classmethod
-    def _supports_default_dynamic_cache(cls) -> bool:
-        return False  # forward makes the cache: it holds stream states, not keys and values
-
-    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
-        """Labels (B, T), −100 where they do not count → the decoder's input, one step later."""
-        shifted = F.pad(labels[:, :-1], (1, 0), value=self.config.decoder_start_token_id)
-        return torch.where(shifted == -100, self.config.pad_token_id, shifted)  # type: ignore[arg-type]
 
     @can_return_tuple
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
@@ -487,16 +524,21 @@ def precise(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def token_loss(logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+def token_loss(
+    logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None, label_smoothing: float = 0.0
+) -> Tensor:
     """Cross-entropy in nats of logits (B, T, V) with labels (B, T), −100 where they do not count.
 
     The mean over the labels that count, 0 where there are none; or their sum divided by ``num_items_in_batch``.
     """
-    total = F.cross_entropy(precise(logits).flatten(0, 1), labels.flatten(), reduction="sum")
+    total = F.cross_entropy(
+        precise(logits).flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=label_smoothing
+    )
     return total / ((labels != -100).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
 
 
-def _check_mask(attention_mask: Tensor | None, tokens: Tensor, past: int, name: str) -> None:
+def check_mask(attention_mask: Tensor | None, tokens: Tensor, past: int, name: str) -> None:
+    """Raise ValueError unless the mask, if any, is (B, past + T), ``tokens`` being (B, T, ...)."""
     expected = (tokens.shape[0], past + tokens.shape[1])
     if attention_mask is not None and attention_mask.shape != expected:
         cached = f", the {past} tokens in the cache included" if past else ""

@@ -1,0 +1,623 @@
+"""Speech models: feature frames to a quarter as many steps, an encoder of our layers, CTC, and maybe a decoder.
+
+Read from top to bottom: the Conformer-like block, streaming of one block, the encoder, CTC, the model with a decoder.
+
+- Subsampling moves padding to the right, so step t of every row is at the frames 4t and around.
+- With ``encoder_lookahead`` in the configuration all layers but the mixers are causal, and these look a number of steps
+  ahead: :meth:`SeqDyConvSpeechModel.stream` then gives, chunk by chunk, what ``forward`` gives of the whole.
+- CTC (Graves et al. 2006, https://doi.org/10.1145/1143844.1143891) has the blank ``config.pad_token_id``.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import EncoderDecoderCache, GenerationConfig, LogitsProcessorList
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput, CausalLMOutput, Seq2SeqLMOutput
+from transformers.utils.deprecation import deprecate_kwarg
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from seqdyconv.functional.conv import Padding
+from seqdyconv.layers import ConvMixer, KernelAttentionConv2d, LightweightConv1d
+from seqdyconv.layers.subsampling import ConvSubsampling, SubsamplingState
+from seqdyconv.models.configuration_speech import SeqDyConvSpeechConfig
+from seqdyconv.models.joint_decoding import CTCPrefixLogitsProcessor
+from seqdyconv.models.modeling import (
+    FeedForward,
+    Residual,
+    SeqDyConvDecoder,
+    SeqDyConvEncoderLayer,
+    SeqDyConvGenerationMixin,
+    SeqDyConvPreTrainedModel,
+    check_mask,
+    precise,
+    sinusoidal_positions,
+    stack_mixer,
+    to_padding_mask,
+    token_loss,
+)
+from seqdyconv.models.streaming import BlockState, initial_block_state, stream_block
+
+
+class NormalizedDepthwiseConv(LightweightConv1d):
+    """The middle of a Conformer's convolution module: depthwise convolution, norm, SiLU, (batch, time, channels).
+
+    The norm is a layer norm, which sees one step alone, where the paper has batch norm, which padding would touch.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, padding: Padding) -> None:
+        super().__init__(channels, kernel_size, channels, padding=padding, weight_softmax=False, bias=True)
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, input: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+        return F.silu(self.norm(super().forward(input, padding_mask=padding_mask)))
+
+    def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        output, state = super().stream(input, state, padding_mask)
+        return F.silu(self.norm(output)), state
+
+
+class SeqDyConvConformerLayer(GradientCheckpointingLayer):
+    """Half a feed-forward block, a mixer, a convolution module, half a feed-forward block, a norm.
+
+    The block of Gulati et al. 2020 (https://arxiv.org/abs/2005.08100) with any mixer where self-attention is.
+    """
+
+    def __init__(self, config: SeqDyConvSpeechConfig, layer: int, lookahead: int | None = None) -> None:
+        super().__init__()
+        stack, dim = config.stack("encoder"), config.hidden_size
+        self.first_ffn = FeedForward(dim, stack.ffn_dim, config.activation_dropout, F.silu)
+        self.first_ffn_residual = Residual(config, normalize_before=True)
+        self.mixer: Any = stack_mixer(config, stack, layer, lookahead=lookahead)
+        self.mixer_residual = Residual(config, normalize_before=True)
+        padding: Padding = "same" if lookahead is None else "causal"
+        self.conv = ConvMixer(dim, NormalizedDepthwiseConv(dim, config.conformer_kernel_size, padding))
+        self.conv_residual = Residual(config, normalize_before=True)
+        self.last_ffn = FeedForward(dim, stack.ffn_dim, config.activation_dropout, F.silu)
+        self.last_ffn_residual = Residual(config, normalize_before=True)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        hidden = self.before_mixer(hidden)
+        mixed = self.mixer(self.mixer_residual.enter(hidden), padding_mask=padding_mask)
+        hidden = self.mixer_residual.leave(hidden, mixed)
+        convolved = self.conv(self.conv_residual.enter(hidden), padding_mask=padding_mask)
+        return self.after_conv(hidden, convolved)
+
+    def initial_state(self, batch_size: int) -> tuple[BlockState, ...]:
+        """The states before the first chunk."""
+        return initial_block_state(self.mixer, batch_size), initial_block_state(self.conv, batch_size)
+
+    def stream(
+        self, hidden: Tensor, state: tuple[BlockState, ...], flush: bool
+    ) -> tuple[Tensor, tuple[BlockState, ...]]:
+        """The steps that are due (B, T', D) after the next chunk (B, T, D), and the next states."""
+        mixer_state, conv_state = state
+        hidden, mixed, mixer_state = stream_block(
+            self.mixer, self.mixer_residual.enter, self.before_mixer(hidden), mixer_state, flush
+        )
+        hidden, convolved, conv_state = stream_block(
+            self.conv, self.conv_residual.enter, self.mixer_residual.leave(hidden, mixed), conv_state, flush
+        )
+        return self.after_conv(hidden, convolved), (mixer_state, conv_state)
+
+    def before_mixer(self, hidden: Tensor) -> Tensor:
+        """Half a feed-forward block."""
+        return self.first_ffn_residual.leave(hidden, 0.5 * self.first_ffn(self.first_ffn_residual.enter(hidden)))
+
+    def after_conv(self, hidden: Tensor, convolved: Tensor) -> Tensor:
+        """The rest of the layer, once the convolution module has given ``convolved``."""
+        hidden = self.conv_residual.leave(hidden, convolved)
+        return self.norm(
+            self.last_ffn_residual.leave(hidden, 0.5 * self.last_ffn(self.last_ffn_residual.enter(hidden)))
+        )
+
+
+LAYERS = {"transformer": SeqDyConvEncoderLayer, "conformer": SeqDyConvConformerLayer}
+
+
+class SpeechState(NamedTuple):
+    """What the encoder remembers between the chunks of a stream: tensors whose size does not grow with it."""
+
+    subsampling: SubsamplingState
+    layers: tuple[tuple[BlockState, ...], ...]
+    """For each layer the states of its mixer and, in a conformer, of its convolution module."""
+
+
+@dataclass
+class SpeechEncoderOutput(BaseModelOutput):
+    """What the encoder returns.
+
+    Args:
+        last_hidden_state: (B, T', D).
+        hidden_states: with ``output_hidden_states=True`` the input of the first layer and the outputs of all.
+        attention_mask: (B, T'), True = keep; None where nothing is padded.
+        intermediate: (B, T', D) of each of the configuration's ``intermediate_ctc_layers``, normalised as the last one.
+    """
+
+    attention_mask: Tensor | None = None
+    intermediate: tuple[Tensor, ...] | None = None
+
+
+class SeqDyConvSpeechPreTrainedModel(SeqDyConvPreTrainedModel):
+    """What Hugging Face asks of all our speech models."""
+
+    config: SeqDyConvSpeechConfig
+    config_class = SeqDyConvSpeechConfig
+    main_input_name = "input_features"
+    input_modalities = "audio"
+    _no_split_modules = ["SeqDyConvEncoderLayer", "SeqDyConvConformerLayer", "SeqDyConvDecoderLayer"]
+
+    def get_input_embeddings(self) -> nn.Module:
+        raise NotImplementedError("a speech encoder has no token embeddings")
+
+    def output_lengths(self, attention_mask: Tensor) -> Tensor:
+        """How many steps of the output are real, (B,), where ``attention_mask`` (B, T) says which frames are."""
+        return self.base_model.subsampling.output_lengths((attention_mask != 0).sum(1))
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, KernelAttentionConv2d):
+            module.reset_parameters()
+
+
+class SeqDyConvSpeechModel(SeqDyConvSpeechPreTrainedModel):
+    """The speech encoder, (B, T, F) feature frames → (B, ⌈T/4⌉, D): subsampling and encoder layers.
+
+    Alone, under ``AutoModel``, or inside a model with a head or a decoder, whose checkpoints it loads.
+
+    Example:
+        >>> import torch
+        >>> from seqdyconv.models import SeqDyConvSpeechConfig, SeqDyConvSpeechModel
+        >>> config = SeqDyConvSpeechConfig(vocab_size=30, hidden_size=16, encoder_kernel_sizes=[3, 7],
+        ...     encoder_attention_heads=4, encoder_ffn_dim=32, subsampling_channels=4)
+        >>> SeqDyConvSpeechModel(config)(torch.randn(1, 50, 80)).last_hidden_state.shape
+        torch.Size([1, 13, 16])
+    """
+
+    config: SeqDyConvSpeechConfig  # the Auto classes read this annotation from the class itself
+    _can_record_outputs = {"hidden_states": list(LAYERS.values())}
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^lm_head\.", r"^ctc_head\."]  # of the models that hold one
+
+    def __init__(self, config: SeqDyConvSpeechConfig) -> None:
+        super().__init__(config.encoder_only())
+        stack = config.stack("encoder")
+        self.subsampling = ConvSubsampling(
+            config.num_mel_bins,
+            config.hidden_size,
+            config.subsampling_channels,
+            causal=config.encoder_lookahead is not None,
+            num_kernels=config.subsampling_kernels,
+        )
+        if stack.position_type == "learned":
+            self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        build = LAYERS[config.encoder_block]
+        self.layers: Any = nn.ModuleList(
+            build(config, layer, config.encoder_lookahead) for layer in range(len(stack.layer_types))
+        )
+        # The conformer's layers end in a norm of their own.
+        final_norm = stack.normalize_before and config.encoder_block == "transformer"
+        self.norm = nn.LayerNorm(config.hidden_size) if final_norm else None
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self, input_features: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> SpeechEncoderOutput:
+        """Encode a batch of utterances.
+
+        Args:
+            input_features: (B, T, F) frames.
+            attention_mask: (B, T), 1 = keep. Real frames may stand on either side; the output's stand on the left.
+
+        Returns:
+            A :class:`SpeechEncoderOutput`. The output at padded steps means nothing.
+
+        Raises:
+            ValueError: frames or a mask of another shape.
+        """
+        if kwargs.get("output_attentions", self.config.output_attentions):
+            raise ValueError("output_attentions=True is not supported: convolutions have no attention maps")
+        check_mask(attention_mask, input_features, 0, "attention_mask")
+        hidden, padding_mask = self.subsampling(input_features, to_padding_mask(attention_mask))
+        hidden = F.dropout(self._add_positions(hidden), self.config.dropout, self.training)
+        intermediate = []
+        for number, layer in enumerate(self.layers, 1):
+            hidden = layer(hidden, padding_mask)
+            if number in self.config.intermediate_ctc_layers:
+                intermediate.append(self._normalize(hidden))
+        return SpeechEncoderOutput(
+            last_hidden_state=self._normalize(hidden),
+            attention_mask=None if padding_mask is None else ~padding_mask,
+            intermediate=tuple(intermediate) or None,
+        )
+
+    @property
+    def lookahead(self) -> int:
+        """How many steps late the output of a stream comes: the sum over the layers."""
+        self._check_streaming()
+        return sum(layer.mixer.lookahead for layer in self.layers)
+
+    def initial_state(self, batch_size: int) -> SpeechState:
+        """The state before the first chunk of ``batch_size`` utterances that go in step."""
+        self._check_streaming()
+        layers = tuple(layer.initial_state(batch_size) for layer in self.layers)
+        return SpeechState(self.subsampling.initial_state(batch_size), layers)
+
+    def stream(self, input_features: Tensor, state: SpeechState, flush: bool = False) -> tuple[Tensor, SpeechState]:
+        """Encode the next chunk; all chunks together give what :meth:`forward` gives of the whole.
+
+        Under ``torch.no_grad()`` or ``torch.inference_mode()`` memory does not grow with the stream.
+
+        Args:
+            input_features: (B, T, F), any number of frames, also none.
+            state: of :meth:`initial_state` or the last call.
+            flush: this is the last chunk: give the steps that still wait for what comes after them.
+
+        Returns:
+            The steps that are due (B, T', D), one for each fourth frame and ``lookahead`` steps late, so T' may be 0;
+            and the next state, after ``flush`` that of a new utterance.
+
+        Raises:
+            ValueError: a model without ``encoder_lookahead``, or frames of another shape.
+        """
+        self._check_streaming()
+        batch, dim = input_features.shape[0], self.config.hidden_size
+        if input_features.shape[1] > 0:
+            hidden, subsampling = self.subsampling.stream(input_features, state.subsampling)
+        else:
+            hidden, subsampling = input_features.new_zeros(batch, 0, dim), state.subsampling
+        layers = []
+        for layer, layer_state in zip(self.layers, state.layers):
+            hidden, layer_state = layer.stream(hidden, layer_state, flush)
+            layers.append(layer_state)
+        following = self.initial_state(batch) if flush else SpeechState(subsampling, tuple(layers))
+        return self._normalize(hidden), following
+
+    def _check_streaming(self) -> None:
+        if self.config.encoder_lookahead is None:
+            raise ValueError("the model streams only if its configuration says encoder_lookahead >= 0, got None")
+
+    def _normalize(self, hidden: Tensor) -> Tensor:
+        return hidden if self.norm is None else self.norm(hidden)
+
+    def _add_positions(self, hidden: Tensor) -> Tensor:
+        kind = self.config.encoder_position_type
+        if kind == "none":
+            return hidden
+        steps = torch.arange(hidden.shape[1], device=hidden.device) + self.config.position_offset
+        if kind == "sinusoidal":
+            return hidden + sinusoidal_positions(steps[None], hidden.shape[2]).to(hidden.dtype)
+        if hidden.shape[1] + self.config.position_offset > self.positions.num_embeddings:
+            raise ValueError(
+                f"learned positions end at max_position_embeddings = {self.positions.num_embeddings}, got an utterance "
+                f"of {hidden.shape[1]} steps"
+            )
+        return hidden + self.positions(steps)
+
+
+class SeqDyConvForCTC(SeqDyConvSpeechPreTrainedModel):
+    """The speech encoder and a linear layer to the vocabulary, trained by CTC (Graves et al. 2006,
+    https://doi.org/10.1145/1143844.1143891).
+
+    ``from_pretrained(folder, is_encoder_decoder=False)`` takes both from a :class:`SeqDyConvForSpeechSeq2Seq`.
+
+    Example:
+        >>> import torch
+        >>> from seqdyconv.models import SeqDyConvForCTC, SeqDyConvSpeechConfig
+        >>> config = SeqDyConvSpeechConfig(vocab_size=30, hidden_size=16, encoder_kernel_sizes=[3, 7],
+        ...     encoder_attention_heads=4, encoder_ffn_dim=32, subsampling_channels=4)
+        >>> model = SeqDyConvForCTC(config).eval()
+        >>> attention_mask = (torch.arange(50) < torch.tensor([[50], [30]])).long()
+        >>> labels = torch.tensor([[5, 6, 6], [7, -100, -100]])
+        >>> model(torch.randn(2, 50, 80), attention_mask, labels=labels).logits.shape
+        torch.Size([2, 13, 30])
+        >>> model.output_lengths(attention_mask)
+        tensor([13,  8])
+    """
+
+    config: SeqDyConvSpeechConfig
+    accepts_loss_kwargs = True  # forward divides by num_items_in_batch where that is given
+    _keys_to_ignore_on_load_unexpected = [r"^decoder\.", r"^lm_head\."]
+
+    def __init__(self, config: SeqDyConvSpeechConfig) -> None:
+        super().__init__(config)
+        if config.is_encoder_decoder:  # the pipeline tries this class first, and must not lose the decoder
+            raise ValueError(
+                "the configuration is that of a model with a decoder, SeqDyConvForSpeechSeq2Seq; is_encoder_decoder="
+                "False makes, or loads, its encoder with CTC alone"
+            )
+        self.encoder = SeqDyConvSpeechModel(config)
+        self.ctc_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_features: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutput:
+        """Logits of the tokens and the blank at each step.
+
+        Args:
+            input_features, attention_mask: as in :meth:`SeqDyConvSpeechModel.forward`.
+            labels: (B, L) tokens, −100 where they do not count, see :func:`ctc_loss`.
+            num_items_in_batch: the labels to divide the loss by, where the batch is a part of a larger one.
+
+        Returns:
+            ``loss``, the CTC loss in nats per label, with ``intermediate_ctc_layers`` mixed with theirs; ``logits``
+            (B, T', V), of which :meth:`output_lengths` are real, blanks after them; ``hidden_states`` with
+            ``output_hidden_states=True``.
+
+        Raises:
+            ValueError: frames, a mask or labels that do not fit.
+        """
+        encoded = self.encoder(input_features, attention_mask, return_dict=True, **kwargs)
+        logits = self.ctc_head(encoded.last_hidden_state)
+        loss = None
+        if labels is not None:
+            loss = encoder_ctc_loss(self.config, self.ctc_head, encoded, logits, labels, num_items_in_batch)
+        if encoded.attention_mask is not None:  # who reads padded steps too, as pipelines do, finds blanks there
+            blank = torch.full_like(logits[0, 0], -1e4)
+            blank[self.config.pad_token_id] = 0
+            logits = torch.where(encoded.attention_mask[..., None], logits, blank)
+        return CausalLMOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
+
+    def initial_state(self, batch_size: int) -> SpeechState:
+        """The state before the first chunk, see :meth:`SeqDyConvSpeechModel.initial_state`."""
+        return self.encoder.initial_state(batch_size)
+
+    def stream(self, input_features: Tensor, state: SpeechState, flush: bool = False) -> tuple[Tensor, SpeechState]:
+        """Logits (B, T', V) of the steps that are due after the next chunk, see :meth:`SeqDyConvSpeechModel.stream`."""
+        hidden, state = self.encoder.stream(input_features, state, flush)
+        return self.ctc_head(hidden), state
+
+
+class SeqDyConvForSpeechSeq2Seq(SeqDyConvSpeechPreTrainedModel, SeqDyConvGenerationMixin):
+    """The speech encoder with CTC, and the decoder of lightweight and dynamic convolutions: hybrid CTC/attention
+    (Watanabe et al. 2017, https://doi.org/10.1109/JSTSP.2017.2763455).
+
+    Example:
+        >>> import torch
+        >>> from seqdyconv.models import SeqDyConvForSpeechSeq2Seq, SeqDyConvSpeechConfig
+        >>> config = SeqDyConvSpeechConfig(vocab_size=30, hidden_size=16, encoder_kernel_sizes=[3, 7],
+        ...     decoder_kernel_sizes=[3, 7], encoder_attention_heads=4, decoder_attention_heads=4, encoder_ffn_dim=32,
+        ...     decoder_ffn_dim=32, subsampling_channels=4, is_encoder_decoder=True)
+        >>> model = SeqDyConvForSpeechSeq2Seq(config).eval()
+        >>> model(torch.randn(1, 50, 80), labels=torch.tensor([[5, 6, 2]])).logits.shape
+        torch.Size([1, 3, 30])
+        >>> options = {"ctc_weight": 0.4, "num_beams": 4, "max_new_tokens": 3, "min_new_tokens": 3}
+        >>> model.generate(torch.randn(1, 50, 80), **options).shape
+        torch.Size([1, 4])
+    """
+
+    config: SeqDyConvSpeechConfig  # the Auto classes read this annotation from the class itself
+    accepts_loss_kwargs = True  # forward divides by num_items_in_batch where that is given
+    _tied_weights_keys = {"lm_head.weight": "decoder.embedding.tokens.weight"}
+
+    def __init__(self, config: SeqDyConvSpeechConfig) -> None:
+        super().__init__(config)
+        if not config.is_encoder_decoder:
+            raise ValueError("a model with a decoder needs a configuration with is_encoder_decoder=True, got False")
+        self.encoder = SeqDyConvSpeechModel(config)
+        self.ctc_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.decoder = SeqDyConvDecoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.decoder.embedding.tokens
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.decoder.embedding.tokens = value  # type: ignore[assignment]
+
+    @can_return_tuple
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+    def forward(
+        self,
+        input_features: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        encoder_outputs: SpeechEncoderOutput | None = None,
+        cache: EncoderDecoderCache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
+    ) -> Seq2SeqLMOutput:
+        """Logits of the next token at each step of the decoder.
+
+        Args:
+            input_features: (B, T, F) frames; not needed where ``encoder_outputs`` are given.
+            attention_mask: (B, T), 1 = keep, of the frames.
+            decoder_input_ids: (B, L); made from ``labels`` where None.
+            decoder_attention_mask: (B, past + L), 1 = keep. Padding on the right needs none.
+            encoder_outputs: of an earlier call of the encoder.
+            cache: what the decoder remembers of the calls before.
+            labels: (B, L) tokens and the end of the sentence, −100 where they do not count. CTC gets them without the
+                tokens that begin and end a sentence, see :func:`ctc_loss`.
+            use_cache: return a ``cache``; never with ``labels``.
+            num_items_in_batch: the labels to divide the losses by, where the batch is a part of a larger one.
+
+        Returns:
+            ``loss``, in nats per label the configuration's ``ctc_weight`` times the CTC loss plus the rest of one times
+            the cross-entropy; ``logits`` (B, L, V), ``cache``, ``encoder_last_hidden_state`` (B, T', D), from which
+            ``model.ctc_head`` makes the logits of CTC, and the hidden states of all layers with
+            ``output_hidden_states=True``.
+
+        Raises:
+            ValueError: no frames, no target, or a mask of another shape.
+        """
+        if decoder_input_ids is None:
+            if labels is None:
+                raise ValueError("the decoder needs decoder_input_ids or labels, got neither")
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+        if encoder_outputs is None:
+            if input_features is None:
+                raise ValueError("the encoder needs input_features or encoder_outputs, got neither")
+            encoder_outputs = self.encoder(input_features, attention_mask, return_dict=True, **kwargs)
+        if use_cache is None:
+            use_cache = self.config.use_cache
+        decoded = self.decoder(
+            decoder_input_ids,
+            encoder_outputs.last_hidden_state,
+            attention_mask=decoder_attention_mask,
+            encoder_attention_mask=encoder_outputs.attention_mask,
+            cache=cache,
+            use_cache=use_cache and labels is None,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = self.lm_head(decoded.last_hidden_state)
+        loss = None
+        if labels is not None:
+            loss = self._joint_loss(encoder_outputs, logits, labels, num_items_in_batch)
+        return Seq2SeqLMOutput(
+            loss=loss,
+            logits=logits,
+            cache=decoded.cache,
+            decoder_hidden_states=decoded.hidden_states,
+            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
+            encoder_hidden_states=encoder_outputs.hidden_states,
+        )
+
+    def _joint_loss(
+        self, encoded: SpeechEncoderOutput, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None
+    ) -> Tensor:
+        config = self.config
+        attention = token_loss(logits, labels, num_items_in_batch, config.label_smoothing)
+        ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+        marks = [token for token in (config.bos_token_id, *ends) if token is not None]
+        spoken = labels.masked_fill(torch.isin(labels, torch.tensor(marks, device=labels.device)), -100)
+        ctc_logits = self.ctc_head(encoded.last_hidden_state)
+        ctc = encoder_ctc_loss(config, self.ctc_head, encoded, ctc_logits, spoken, num_items_in_batch)
+        return config.ctc_weight * ctc + (1 - config.ctc_weight) * attention
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        *args: Any,
+        ctc_weight: float | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Transcribe; all else is ``transformers``' ``generate()``.
+
+        Args:
+            inputs: (B, T, F) frames, also as ``input_features``.
+            generation_config, logits_processor, args, kwargs: as ``transformers`` has them. Without a limit of the
+                length there are at most as many new tokens as encoder steps.
+            ctc_weight: of CTC in the scores of tokens (Watanabe et al. 2017); None: that of the generation
+                configuration, or else of the model's configuration. 0: the decoder alone.
+
+        Returns:
+            As ``transformers``: the tokens (B, L), or an output object.
+        """
+        given = [vars(config) for config in (generation_config, self.generation_config) if config is not None]
+
+        def option(name: str) -> Any:
+            return next((options[name] for options in (kwargs, *given) if options.get(name) is not None), None)
+
+        if ctc_weight is None:
+            ctc_weight = option("ctc_weight")
+        if ctc_weight is None:
+            ctc_weight = self.config.ctc_weight
+        features = kwargs.pop("input_features", inputs)
+        encoded = kwargs.pop("encoder_outputs", None)
+        if encoded is None:
+            if features is None:
+                raise ValueError("generate needs input_features or encoder_outputs, got neither")
+            encoded = self.encoder(features, kwargs.get("attention_mask"), return_dict=True)
+        if option("max_length") is None and option("max_new_tokens") is None:
+            kwargs["max_new_tokens"] = encoded.last_hidden_state.shape[1]
+        processors = LogitsProcessorList(logits_processor or [])
+        if ctc_weight != 0:
+            processors.append(
+                CTCPrefixLogitsProcessor(
+                    precise(self.ctc_head(encoded.last_hidden_state)).log_softmax(-1),
+                    self.config.pad_token_id,  # type: ignore[arg-type]
+                    option("eos_token_id"),
+                    ctc_weight,
+                    None if encoded.attention_mask is None else encoded.attention_mask.sum(1),
+                )
+            )
+        return super().generate(None, generation_config, processors, *args, encoder_outputs=encoded, **kwargs)
+
+
+def ctc_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    blank: int,
+    lengths: Tensor | None = None,
+    num_items_in_batch: Tensor | int | None = None,
+) -> Tensor:
+    """CTC loss (Graves et al. 2006, https://doi.org/10.1145/1143844.1143891) in nats per label, in float32 at least.
+
+    The negative log-likelihood of all utterances, divided by the number of labels that count, so that a batch of
+    any composition weighs each label alike, as token cross-entropy does.
+
+    - An utterance without labels is taught to be blanks: its loss, −log of the probability of no token, is in the sum.
+    - An utterance that has more labels (plus one for each repetition, which needs a blank between) than steps can't be
+      aligned: its loss would be infinite. It is 0, without a gradient, while its labels are counted.
+
+    Args:
+        logits: (B, T, V).
+        labels: (B, L) tokens other than the blank, −100 where they do not count, anywhere.
+        blank: the token of the blank.
+        lengths: (B,) real steps; None: all.
+        num_items_in_batch: divide by this instead of the number of labels.
+
+    Raises:
+        ValueError: labels of another shape, out of the vocabulary, or the blank.
+    """
+    batch, steps, vocab_size = logits.shape
+    if labels.dim() != 2 or labels.shape[0] != batch:
+        raise ValueError(f"labels must be (B, L) with B = {batch}, got {tuple(labels.shape)}")
+    real = labels != -100
+    targets = labels[real]
+    if ((targets < 0) | (targets >= vocab_size) | (targets == blank)).any():
+        raise ValueError(
+            f"labels must be in [0, {vocab_size}) but not the blank {blank}, -100 where they do not count, got "
+            f"{sorted(set(targets.tolist()))}"
+        )
+    if lengths is None:
+        lengths = torch.full((batch,), steps, device=logits.device)
+    log_probs = precise(logits).log_softmax(-1).transpose(0, 1)
+    total = F.ctc_loss(log_probs, targets, lengths, real.sum(1), blank, reduction="sum", zero_infinity=True)
+    count = real.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch, device=total.device)
+    return total / count.clamp(min=1)
+
+
+def encoder_ctc_loss(
+    config: SeqDyConvSpeechConfig,
+    head: nn.Module,
+    encoded: SpeechEncoderOutput,
+    logits: Tensor,
+    labels: Tensor,
+    num_items_in_batch: Tensor | int | None,
+) -> Tensor:
+    """The CTC loss of ``logits``, mixed with that of inner layers (Lee & Watanabe 2021, arXiv 2102.03216)."""
+    lengths = None if encoded.attention_mask is None else encoded.attention_mask.sum(1)
+
+    def loss(logits: Tensor) -> Tensor:
+        return ctc_loss(logits, labels, blank=config.pad_token_id, lengths=lengths,  # type: ignore[arg-type]
+                        num_items_in_batch=num_items_in_batch)  # fmt: skip
+
+    if not encoded.intermediate:
+        return loss(logits)
+    inner = torch.stack([loss(head(hidden)) for hidden in encoded.intermediate]).mean()
+    return (1 - config.intermediate_ctc_weight) * loss(logits) + config.intermediate_ctc_weight * inner

@@ -1,0 +1,54 @@
+"""Streaming of a mixer inside a residual connection, also of one whose output is late because it looks ahead."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class BlockState(NamedTuple):
+    """What a mixer inside a residual connection remembers between the chunks of a stream."""
+
+    waiting: Tensor
+    """(B, ≤ lookahead, D): what went in and has not come out yet."""
+    mixer: Tensor
+    """The mixer's own state."""
+
+
+def initial_block_state(mixer: Any, batch_size: int) -> BlockState:
+    """The state of one mixer before the first chunk."""
+    state = mixer.initial_state(batch_size)
+    return BlockState(waiting=state.new_zeros(batch_size, 0, mixer.dim), mixer=state)
+
+
+def stream_block(
+    mixer: Any, normalize: Callable[[Tensor], Tensor], hidden: Tensor, state: BlockState, flush: bool
+) -> tuple[Tensor, Tensor, BlockState]:
+    """Run a mixer on the next chunk, which may be empty; with ``flush`` it is the last one.
+
+    Args:
+        mixer: it streams, its output being ``mixer.lookahead`` steps late.
+        normalize: what its input goes through first.
+        hidden: (B, T, D), what goes into the residual connection.
+        state: of the last call.
+        flush: give the steps that still wait, too.
+
+    Returns:
+        Of the steps that are due now, (B, T', D) each: what went into the residual connection, and what the mixer gives
+        for it; and the next state.
+    """
+    lookahead, mixer_state = mixer.lookahead, state.mixer
+    outputs = []
+    if hidden.shape[1] > 0:
+        output, mixer_state = mixer.stream(normalize(hidden), mixer_state)
+        outputs.append(output)
+    waiting = torch.cat([state.waiting.to(hidden.dtype), hidden], dim=1)
+    due = waiting.shape[1] if flush else max(0, waiting.shape[1] - lookahead)
+    if flush and lookahead > 0:  # the steps after the end are zeros to the convolution, as padding is
+        after = hidden.new_zeros(hidden.shape[0], lookahead, hidden.shape[2])
+        outputs.append(mixer.stream(after, mixer_state, torch.ones_like(after[..., 0], dtype=torch.bool))[0])
+    # The first `lookahead` outputs of a stream belong to no step: what is due is what came last.
+    mixed = torch.cat(outputs, dim=1)[:, -due:] if due else hidden[:, :0]
+    # A view would keep the whole chunk in memory.
+    return waiting[:, :due], mixed, BlockState(waiting[:, due:].clone(), mixer_state)

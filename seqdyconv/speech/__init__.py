@@ -1,0 +1,67 @@
+"""Speech: audio files, features, augmentation and decoding. Needs torchaudio and soundfile (``seqdyconv[speech]``)."""
+
+try:
+    import soundfile  # noqa: F401
+    import torchaudio  # noqa: F401
+except Exception as error:  # torchaudio beside a torch that does not fit raises ImportError, OSError or RuntimeError
+    raise ImportError(
+        "seqdyconv.speech needs soundfile, and torchaudio with the torch that it fits: 'torch>=2.11,<2.13' with "
+        f"'torchaudio==2.11.*'. Install both by: pip install 'seqdyconv[speech]' ({type(error).__name__}: {error})"
+    ) from error
+
+from transformers import AutoFeatureExtractor, AutoProcessor
+
+from seqdyconv.models import SeqDyConvSpeechConfig
+from seqdyconv.speech.alignment import AlignedToken, Word, align, align_words, plot_alignment, to_srt
+from seqdyconv.speech.audio import AudioError, AudioInfo, audio_info, read_audio, resample
+from seqdyconv.speech.augmentation import AdditiveNoise, SpecAugment, SpeedPerturbation, add_noise, change_speed
+from seqdyconv.speech.ctc import CTCBeamSearch, Transcript, collapse, ctc_greedy, greedy_transcripts, word_times
+from seqdyconv.speech.features import (
+    FeatureStream,
+    SeqDyConvFeatureExtractor,
+    global_statistics,
+    log_mel_kaldi,
+    log_mel_torch,
+)
+from seqdyconv.speech.language_model import NGramModel, read_vocabulary, train_ngram_model
+from seqdyconv.speech.processing import SeqDyConvSpeechProcessor
+from seqdyconv.speech.tokenization import train_character_tokenizer, train_subword_tokenizer
+
+AutoFeatureExtractor.register(SeqDyConvSpeechConfig, SeqDyConvFeatureExtractor)
+AutoProcessor.register(SeqDyConvSpeechConfig, SeqDyConvSpeechProcessor)
+
+__all__ = [
+    "AdditiveNoise",
+    "AlignedToken",
+    "AudioError",
+    "AudioInfo",
+    "CTCBeamSearch",
+    "FeatureStream",
+    "NGramModel",
+    "SeqDyConvFeatureExtractor",
+    "SeqDyConvSpeechProcessor",
+    "SpecAugment",
+    "SpeedPerturbation",
+    "Transcript",
+    "Word",
+    "add_noise",
+    "align",
+    "align_words",
+    "audio_info",
+    "change_speed",
+    "collapse",
+    "ctc_greedy",
+    "global_statistics",
+    "greedy_transcripts",
+    "log_mel_kaldi",
+    "log_mel_torch",
+    "plot_alignment",
+    "read_audio",
+    "read_vocabulary",
+    "resample",
+    "to_srt",
+    "train_character_tokenizer",
+    "train_ngram_model",
+    "train_subword_tokenizer",
+    "word_times",
+]

@@ -1,0 +1,303 @@
+"""When was what said: the frames of known text in the output of a CTC model, as times, subtitles and a picture."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torchaudio.functional import forced_align, merge_tokens
+
+from seqdyconv.files import replacing
+from seqdyconv.speech.tokenization import WORD_BOUNDARY, clean_text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FONT = 7.0
+LETTER = 0.062  # inches of a letter of that size, with some air
+PAGE = 7.2  # inches of a page's text
+WIDEST = 24.0  # inches of a picture
+
+
+class AlignedToken(NamedTuple):
+    """A token and the frames where it was said.
+
+    Attributes:
+        token: its id.
+        start: the first frame.
+        end: the frame after the last.
+        score: mean of the log-probabilities of its frames.
+    """
+
+    token: int
+    start: int
+    end: int
+    score: float
+
+
+class Word(NamedTuple):
+    """A word and the time when it was said.
+
+    Attributes:
+        text: the word.
+        start: in seconds.
+        end: in seconds.
+        score: from 0 to 1, the geometric mean of the probabilities of its frames.
+    """
+
+    text: str
+    start: float
+    end: float
+    score: float = 1.0
+
+
+def align(log_probs: Tensor, targets: Sequence[int] | Tensor, blank: int = 0) -> list[AlignedToken]:
+    """The most probable frames of known tokens (Kürzinger et al. 2020), by ``torchaudio.functional.forced_align``.
+
+    Args:
+        log_probs: (T, V) logarithms of probabilities, of one utterance without padding.
+        targets: (U,) ids of the tokens, without blanks.
+        blank: the label of no token.
+
+    Returns:
+        One entry for each token. Between tokens there may be frames of the blank.
+
+    Raises:
+        ValueError: shapes or ids that do not fit, NaN, or more tokens than the frames have room for: each token needs a
+            frame, and each that equals the one before it a blank between them.
+
+    Example:
+        >>> import torch
+        >>> from seqdyconv.speech.alignment import align
+        >>> log_probs = torch.tensor([[0.1, 0.8, 0.1], [0.1, 0.8, 0.1], [0.8, 0.1, 0.1], [0.1, 0.1, 0.8]]).log()
+        >>> [(one.token, one.start, one.end) for one in align(log_probs, [1, 2])]
+        [(1, 0, 2), (2, 3, 4)]
+    """
+    if log_probs.ndim != 2:
+        raise ValueError(f"log_probs must be (T, V), got the shape {tuple(log_probs.shape)}")
+    time, size = log_probs.shape
+    ids = [int(token) for token in targets]
+    if not 0 <= blank < size or any(token == blank or not 0 <= token < size for token in ids):
+        raise ValueError(f"targets must be of the {size} labels other than the blank {blank}, got {ids}")
+    needed = len(ids) + sum(token == last for token, last in zip(ids[1:], ids))
+    if needed > time:
+        raise ValueError(f"{len(ids)} tokens need at least {needed} frames, got {time}")
+    if log_probs.isnan().any():
+        raise ValueError("log_probs must be numbers, got NaN")
+    if not ids:
+        return []
+    # Impossible labels (-inf) make the paths through them equal: very improbable ones keep an order.
+    log_probs = log_probs.detach().float().clamp(min=-1e4)
+    labels, scores = forced_align(log_probs[None], torch.tensor([ids], device=log_probs.device), blank=blank)
+    spans = merge_tokens(labels[0], scores[0], blank=blank)
+    return [AlignedToken(span.token, span.start, span.end, span.score) for span in spans]
+
+
+def align_words(
+    tokenizer: Any, log_probs: Tensor, text: str, seconds_per_frame: float = 0.04, offset: float = 0.0
+) -> list[Word]:
+    """The words of a known text with their times.
+
+    Args:
+        tokenizer: of the model; its padding token is the blank.
+        log_probs: (T, V) of one utterance without padding.
+        text: what was said.
+        seconds_per_frame: between two rows of ``log_probs``: 0.04 for frames of 10 ms that are subsampled four times.
+        offset: seconds before the first frame.
+
+    Raises:
+        ValueError: as :func:`align`, or a tokenizer without a padding token.
+    """
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    words = join_words(tokenizer, align(log_probs, tokens, blank_of(tokenizer)), seconds_per_frame, offset)
+    spelled = clean_text(text).split()  # with the characters that the tokenizer doesn't know
+    return [word._replace(text=name) for word, name in zip(words, spelled)] if len(spelled) == len(words) else words
+
+
+def join_words(
+    tokenizer: Any, tokens: Sequence[AlignedToken], seconds_per_frame: float = 0.04, offset: float = 0.0
+) -> list[Word]:
+    """The words that aligned tokens make, with their times.
+
+    Args:
+        tokenizer: of the model; ``▁`` (or its ``word_delimiter_token``) begins a word or stands between two.
+        tokens: what :func:`align` returned.
+        seconds_per_frame: of the alignment.
+        offset: seconds before the first frame.
+    """
+    strings = token_strings(tokenizer)
+    groups: list[list[AlignedToken]] = []
+    begins = True
+    for one in tokens:
+        text = strings[one.token]
+        begins = begins or text.startswith(WORD_BOUNDARY)
+        if not text.replace(WORD_BOUNDARY, ""):
+            continue
+        if begins:
+            groups.append([])
+        groups[-1].append(one)
+        begins = False
+    words = []
+    for group in groups:
+        frames = sum(one.end - one.start for one in group)
+        score = math.exp(sum((one.end - one.start) * one.score for one in group) / frames)
+        text = "".join(strings[one.token] for one in group).replace(WORD_BOUNDARY, "")
+        start, end = (offset + frame * seconds_per_frame for frame in (group[0].start, group[-1].end))
+        words.append(Word(text, start, end, score))
+    return words
+
+
+def token_strings(tokenizer: Any) -> list[str]:
+    """What each token stands for, by id, with ``▁`` between words; nothing for special tokens but the unknown one."""
+    delimiter = getattr(tokenizer, "word_delimiter_token", None)
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    return [
+        "" if index in special else WORD_BOUNDARY if token == delimiter else token for index, token in enumerate(tokens)
+    ]
+
+
+def blank_of(tokenizer: Any) -> int:
+    """The id of the blank, which is that of the padding token."""
+    if tokenizer.pad_token_id is None:
+        raise ValueError("the tokenizer must have a padding token, which is the blank of CTC, got none")
+    return int(tokenizer.pad_token_id)
+
+
+def to_rows(words: Sequence[Word]) -> list[dict[str, Any]]:
+    """The words as JSON takes them: text, start and end in seconds, score."""
+    return [
+        {"text": word.text, "start": round(word.start, 3), "end": round(word.end, 3), "score": round(word.score, 4)}
+        for word in words
+    ]
+
+
+def to_srt(words: Sequence[Word], max_characters: int = 40, max_seconds: float = 5.0, max_pause: float = 1.0) -> str:
+    """The words as SubRip subtitles of one line each.
+
+    Args:
+        words: in the order of time.
+        max_characters: of a line; a longer word stands alone.
+        max_seconds: that a line stays, unless a single word is longer.
+        max_pause: seconds of silence that begin a new line.
+
+    Example:
+        >>> from seqdyconv.speech.alignment import Word, to_srt
+        >>> print(to_srt([Word("dobrý", 0.52, 0.8), Word("den", 0.92, 1.2)]))
+        1
+        00:00:00,520 --> 00:00:01,200
+        dobrý den
+        <BLANKLINE>
+    """
+    lines: list[list[Word]] = []
+    for word in words:
+        if (
+            not lines
+            or len(" ".join(one.text for one in [*lines[-1], word])) > max_characters
+            or word.end - lines[-1][0].start > max_seconds
+            or word.start - lines[-1][-1].end > max_pause
+        ):
+            lines.append([])
+        lines[-1].append(word)
+    blocks = [
+        f"{number}\n{_srt_time(line[0].start)} --> {_srt_time(line[-1].end)}\n{' '.join(word.text for word in line)}\n"
+        for number, line in enumerate(lines, 1)
+    ]
+    return "\n".join(blocks)
+
+
+def _srt_time(seconds: float) -> str:
+    milliseconds = round(max(seconds, 0.0) * 1000)
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{milliseconds // 1000:02d},{milliseconds % 1000:03d}"
+
+
+def plot_alignment(
+    features: Tensor,
+    words: Sequence[Word],
+    path: str | Path | None = None,
+    *,
+    title: str = "",
+    seconds_per_feature: float = 0.01,
+) -> "Figure":
+    """Draw a spectrogram with the words of an utterance under it, where they were said.
+
+    Args:
+        features: (T, F) logarithms of energies, such as ``input_features`` of one utterance.
+        words: in the order of time.
+        path: a file to write, of a type that its suffix names, such as ``.pdf``, ``.svg`` or ``.png``.
+        title: above the picture.
+        seconds_per_feature: between two rows of ``features``.
+
+    Returns:
+        A ``matplotlib.figure.Figure``, as wide as the words need.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: features of another shape or of no frames, or a path that cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError('plot_alignment needs matplotlib: pip install "seqdyconv[recipes]"') from error
+    if features.ndim != 2 or not features.shape[0]:
+        raise ValueError(f"features must be (T, F) of at least one frame, got the shape {tuple(features.shape)}")
+    seconds = features.shape[0] * seconds_per_feature
+    starts = [word.start for word in words]
+    slots = [max(after - start, 1e-3) for start, after in zip(starts, [*starts[1:], max(seconds, *starts, 0.0)])]
+    # As wide as the words beside each other need, if that isn't too wide; else they stand upright.
+    flat = max([len(word.text) * LETTER / slot for word, slot in zip(words, slots)], default=0.0) * seconds
+    width = min(max(PAGE, flat), WIDEST)
+    upright = flat > 2.5 * PAGE
+    if upright:
+        width = min(max(PAGE, max(0.12 / slot for slot in slots) * seconds), WIDEST)
+    height = LETTER * max(len(word.text) for word in words) + 0.1 if upright else 0.25
+    figure = Figure(figsize=(width, 2.3 + height), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.02, hspace=0.0)  # type: ignore[call-arg, union-attr]
+    if path is not None and Path(path).suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
+        raise ValueError(f"path must end as a picture does, such as .png or .pdf, got {str(path)!r}")
+    upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [1.9, height]})
+    values = features.detach().float().cpu()
+    low, high = (values.quantile(share).item() for share in (0.02, 0.995))
+    upper.imshow(
+        values.T.numpy(),
+        extent=(0, seconds, -0.5, features.shape[1] - 0.5),
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        vmin=low,
+        vmax=max(high, low + 1e-6),
+        interpolation="nearest",
+    )
+    upper.set_ylabel("mel filter", fontsize=FONT)
+    for word in words:
+        for edge in (word.start, word.end):
+            upper.axvline(edge, color="white", linewidth=0.5, alpha=0.6)
+        lower.axvspan(word.start, word.end, color="tab:blue", alpha=0.25, linewidth=0)
+        lower.text(
+            word.start + (0.0 if not upright else (word.end - word.start) / 2),
+            0.5,
+            word.text,
+            fontsize=FONT,
+            rotation=90 if upright else 0,
+            ha="center" if upright else "left",
+            va="center",
+            parse_math=False,
+        )
+    lower.set_ylim(0, 1)
+    lower.set_yticks([])
+    lower.set_xlim(0, seconds)
+    lower.set_xlabel("seconds", fontsize=FONT)
+    for axis in (upper, lower):
+        axis.tick_params(labelsize=FONT - 1, length=2, width=0.5, pad=1.5)
+        for spine in axis.spines.values():
+            spine.set_linewidth(0.5)
+    upper.tick_params(bottom=False, labelbottom=False)
+    if title:
+        figure.suptitle(title, fontsize=FONT + 1, parse_math=False)
+    if path is not None:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format=Path(path).suffix[1:], dpi=150)
+    return figure

@@ -1,0 +1,256 @@
+"""N-gram language models, counted on transcripts and kept in ARPA files, which KenLM and the beam search read."""
+
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from seqdyconv.files import replacing
+from seqdyconv.speech.tokenization import WORD_BOUNDARY, clean_text
+
+Ngram = tuple[str, ...]
+UNITS = ("word", "character", "token")
+BOS, EOS, UNKNOWN = "<s>", "</s>", "<unk>"
+MIN_ORDER, MAX_ORDER = 2, 6  # what the KenLM inside flashlight-text reads
+
+
+@dataclass
+class NGramModel:
+    """An n-gram model with back-off, as an ARPA file holds it.
+
+    Attributes:
+        order: length of the longest n-grams.
+        log_probabilities: log10 p(last | others) by n-gram, of all orders. ``<s>`` alone has −99, never predicted.
+        log_backoffs: log10 of the weight of the shorter context, by context; where none stands it is 0.
+    """
+
+    order: int
+    log_probabilities: dict[Ngram, float]
+    log_backoffs: dict[Ngram, float]
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """What can be predicted, sorted: all units, ``</s>`` and ``<unk>``, without ``<s>``."""
+        return sorted(ngram[0] for ngram in self.log_probabilities if len(ngram) == 1 and ngram[0] != BOS)
+
+    def score(self, units: Sequence[str], bos: bool = True, eos: bool = True) -> float:
+        """log10 of the probability of a text, which is split into units already.
+
+        Args:
+            units: words, characters or tokens; those that the model doesn't know count as ``<unk>``.
+            bos: the text begins here.
+            eos: the text ends here, so the probability of the end is in the score.
+        """
+        known = [unit if (unit,) in self.log_probabilities else UNKNOWN for unit in units]
+        sequence = [BOS] * bos + known + [EOS] * eos
+        return sum(self._log_probability(sequence, i) for i in range(int(bos), len(sequence)))
+
+    def perplexity(self, texts: Iterable[str], unit: str = "word", tokenizer: Any = None) -> float:
+        """The perplexity of texts per unit, the end of each text counted as one.
+
+        Args:
+            texts: what :func:`train_ngram_model` takes.
+            unit: of which the model is.
+            tokenizer: for ``unit="token"``.
+        """
+        total, number = 0.0, 0
+        for units in _split_all(texts, unit, tokenizer):
+            total, number = total + self.score(units), number + len(units) + 1
+        return 10 ** (-total / number) if number else 1.0
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write an ARPA file, atomically."""
+        by_order: dict[int, list[Ngram]] = defaultdict(list)
+        for ngram in self.log_probabilities:
+            by_order[len(ngram)].append(ngram)
+        with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.write("\\data\\\n")
+            for length in range(1, self.order + 1):
+                file.write(f"ngram {length}={len(by_order[length])}\n")
+            for length in range(1, self.order + 1):
+                file.write(f"\n\\{length}-grams:\n")
+                for ngram in sorted(by_order[length]):
+                    row = f"{self.log_probabilities[ngram]:.7g}\t{' '.join(ngram)}"
+                    backoff = self.log_backoffs.get(ngram, 0.0)
+                    file.write(f"{row}\t{backoff:.7g}\n" if length < self.order else f"{row}\n")
+            file.write("\n\\end\\\n")
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> "NGramModel":
+        """Read an ARPA file.
+
+        Raises:
+            ValueError: it is none.
+        """
+        model = cls(0, {}, {})
+        for length, row in _read_rows(path):
+            model.order = max(model.order, length)
+            ngram = tuple(row[1 : 1 + length])
+            model.log_probabilities[ngram] = float(row[0])
+            if len(row) > 1 + length:
+                model.log_backoffs[ngram] = float(row[-1])
+        return model
+
+    def _log_probability(self, sequence: Sequence[str], position: int) -> float:
+        backoff = 0.0
+        for length in range(min(self.order, position + 1), 0, -1):
+            ngram = tuple(sequence[position + 1 - length : position + 1])
+            if ngram in self.log_probabilities:
+                return backoff + self.log_probabilities[ngram]
+            backoff += self.log_backoffs.get(ngram[:-1], 0.0)
+        raise ValueError(f"the model must know {sequence[position]}, and does not")
+
+
+def train_ngram_model(
+    texts: Iterable[str],
+    order: int,
+    path: str | os.PathLike[str] | None = None,
+    unit: str = "word",
+    tokenizer: Any = None,
+) -> NGramModel:
+    """Count an n-gram model with interpolated Kneser-Ney smoothing (Kneser and Ney 1995, Chen and Goodman 1999).
+
+    One discount for each order, n1 / (n1 + 2·n2) of the numbers of n-grams with count one and two. The unigrams are
+    interpolated with equal probabilities, from which ``<unk>`` has its own. All counts are kept in memory: for
+    corpora of millions of words build the ARPA file with KenLM.
+
+    Args:
+        texts: one sentence or utterance each, normalised as the transcripts are.
+        order: length of the longest n-grams, 2 to 6.
+        path: an ARPA file to write.
+        unit: ``"word"`` for a beam search with a word list; ``"character"``, or ``"token"`` (of ``tokenizer``), for one
+            without. Characters are as in :func:`seqdyconv.speech.tokenization.train_character_tokenizer`.
+        tokenizer: for ``unit="token"``.
+
+    Raises:
+        ValueError: another order or unit, a unit "token" without tokenizer, no text with anything in it, or a text with
+            ``<s>`` or ``</s>`` as a unit.
+
+    Example:
+        >>> from seqdyconv.speech.language_model import train_ngram_model
+        >>> model = train_ngram_model(["the fish sees the crab", "the crab sleeps"], order=2)
+        >>> model.score(["the", "crab", "sleeps"]) > model.score(["crab", "the", "sleeps"])
+        True
+    """
+    if not isinstance(order, int) or not MIN_ORDER <= order <= MAX_ORDER:
+        raise ValueError(f"order must be from {MIN_ORDER} to {MAX_ORDER}, got {order!r}")
+    raw = _count_ngrams(_split_all(texts, unit, tokenizer), order)
+    if len(raw[0]) == 1:
+        raise ValueError(f"the texts must have at least one {unit}, got none")
+    counts = _continuation_counts(raw)
+    vocabulary = {ngram[0] for ngram in counts[0]} | {UNKNOWN}
+
+    probabilities: dict[Ngram, float] = {(): 1 / len(vocabulary)}
+    backoffs: dict[Ngram, float] = {}
+    for level in counts:
+        discount = _discount(level)
+        totals: Counter[Ngram] = Counter()
+        kinds: Counter[Ngram] = Counter()
+        for ngram, count in level.items():
+            totals[ngram[:-1]] += count
+            kinds[ngram[:-1]] += 1
+        for context in totals:
+            backoffs[context] = discount * kinds[context] / totals[context]
+        for ngram, count in level.items():
+            context = ngram[:-1]
+            shorter = probabilities[ngram[1:]]
+            probabilities[ngram] = (count - discount) / totals[context] + backoffs[context] * shorter
+    uniform = probabilities.pop(())
+    probabilities.setdefault((UNKNOWN,), backoffs.pop(()) * uniform)
+    log_probabilities = {ngram: math.log10(value) for ngram, value in probabilities.items()}
+    model = NGramModel(
+        order,
+        {(BOS,): -99.0} | log_probabilities,
+        {context: math.log10(value) for context, value in backoffs.items() if context},
+    )
+    if path is not None:
+        model.write(path)
+    return model
+
+
+def read_vocabulary(path: str | os.PathLike[str]) -> list[str]:
+    """The units of an ARPA file, sorted, without ``<s>``, ``</s>`` and ``<unk>``: the word list of a word model.
+
+    Raises:
+        ValueError: it is no ARPA file.
+    """
+    units = []
+    for length, row in _read_rows(path):
+        if length > 1:
+            break
+        units.append(row[1])
+    return sorted(set(units) - {BOS, EOS, UNKNOWN})
+
+
+def _read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
+    """The length of the n-gram and the fields of each row."""
+    length = 0
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            if file.readline().strip() != "\\data\\":
+                raise ValueError("the first line is not \\data\\")
+            for line in file:
+                row = line.split()
+                if len(row) == 1 and row[0].endswith("-grams:"):
+                    length = int(row[0][1 : -len("-grams:")])
+                elif row == ["\\end\\"]:
+                    return
+                elif row and length:
+                    if not length + 1 <= len(row) <= length + 2:
+                        raise ValueError(f"a row of {length}-grams has {len(row)} fields")
+                    yield length, row
+        raise ValueError("\\end\\ is missing")
+    except ValueError as error:  # of numbers and UTF-8 too
+        raise ValueError(f"{os.fspath(path)} must be an ARPA file: {error}") from None
+
+
+def _split_all(texts: Iterable[str], unit: str, tokenizer: Any) -> Iterator[list[str]]:
+    if unit not in UNITS:
+        raise ValueError(f"unit must be one of {', '.join(UNITS)}, got {unit!r}")
+    if (unit == "token") != (tokenizer is not None):
+        raise ValueError(f"a tokenizer goes with unit token, got unit {unit} and {type(tokenizer).__name__}")
+    for text in [texts] if isinstance(texts, str) else texts:
+        text = clean_text(text)
+        if unit == "word":
+            units = text.split()
+        elif unit == "character":
+            units = list(text.replace(" ", WORD_BOUNDARY))
+        else:
+            units = tokenizer.tokenize(text)
+        if BOS in units or EOS in units:
+            raise ValueError(f"the texts must not have {BOS} or {EOS} as a unit, got {text!r}")
+        yield units
+
+
+def _count_ngrams(sequences: Iterable[list[str]], order: int) -> list[Counter[Ngram]]:
+    """Counts of the n-grams of each length from 1, ``<s>`` alone left out; only longer ones begin with it."""
+    counts: list[Counter[Ngram]] = [Counter() for _ in range(order)]
+    for units in sequences:
+        sequence = (BOS, *units, EOS)
+        for length in range(1, order + 1):
+            ngrams = [sequence[i : i + length] for i in range(len(sequence) - length + 1)]
+            counts[length - 1].update(ngrams)
+    del counts[0][(BOS,)]
+    return counts
+
+
+def _continuation_counts(raw: list[Counter[Ngram]]) -> list[Counter[Ngram]]:
+    """Of all n-grams but the longest, how many different units stand before them.
+
+    Nothing stands before ``<s>``, so n-grams that begin with it keep their counts.
+    """
+    counts = []
+    for shorter, longer in pairwise(raw):
+        kinds = Counter(ngram[1:] for ngram in longer)
+        counts.append(Counter({ngram: count if ngram[0] == BOS else kinds[ngram] for ngram, count in shorter.items()}))
+    return [*counts, raw[-1]]
+
+
+def _discount(counts: Counter[Ngram]) -> float:
+    once, twice = (sum(count == number for count in counts.values()) for number in (1, 2))
+    # Where none has count one or all have, the estimate would keep nothing for the unseen, or all.
+    return once / (once + 2 * twice) if once and twice else 0.5

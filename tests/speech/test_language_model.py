@@ -1,0 +1,113 @@
+"""N-gram models: proper probabilities, and the same numbers in KenLM."""
+
+import itertools
+import math
+
+import pytest
+from flashlight.lib.text.decoder.kenlm import KenLM
+from flashlight.lib.text.dictionary import Dictionary
+
+from seqdyconv.speech.language_model import NGramModel, read_vocabulary, train_ngram_model
+from seqdyconv.speech.tokenization import train_subword_tokenizer
+
+TEXTS = ["the fish sees the crab", "the crab sleeps", "a crab sees a crab", "", "the fish"]
+
+
+def kenlm_score(path, units):
+    """log10 of the probability of the units with their end."""
+    words = [*read_vocabulary(path), "<unk>"]
+    model = KenLM(str(path), Dictionary(words))
+    state, total = model.start(False), 0.0
+    for unit in units:
+        state, score = model.score(state, words.index(unit) if unit in words else len(words) - 1)
+        total += score
+    return total + model.finish(state)[1]
+
+
+@pytest.mark.parametrize("order", range(2, 7))
+def test_probabilities_sum_to_one_after_any_context(order):
+    model = train_ngram_model(TEXTS, order)
+    contexts = [(), ("<s>",), ("the",), ("<s>", "the"), ("fish", "sees"), ("crab", "fish", "the"), ("zebra",)]
+    for context in contexts:
+        scores = [model.score([*context[1:], unit], eos=False) - model.score(context[1:], eos=False)
+                  if context[:1] == ("<s>",) else
+                  model.score([*context, unit], False, False) - model.score(context, False, False)
+                  for unit in model.vocabulary if unit != "</s>"]  # fmt: skip
+        bos = context[:1] == ("<s>",)
+        units = context[1:] if bos else context
+        scores.append(model.score(units, bos, True) - model.score(units, bos, False))
+        assert math.fsum(10**score for score in scores) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("order", range(2, 7))
+def test_kenlm_reads_the_file_and_agrees(order, tmp_path):
+    model = train_ngram_model(TEXTS, order, tmp_path / "model.arpa")
+    for length in range(4):
+        for units in itertools.product(["the", "crab", "sees", "zebra"], repeat=length):
+            assert kenlm_score(tmp_path / "model.arpa", units) == pytest.approx(model.score(units), abs=1e-5)
+
+
+def test_a_bigram_by_hand():
+    # The bigrams <s> a, a b and b </s> have count 2 each: the discount is ½. The unigrams a, b and </s> have one kind
+    # before them each, the discount is ½ too; four units, with <unk>, share what it leaves.
+    model = train_ngram_model(["a b", "a b"], 2)
+    unigram = 0.5 / 3 + 0.5 / 4
+    assert 10 ** model.score(["b"], False, False) == pytest.approx(unigram)
+    assert 10 ** (model.score(["a", "b"], eos=False) - model.score(["a"], eos=False)) == pytest.approx(
+        1.5 / 2 + 0.5 / 2 * unigram
+    )
+    assert 10 ** model.score(["z"], False, False) == pytest.approx(0.5 / 4)
+
+
+def test_units_are_words_characters_or_tokens():
+    assert train_ngram_model(["ab a"], 2, unit="character").vocabulary == ["</s>", "<unk>", "a", "b", "▁"]
+    assert train_ngram_model(["ab a"], 2).vocabulary == ["</s>", "<unk>", "a", "ab"]
+    tokenizer = train_subword_tokenizer(TEXTS, 30)
+    model = train_ngram_model(TEXTS, 2, unit="token", tokenizer=tokenizer)
+    assert "▁the" in model.vocabulary and model.perplexity(TEXTS, "token", tokenizer) > 1
+
+
+def test_perplexity_is_lower_on_what_was_counted():
+    model = train_ngram_model(TEXTS, 3)
+    assert 1 < model.perplexity(TEXTS) < model.perplexity(["crab the a", "sleeps fish"])
+    assert train_ngram_model(TEXTS, 2).perplexity(TEXTS) > model.perplexity(TEXTS)
+
+
+def test_files_are_read_back(tmp_path):
+    model = train_ngram_model(TEXTS, 3, tmp_path / "model.arpa")
+    loaded = NGramModel.read(tmp_path / "model.arpa")
+    assert loaded.order == 3 and loaded.vocabulary == model.vocabulary
+    assert loaded.score(["the", "crab"]) == pytest.approx(model.score(["the", "crab"]), abs=1e-5)
+    assert read_vocabulary(tmp_path / "model.arpa") == ["a", "crab", "fish", "sees", "sleeps", "the"]
+
+
+def test_unknown_units_of_the_texts_are_counted_as_unknown():
+    with_unknown = train_ngram_model(["a <unk> a", "<unk> b"], 2)
+    assert 10 ** with_unknown.score(["z"], False, False) > 10 ** train_ngram_model(["a c a"], 2).score(
+        ["z"], False, False
+    )
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: train_ngram_model(TEXTS, 1), "order must be from 2 to 6, got 1"),
+        (lambda: train_ngram_model(TEXTS, 7), "order must be from 2 to 6, got 7"),
+        (lambda: train_ngram_model(TEXTS, 2, unit="phone"), "unit must be one of word, character, token, got 'phone'"),
+        (lambda: train_ngram_model(TEXTS, 2, unit="token"), "a tokenizer goes with unit token"),
+        (lambda: train_ngram_model(["", " "], 2), "at least one word, got none"),
+        (lambda: train_ngram_model(["a <s>"], 2), "must not have <s>"),
+    ],
+)
+def test_bad_input_raises(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "hello", "\\data\\\nngram 1=1\n", "\\data\\\n\\1-grams:\n-1 a b c d\n\\end\\\n"]
+)
+def test_files_that_are_no_language_model_raise(tmp_path, content):
+    (tmp_path / "model.arpa").write_text(content)
+    with pytest.raises(ValueError, match=r"model\.arpa must be an ARPA file"):
+        NGramModel.read(tmp_path / "model.arpa")
