@@ -1,0 +1,133 @@
+"""The image classification recipe through its command, and the parts that its figures rest on."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from digits import load_images
+from digits_model import LAYERS, build_model, count_parameters
+from digits_report import mean_mixtures, plot_mixtures, summarise, table
+from matplotlib.image import imread
+
+from tests.recipes.commands import RECIPES, error_of, script
+
+CONFIGS = RECIPES / "image_classification" / "configs"
+train = script("image_classification", "train")
+
+
+@pytest.fixture
+def words(tmp_path):
+    """A command that takes seconds: two seeds, few images, narrow networks."""
+    config = yaml.safe_load((CONFIGS / "digits.yaml").read_text())
+    config |= {"output_dir": str(tmp_path / "run"), "seeds": [0, 1], "channels": 4, "train_size": 64,
+               "validation_size": 32, "num_train_epochs": 1}  # fmt: skip
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    return [str(file)]
+
+
+def test_one_command_compares_all_layers(words, tmp_path, capsys):
+    train.main([*words, "--seeds", "0"])
+    output_dir = tmp_path / "run"
+    assert {path.name for path in output_dir.iterdir()} == {"metrics.json", "mixtures.png", "results.md", "run.yaml"}
+    results = (output_dir / "results.md").read_text()
+    assert results.count("\n| ") == len(LAYERS) and results in capsys.readouterr().out
+    metrics = json.loads((output_dir / "metrics.json").read_text())
+    for layer in LAYERS:
+        assert metrics[f"{layer}_test_accuracy"] == metrics[f"{layer}_seed_0_test_accuracy"]
+    assert imread(output_dir / "mixtures.png").std() > 0.05
+
+
+def test_the_networks_learn(words, tmp_path):
+    longer = ["--train_size", "899", "--num_train_epochs", "3", "--per_device_train_batch_size", "16"]
+    train.main([*words, "--layers", "dyconv", "--seeds", "0", "--validation_size", "400", *longer])
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["dyconv_validation_accuracy"] > 60
+
+
+def test_a_seed_repeats_and_another_one_differs(words, tmp_path):
+    found = []
+    for run in ("one", "two"):
+        more = ["--train_size", "160", "--per_device_train_batch_size", "8", "--output_dir", str(tmp_path / run)]
+        train.main([*words, "--layers", "condconv", *more])
+        metrics = json.loads((tmp_path / run / "metrics.json").read_text())
+        found.append([metrics[f"condconv_seed_{seed}_test_accuracy"] for seed in (0, 1)])
+    assert found[0] == found[1] and found[0][0] != found[0][1]
+
+
+def test_the_split_is_of_all_images_in_their_order():
+    images = load_images(899, 449)
+    assert [len(part) for part in images.values()] == [899, 449, 449]
+    assert torch.cat([part.labels for part in images.values()])[:10].tolist() == list(range(10))
+    whole = torch.cat([part.images for part in images.values()])
+    assert len(whole.flatten(1).unique(dim=0)) == 1797  # no image twice, so none is on two sides
+    batch = images["test"].__getitems__([3, 5])
+    assert torch.equal(batch["images"][1], images["test"][5]["images"])
+
+
+def test_static_wide_has_as_many_parameters_as_dyconv():
+    sizes = {layer: count_parameters(build_model(layer, channels=8, num_kernels=4)) for layer in LAYERS}
+    assert sizes["static"] < 0.3 * sizes["dyconv"]
+    assert sizes["static_wide"] == pytest.approx(sizes["dyconv"], rel=0.05)
+    assert sizes["odconv"] == pytest.approx(sizes["dyconv"], rel=0.2)
+
+
+def test_mixtures_are_those_that_the_network_uses():
+    model, read = build_model("dyconv", channels=4, num_kernels=3).eval(), []
+    for conv in model.convs[1:]:
+        conv.register_forward_pre_hook(lambda conv, inputs: read.append(conv.mixture(*inputs).flatten(1)))
+    images = torch.rand(5, 1, 8, 8)
+    model(images)
+    for mixture, expected in zip(model.mixtures(images), read[:2]):
+        assert torch.equal(mixture, expected)
+
+
+def test_summary_and_table():
+    runs = [
+        {"layer": "static", "seed": seed, "parameters": 1234, "megaflops": 0.5, "validation_accuracy": 90.0,
+         "test_accuracy": test, "train_seconds": 2.0}
+        for seed, test in enumerate([80.0, 90.0])
+    ]  # fmt: skip
+    summary = summarise(runs)
+    assert summary["static"]["test_accuracy"] == 85 and summary["static"]["test_accuracy_std"] == pytest.approx(50**0.5)
+    assert "| 1,234 | 0.50 | 90.00 ± 0.00 | 85.00 ± 7.07 | 2.0 |" in table(summary)
+    assert summarise(runs[:1])["static"]["test_accuracy_std"] == 0
+
+
+def test_mean_mixtures_of_a_digit_without_images(tmp_path):
+    weights = torch.tensor([[0.2, 0.8], [0.4, 0.6], [1.0, 0.0]])
+    means = mean_mixtures(weights, torch.tensor([0, 0, 2]), 3)
+    assert torch.allclose(means[[0, 2]], torch.tensor([[0.3, 0.7], [1.0, 0.0]])) and means[1].isnan().all()
+    plot_mixtures({"dyconv": [means]}, tmp_path / "picture.png")
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--layers", "transformer"], "layers must be some of static, static_wide, dyconv, condconv, odconv, got"),
+        (["--seeds", "1", "1"], "seeds must be some different values, got [1, 1]"),
+        (["--seed", "1"], "seed has no effect here, use seeds; got 1"),
+        (["--num_kernels", "0"], "num_kernels must be at least 1, got 0"),
+        (["--annealing_share", "2"], "share must be in (0, 1], got 2.0"),
+        (["--train_size", "1700", "--validation_size", "97"], "leave some of the 1797 images to test, got 1700 and 97"),
+        (["--chanels", "8"], "chanels"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_bad_arguments(words, more, message, capsys, tmp_path):
+    assert message in error_of(train.main, [*words, *more], capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_run_is_not_overwritten(words, capsys):
+    quick = ["--layers", "static", "--seeds", "0"]
+    train.main([*words, *quick])
+    assert "holds another run: add" in error_of(train.main, [*words, *quick], capsys)
+    train.main([*words, *quick, "--overwrite"])
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_the_configurations_are_valid_and_carry_their_command(config):
+    train.parse_arguments([train.ComparisonArguments, train.DigitsTrainingArguments], [str(config)])
+    assert f"python recipes/image_classification/train.py {config.relative_to(RECIPES.parent)}" in config.read_text()
