@@ -67,6 +67,7 @@ class ConvSubsampling(nn.Module):
                 stride=2,
                 padding=("causal" if causal else 1, 1),
                 num_kernels=num_kernels,
+                reduction=max(0.25, 4 / inner),  # one channel squeezed through one unit may see nothing
                 device=device,
                 dtype=dtype,
             )

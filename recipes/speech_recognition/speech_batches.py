@@ -1,0 +1,195 @@
+"""From recordings to batches: augmentation that a resumed run repeats, features, padding."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from speech_recognition_data import SAMPLING_RATE, DataError
+from torch import Generator, Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import Sampler
+from transformers import WhisperFeatureExtractor
+
+from seqdyconv.speech.audio import AudioError, read_audio
+from seqdyconv.speech.augmentation import AdditiveNoise, SpecAugment, SpeedPerturbation
+from seqdyconv.training.batching import TokenBatchSampler
+from seqdyconv.training.token_batches import IGNORED_LABEL
+
+
+@dataclass
+class AugmentationArguments:
+    """How training utterances are changed, each epoch anew; nothing of it is done in evaluation."""
+
+    speed_factors: list[float] = field(
+        default_factory=lambda: [0.9, 1.0, 1.1],
+        metadata={"help": "Play each training utterance at one of these speeds; 1.0 alone is none."},
+    )
+    noise_probability: float = field(default=0.0, metadata={"help": "How often noise is added."})
+    noise_snr: list[float] = field(
+        default_factory=lambda: [5.0, 30.0],
+        metadata={"help": "The lowest and the highest signal-to-noise ratio, in decibels."},
+    )
+    noise_folder: str | None = field(
+        default=None, metadata={"help": "Recordings of noise, all kept in memory; None is white noise."}
+    )
+    num_time_masks: int = field(default=2, metadata={"help": "SpecAugment: spans of frames that are hidden."})
+    time_mask_width: int = field(default=40, metadata={"help": "SpecAugment: the most frames (10 ms) of one span."})
+    time_mask_ratio: float = field(default=0.2, metadata={"help": "SpecAugment: the most of an utterance in one span."})
+    num_frequency_masks: int = field(default=2, metadata={"help": "SpecAugment: spans of mel bins that are hidden."})
+    frequency_mask_width: int = field(default=27, metadata={"help": "SpecAugment: the most mel bins of one span."})
+    time_warp: int = field(default=0, metadata={"help": "SpecAugment: frames by which a point moves; 0 is no warp."})
+
+    def __post_init__(self) -> None:
+        # All limits are those of the package's own classes.
+        SpeedPerturbation(tuple(self.speed_factors))
+        AdditiveNoise(tuple(self.noise_snr), self.noise_probability)  # type: ignore[arg-type]
+        self.spec_augment()
+
+    def spec_augment(self) -> SpecAugment | None:
+        """SpecAugment, or None where it would hide nothing."""
+        names = ("num_time_masks", "time_mask_width", "time_mask_ratio", "num_frequency_masks", "frequency_mask_width")
+        augment = SpecAugment(**{name: getattr(self, name) for name in (*names, "time_warp")})
+        return augment if augment.num_time_masks or augment.num_frequency_masks or augment.time_warp else None
+
+
+class WaveformAugmentation:
+    """Speed and noise on samples, as the arguments say.
+
+    Raises:
+        DataError: noise_folder holds no audio, or something else.
+    """
+
+    def __init__(self, args: AugmentationArguments) -> None:
+        self.speed = SpeedPerturbation(tuple(args.speed_factors)) if list(args.speed_factors) != [1.0] else None
+        self.noise = None
+        if args.noise_probability:
+            recordings = () if args.noise_folder is None else _read_noises(Path(args.noise_folder))
+            lowest, highest = args.noise_snr
+            self.noise = AdditiveNoise((lowest, highest), args.noise_probability, recordings)
+
+    def __call__(self, samples: Tensor, generator: Generator) -> Tensor:
+        """Samples (N,) in, changed ones out."""
+        if self.speed is not None:
+            samples = self.speed(samples, generator)
+        return samples if self.noise is None else self.noise(samples, generator)
+
+
+class Utterances(TorchDataset[dict[str, Any]]):
+    """The rows of a split with the ids of their texts, for a DataLoader.
+
+    An index gives an utterance as it is, a pair (index, epoch) as it is changed in that epoch. What is drawn depends on
+    (seed, epoch, index) alone: it is the same in a resumed run and in any number of processes.
+
+    Args:
+        table: columns samples, num_samples and text.
+        labels: the ids of each text.
+        augment: on samples; None for none.
+        seed: of what is drawn.
+    """
+
+    def __init__(
+        self,
+        table: Dataset,
+        labels: Sequence[Sequence[int]],
+        augment: WaveformAugmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.table = table
+        self.samples = table.select_columns("samples").with_format("numpy", dtype=np.float32)
+        self.labels = labels
+        self.augment = augment
+        self.seed = seed
+        self.lengths = np.maximum(1, np.asarray(table["num_samples"][:]))
+        """(N,) the samples of each utterance."""
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        """samples (N,), labels, and the generator for what else is drawn; None where nothing shall be changed."""
+        generator = None
+        if isinstance(index, tuple):
+            index, epoch = index
+            # Three numbers into one, so that neighbouring seeds, epochs and utterances share no random numbers.
+            state = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1, np.uint64)[0]
+            generator = Generator().manual_seed(int(state) >> 1)
+        # A copy, since datasets gives memory that can't be written to.
+        samples = torch.tensor(self.samples[index]["samples"]) / 32768
+        if generator is not None and self.augment is not None:
+            samples = self.augment(samples, generator)
+        return {"samples": samples, "labels": torch.tensor(self.labels[index]), "generator": generator}
+
+
+class EpochBatches(Sampler[list[tuple[int, int]]]):
+    """The batches of a sampler with the epoch beside each index, so that a dataset in another process knows it too."""
+
+    batch_size = None
+    drop_last = False
+
+    def __init__(self, batch_sampler: TokenBatchSampler) -> None:
+        self.batch_sampler = batch_sampler
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.batch_sampler.epoch
+        for batch in self.batch_sampler:
+            yield [(index, epoch) for index in batch]
+
+
+class SpeechCollator:
+    """Features of several utterances, padded, and their labels.
+
+    Args:
+        feature_extractor: of the model.
+        spec_augment: on the features of those that come with a generator; None where the model does it itself.
+    """
+
+    def __init__(self, feature_extractor: Any, spec_augment: SpecAugment | None = None) -> None:
+        self.feature_extractor = feature_extractor
+        self.spec_augment = spec_augment
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """input_features (B, T, F) or what else the model takes, attention_mask, and labels (B, L), -100 is padding."""
+        batch = extract(self.feature_extractor, [row["samples"] for row in rows])
+        if self.spec_augment is not None:
+            for index, row in enumerate(rows):
+                if row["generator"] is not None:
+                    length = int(batch["attention_mask"][index].sum())
+                    features = batch["input_features"][index : index + 1, :length]
+                    batch["input_features"][index, :length] = self.spec_augment(features, None, row["generator"])[0]
+        if "labels" in rows[0]:
+            labels = [row["labels"] for row in rows]
+            batch["labels"] = pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL)
+        return batch
+
+
+def extract(feature_extractor: Any, samples: Sequence[Tensor]) -> dict[str, Tensor]:
+    """What a model takes, of the samples (N,) of several utterances, padded to the longest (Whisper: to 30 seconds)."""
+    padding = "max_length" if isinstance(feature_extractor, WhisperFeatureExtractor) else "longest"
+    arrays = [row.numpy() for row in samples]
+    options = {"sampling_rate": SAMPLING_RATE, "padding": padding, "return_tensors": "pt"}
+    return dict(feature_extractor(arrays, **options))
+
+
+def example_batches(table: Dataset, seconds: float) -> list[list[int]]:
+    """The rows in batches of similar lengths, of at most so many seconds each, padding included."""
+    lengths = np.maximum(1, np.asarray(table["num_samples"][:]))
+    return list(TokenBatchSampler(lengths, math.ceil(seconds * SAMPLING_RATE), shuffle=False))
+
+
+def _read_noises(folder: Path) -> list[Tensor]:
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()] if folder.is_dir() else []
+    if not files:
+        raise DataError(f"noise_folder is {folder}, which holds no files")
+    try:
+        return [read_audio(file, SAMPLING_RATE) for file in files]
+    except AudioError as error:
+        raise DataError(f"noise_folder: {error}") from None

@@ -1,0 +1,165 @@
+"""How a model's output becomes text: greedy, or a beam search with a language model and a word list."""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from speech_model import ModelError, Recogniser, clean, features_of
+from torch import Tensor
+
+from seqdyconv.speech.alignment import Word, align_words
+from seqdyconv.speech.ctc import CTCBeamSearch, Transcript, greedy_transcripts, word_times
+from seqdyconv.speech.language_model import read_vocabulary, train_ngram_model
+from seqdyconv.training.data import first_line
+
+TRAIN_TEXTS = "train_texts.txt"
+"""In a run's folder: the texts of its training utterances."""
+
+
+@dataclass
+class DecodingArguments:
+    """Greedy or beam search; the language model and the word list are for CTC models."""
+
+    beam_size: int = field(default=1, metadata={"help": "Beams of the search; 1 without a language model is greedy."})
+    language_model: str = field(
+        default="none",
+        metadata={"help": "none, an ARPA file (words with a word list, else units), or auto: of the training texts."},
+    )
+    word_list: str = field(
+        default="none",
+        metadata={
+            "help": "none, a file with a word per line, or auto: those of the ARPA file, or of the training texts."
+        },
+    )
+    lm_order: int | None = field(
+        default=None, metadata={"help": "Length of the n-grams with auto; None is 3 for words and 6 for units."}
+    )
+    lm_weight: float = field(default=0.5, metadata={"help": "Weight of the language model."})
+    word_score: float = field(default=0.0, metadata={"help": "Added for each word, with a word list."})
+    unit_score: float = field(default=0.0, metadata={"help": "Added for each unit, without a word list."})
+    ctc_weight: float | None = field(
+        default=None, metadata={"help": "Weight of CTC beside an attention decoder; None is that of the training."}
+    )
+    max_label_length: int = field(default=448, metadata={"help": "The most units that an attention decoder writes."})
+
+    def __post_init__(self) -> None:
+        for name in ("beam_size", "max_label_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("language_model", "word_list"):
+            if (value := getattr(self, name)) not in ("none", "auto") and not Path(value).is_file():
+                raise ValueError(f"{name} must be none, auto or a file, got {value!r}")
+        if self.beam_size == 1 and (self.language_model != "none" or self.word_list != "none"):
+            raise ValueError("a language model or a word list needs a beam search: set beam_size to 16, for example")
+        if self.lm_order is not None and self.language_model != "auto":
+            raise ValueError("lm_order has no effect without language_model: auto")
+
+
+class Decoder:
+    """Recognises batches of utterances in one way.
+
+    Args:
+        recogniser: the model and its processor.
+        args: the way.
+        model_dir: where its run has left the training texts.
+
+    Raises:
+        ModelError: the arguments don't go with the model or its folder.
+    """
+
+    def __init__(self, recogniser: Recogniser, args: DecodingArguments, model_dir: str | Path) -> None:
+        self.recogniser = recogniser
+        self.args = args
+        self._search: CTCBeamSearch | None = None
+        plain = args.language_model == "none" and args.word_list == "none"
+        if not recogniser.is_ctc and not plain:
+            raise ModelError("a language model or a word list is for CTC models, and this one has a decoder")
+        if recogniser.is_ctc and args.ctc_weight is not None:
+            raise ModelError("ctc_weight is for models with a decoder, and this is a CTC model")
+        if recogniser.is_ctc and args.beam_size > 1:
+            try:
+                self._search = _beam_search(recogniser, args, Path(model_dir))
+            except (ValueError, ImportError) as error:
+                raise ModelError(first_line(error)) from None
+
+    def texts(self, samples: Sequence[Tensor]) -> list[str]:
+        """What is said in the samples (N,) of each utterance."""
+        if not self.recogniser.is_ctc:
+            return self._generated(features_of(self.recogniser, samples))
+        return [transcript.text for transcript in self.transcripts(*self._logits(samples))]
+
+    def words(self, samples: Tensor, offset: float = 0.0) -> list[Word]:
+        """What is said in the samples (N,) of one utterance, with times in seconds from its start plus `offset`.
+
+        A pretrained model with an attention decoder knows no times: its text comes as one "word" of the whole length.
+        """
+        recogniser = self.recogniser
+        seconds = recogniser.seconds_per_frame if recogniser.is_ctc or recogniser.own_features else 0.0
+        if recogniser.is_ctc:
+            transcript = self.transcripts(*self._logits([samples]))[0]
+            return word_times(transcript, recogniser.tokenizer, seconds, offset)
+        inputs = features_of(recogniser, [samples])
+        text = self._generated(inputs)[0]
+        if not text:
+            return []
+        if recogniser.own_features:
+            model: Any = recogniser.model
+            with torch.no_grad():
+                log_probs = model.ctc_head(model.encoder(**inputs).last_hidden_state)[0].log_softmax(-1).cpu()
+            try:
+                return align_words(recogniser.tokenizer, log_probs, text, seconds, offset)
+            except ValueError:  # The decoder has written more than the frames have room for.
+                pass
+        return [Word(text, offset, offset + len(samples) / recogniser.feature_extractor.sampling_rate)]
+
+    def transcripts(self, logits: Tensor, lengths: Tensor) -> list[Transcript]:
+        """The best transcript of each row of CTC logits (B, T, V)."""
+        tokenizer = self.recogniser.tokenizer
+        if self._search is not None:
+            found = [best[0] for best in self._search(logits, lengths)]
+        else:
+            found = greedy_transcripts(tokenizer, logits, lengths)
+        return [one._replace(text=self.recogniser.decode_ids(one.tokens)) for one in found]
+
+    @torch.no_grad()
+    def _logits(self, samples: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        inputs = features_of(self.recogniser, samples)
+        logits = self.recogniser.model(**inputs).logits.float().cpu()
+        return logits, self.recogniser.output_lengths(inputs, logits.shape[1])
+
+    def _generated(self, inputs: dict[str, Tensor]) -> list[str]:
+        options: dict[str, Any] = {"num_beams": self.args.beam_size, "max_new_tokens": self.args.max_label_length}
+        if self.args.ctc_weight is not None:
+            options["ctc_weight"] = self.args.ctc_weight
+        return self.recogniser.recognise(inputs, **options)
+
+
+def _beam_search(recogniser: Recogniser, args: DecodingArguments, model_dir: Path) -> CTCBeamSearch:
+    words: list[str] | None = None
+    if args.word_list == "auto" and args.language_model not in ("none", "auto"):
+        words = read_vocabulary(args.language_model)
+    elif args.word_list == "auto":
+        words = sorted({word for text in _train_texts(model_dir) for word in text.split()})
+    elif args.word_list != "none":
+        words = Path(args.word_list).read_text(encoding="utf-8").split()
+    score = {"token_score": args.unit_score} if words is None else {"word_score": args.word_score}
+    options: dict[str, Any] = {"words": words, "beam_size": args.beam_size, "lm_weight": args.lm_weight, **score}
+    if args.language_model != "auto":
+        path = None if args.language_model == "none" else args.language_model
+        return CTCBeamSearch(recogniser.tokenizer, language_model=path, **options)
+    unit: dict[str, Any] = {"unit": "token", "tokenizer": recogniser.tokenizer} if words is None else {"unit": "word"}
+    order = args.lm_order or (6 if words is None else 3)
+    with tempfile.TemporaryDirectory(prefix="seqdyconv-") as folder:
+        path = Path(folder) / "language_model.arpa"
+        train_ngram_model(_train_texts(model_dir), order, path, **unit)
+        return CTCBeamSearch(recogniser.tokenizer, language_model=path, **options)
+
+
+def _train_texts(model_dir: Path) -> list[str]:
+    for folder in (model_dir, model_dir.parent):  # A checkpoint is in the folder of its run.
+        if (folder / TRAIN_TEXTS).is_file():
+            return [clean(line) for line in (folder / TRAIN_TEXTS).read_text(encoding="utf-8").splitlines()]
+    raise ModelError(f"auto needs {TRAIN_TEXTS}, the training texts of a run of train.py, which {model_dir} has not")

@@ -1,0 +1,383 @@
+"""Models for speech recognition: new ones, pretrained ones of a folder or the Hub, and swapped ones."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from speech_batches import extract
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
+    AutoModelForCTC,
+    AutoModelForSpeechSeq2Seq,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from seqdyconv.models import SeqDyConvForCTC, SeqDyConvForSpeechSeq2Seq, SeqDyConvSpeechConfig
+from seqdyconv.speech import SeqDyConvFeatureExtractor, SeqDyConvSpeechProcessor, global_statistics
+from seqdyconv.speech.ctc import ctc_greedy
+from seqdyconv.speech.tokenization import train_character_tokenizer, train_subword_tokenizer
+from seqdyconv.swap import load_swapped, swap_self_attention
+from seqdyconv.training.data import first_line
+from seqdyconv.training.loading import (
+    ModelError,
+    check_folder,
+    load_pretrained,
+    load_tokenizer,
+    new_config,
+    one_for_each,
+    refuse_ignored,
+)
+
+HEADS = ("ctc", "seq2seq")
+UNITS = ("characters", "bpe")
+KIND = "speech recognition model"
+_PRETRAINED = ("model_name_or_path", "new_vocabulary", "units", "vocab_size", "min_frequency")
+
+
+@dataclass
+class ModelArguments:
+    """A pretrained model, or the architecture of a new one; the names are those of SeqDyConvSpeechConfig."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Fine-tune this model (a folder or a name on the Hub) instead of a new one."}
+    )
+    new_vocabulary: bool = field(
+        default=False, metadata={"help": "Give a pretrained CTC model the units of the training texts and a new head."}
+    )
+    head: str = field(default="ctc", metadata={"help": "ctc, or seq2seq: an attention decoder beside it."})
+    units: str = field(default="characters", metadata={"help": "What is recognised: characters or bpe."})
+    vocab_size: int = field(default=256, metadata={"help": "The most entries of the vocabulary of bpe."})
+    min_frequency: int = field(
+        default=1, metadata={"help": "Characters that occur less often in the training texts are unknown ones."}
+    )
+
+    num_mel_bins: int = field(default=80, metadata={"help": "Mel filters of the features."})
+    feature_kind: str = field(default="kaldi", metadata={"help": "How the features are computed: kaldi or torch."})
+    feature_normalize: str = field(
+        default="global",
+        metadata={"help": "Mean and variance taken out: global (of train; can stream), utterance or none."},
+    )
+    subsampling_channels: int = field(default=64, metadata={"help": "Channels of the subsampling convolutions."})
+    subsampling_kernels: int = field(
+        default=1, metadata={"help": "Kernels of each subsampling convolution; above 1 attention mixes them."}
+    )
+    kernel_temperature: float = field(
+        default=30.0,
+        metadata={"help": "Temperature of the attention over these kernels at first; it falls to 1."},
+    )
+    encoder_block: str = field(
+        default="transformer", metadata={"help": "The encoder's blocks: transformer, conformer."}
+    )
+    encoder_layer_types: list[str] = field(
+        default_factory=lambda: ["dynamic_conv"],
+        metadata={
+            "help": "dynamic_conv, lightweight_conv, self_attention or parallel: one for all layers, or one each."
+        },
+    )
+    encoder_kernel_sizes: list[int] = field(
+        default_factory=lambda: [31] * 6,
+        metadata={"help": "Kernel size of each layer; their number is that of the layers."},
+    )
+    encoder_lookahead: int | None = field(
+        default=None,
+        metadata={"help": "Frames (40 ms) ahead that each layer sees, for streaming; None is the whole utterance."},
+    )
+    conformer_kernel_size: int = field(default=31, metadata={"help": "Kernel of the conformer's convolution module."})
+    hidden_size: int = field(default=192, metadata={"help": "Width of the model."})
+    ffn_dim: int = field(default=768, metadata={"help": "Width inside the feed-forward blocks."})
+    attention_heads: int = field(default=4, metadata={"help": "Heads of convolution and attention."})
+    conv_dim: int | None = field(default=None, metadata={"help": "Width of the convolutions; None is hidden_size."})
+    glu: bool = field(default=True, metadata={"help": "Gated linear unit before each convolution."})
+    normalize_before: bool = field(default=True, metadata={"help": "Pre-norm instead of post-norm."})
+    position_type: str = field(default="sinusoidal", metadata={"help": "Positions: sinusoidal, learned or none."})
+    dropout: float = field(default=0.1, metadata={"help": "Dropout before each residual sum."})
+    attention_dropout: float = field(default=0.0, metadata={"help": "Dropout on attention weights."})
+    activation_dropout: float = field(default=0.0, metadata={"help": "Dropout inside the feed-forward blocks."})
+    input_dropout: float = field(default=0.0, metadata={"help": "Dropout on the inputs of the convolution blocks."})
+    weight_dropout: float = field(default=0.0, metadata={"help": "DropConnect: dropout on the convolution kernels."})
+    weight_softmax: bool = field(default=True, metadata={"help": "Softmax over the taps of the kernels."})
+    intermediate_ctc_layers: list[int] | None = field(
+        default=None, metadata={"help": "CTC on these encoder layers too (1 is the first one)."}
+    )
+    intermediate_ctc_weight: float = field(default=0.3, metadata={"help": "Weight of these in the CTC loss."})
+    ctc_weight: float = field(default=0.3, metadata={"help": "Weight of CTC beside the decoder, with head seq2seq."})
+    decoder_layer_types: list[str] = field(
+        default_factory=lambda: ["dynamic_conv"], metadata={"help": "As encoder_layer_types, with head seq2seq."}
+    )
+    decoder_kernel_sizes: list[int] = field(
+        default_factory=lambda: [15] * 3, metadata={"help": "Kernel size of each layer of the decoder."}
+    )
+    config_overrides: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": 'Any other field of SeqDyConvSpeechConfig, such as {"scale_embedding": false}.'}
+    )
+
+    swap_mixer: str | None = field(
+        default=None,
+        metadata={"help": "Put this mixer (dynamic_conv, lightweight_conv) in the place of its self-attention."},
+    )
+    swap_layers: str | None = field(
+        default=None, metadata={"help": 'In which layers: numbers and ranges ("0,2-5") or "every 2"; None is all.'}
+    )
+    swap_kernel_size: int = field(default=31, metadata={"help": "Kernel size of these mixers."})
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("head", HEADS),
+            ("units", UNITS),
+            ("feature_kind", ("kaldi", "torch")),
+            ("feature_normalize", ("global", "utterance", "none")),
+        ):
+            if (value := getattr(self, name)) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
+        if not self.kernel_temperature >= 1:
+            raise ValueError(f"kernel_temperature must be at least 1, got {self.kernel_temperature}")
+        if self.swap_mixer is not None and self.model_name_or_path is None:
+            raise ValueError("swap_mixer swaps the self-attention of a pretrained model: give model_name_or_path")
+        if self.new_vocabulary and self.model_name_or_path is None:
+            raise ValueError("new_vocabulary is for a pretrained model: give model_name_or_path")
+        if self.encoder_lookahead is not None and self.feature_normalize == "utterance":
+            raise ValueError("a streaming model (encoder_lookahead) needs feature_normalize: global or none")
+
+
+@dataclass
+class Recogniser:
+    """A model with what it needs before and behind it."""
+
+    model: PreTrainedModel
+    feature_extractor: Any
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def is_ctc(self) -> bool:
+        """Whether it is a CTC model, or one with an attention decoder."""
+        return not self.model.config.is_encoder_decoder
+
+    @property
+    def own_features(self) -> bool:
+        """Whether its features are those of this package, which SpecAugment of this package works on."""
+        return isinstance(self.feature_extractor, SeqDyConvFeatureExtractor)
+
+    @property
+    def seconds_per_frame(self) -> float:
+        """Between two output frames of a CTC model."""
+        return self.model.config.inputs_to_logits_ratio / self.feature_extractor.sampling_rate
+
+    def frames(self, num_samples: int) -> int:
+        """The output frames of a CTC model for an utterance of that many samples."""
+        model: Any = self.model
+        if self.own_features:
+            return int(model.base_model.subsampling.output_lengths(self.feature_extractor.num_frames(num_samples)))
+        return int(model._get_feat_extract_output_lengths(torch.tensor([num_samples]))[0])
+
+    def output_lengths(self, inputs: dict[str, Tensor], frames: int) -> Tensor:
+        """(B,) the output frames of each utterance of a batch that has `frames` of them with padding."""
+        mask = inputs.get("attention_mask")
+        if mask is None:
+            return torch.full((len(next(iter(inputs.values()))),), frames)
+        model: Any = self.model
+        if self.own_features:
+            return model.output_lengths(mask).cpu()
+        return model._get_feat_extract_output_lengths(mask.sum(-1)).cpu().clamp(max=frames)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the feature extractor and the tokenizer, for the Auto classes."""
+        if self.own_features:
+            SeqDyConvSpeechProcessor(self.feature_extractor, self.tokenizer).save_pretrained(folder)
+        else:
+            self.feature_extractor.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+
+    @torch.no_grad()
+    def recognise(self, inputs: dict[str, Tensor], **options: Any) -> list[str]:
+        """Texts of a batch, greedy; `options` are those of ``generate``, for models with a decoder."""
+        if self.is_ctc:
+            logits = self.model(**inputs).logits
+            return self.decode_logits(logits, self.output_lengths(inputs, logits.shape[1]))
+        model: Any = self.model
+        ids = model.generate(**inputs, **options)
+        return [clean(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def decode_logits(self, logits: Tensor, lengths: Tensor) -> list[str]:
+        """Texts of the best paths of CTC logits (B, T, V)."""
+        blank = self.model.config.pad_token_id
+        return [self.decode_ids(ids) for ids in ctc_greedy(logits.float().cpu(), lengths, blank)]
+
+    def decode_ids(self, ids: Sequence[int]) -> str:
+        """Text of collapsed labels."""
+        return clean(self.tokenizer.decode(list(ids), skip_special_tokens=True, group_tokens=False))
+
+
+def clean(text: str) -> str:
+    """Single spaces, none around."""
+    return " ".join(text.split())
+
+
+# New models
+
+
+def make_tokenizer(args: ModelArguments, texts: Iterable[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer of a new model or head, of the training texts.
+
+    Raises:
+        ModelError: The texts don't allow it, with the reason.
+    """
+    add_eos = args.head == "seq2seq"
+    try:
+        if args.units == "characters":
+            return train_character_tokenizer(texts, min_frequency=args.min_frequency, add_eos=add_eos)
+        return train_subword_tokenizer(texts, args.vocab_size, add_eos=add_eos)
+    except ValueError as error:
+        raise ModelError(f"can't make the units of the training texts: {first_line(error)}") from None
+
+
+def make_feature_extractor(args: ModelArguments, utterances: Iterable[Tensor]) -> SeqDyConvFeatureExtractor:
+    """The features of a new model; global mean and variance are those of the samples (N,) of `utterances`."""
+    options: dict[str, Any] = {"feature_size": args.num_mel_bins, "kind": args.feature_kind}
+    plain = SeqDyConvFeatureExtractor(**options, normalize=None)
+    if args.feature_normalize == "none":
+        return plain
+    if args.feature_normalize == "utterance":
+        return SeqDyConvFeatureExtractor(**options, normalize="utterance")
+    mean, variance = global_statistics(plain, utterances)
+    return SeqDyConvFeatureExtractor(**options, normalize="global", mean=mean, variance=variance)
+
+
+def build_config(args: ModelArguments, tokenizer: PreTrainedTokenizerBase | None = None) -> Any:
+    """The configuration of a new model; without a tokenizer its vocabulary is the default, which checks the rest.
+
+    Raises:
+        ModelError: The architecture is impossible.
+    """
+    values: dict[str, Any] = {
+        "is_encoder_decoder": args.head == "seq2seq",
+        "encoder_layer_types": one_for_each(args.encoder_layer_types, args.encoder_kernel_sizes, "encoder"),
+    }
+    for name in (
+        *("num_mel_bins", "subsampling_channels", "subsampling_kernels", "encoder_block", "encoder_kernel_sizes"),
+        *("encoder_lookahead", "conformer_kernel_size", "hidden_size", "dropout", "attention_dropout"),
+        *("activation_dropout", "input_dropout", "weight_dropout", "weight_softmax", "intermediate_ctc_weight"),
+    ):
+        values[name] = getattr(args, name)
+    if args.intermediate_ctc_layers is not None:
+        values["intermediate_ctc_layers"] = args.intermediate_ctc_layers
+    sides = ["encoder"]
+    if args.head == "seq2seq":
+        values["ctc_weight"] = args.ctc_weight
+        values["decoder_layer_types"] = one_for_each(args.decoder_layer_types, args.decoder_kernel_sizes, "decoder")
+        values["decoder_kernel_sizes"] = args.decoder_kernel_sizes
+        sides.append("decoder")
+    for name in ("ffn_dim", "attention_heads", "conv_dim", "glu", "normalize_before", "position_type"):
+        values |= {f"{side}_{name}": getattr(args, name) for side in sides}
+    if tokenizer is not None:
+        values |= {
+            "vocab_size": len(tokenizer),
+            "bos_token_id": tokenizer.bos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        }
+        if args.head == "seq2seq":
+            values["decoder_start_token_id"] = tokenizer.bos_token_id
+    return new_config(SeqDyConvSpeechConfig, values, args.config_overrides)
+
+
+def build_model(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """A new model for `tokenizer`, or the one of `model_name_or_path`, perhaps swapped, to be trained.
+
+    Raises:
+        ModelError: The architecture is impossible, the model can't be loaded, or both were given.
+    """
+    if args.model_name_or_path is None:
+        config = build_config(args, tokenizer)
+        return SeqDyConvForSpeechSeq2Seq(config) if args.head == "seq2seq" else SeqDyConvForCTC(config)
+    refuse_ignored(args, [*_PRETRAINED, "swap_mixer", "swap_layers", "swap_kernel_size"])
+    options: dict[str, Any] = {}
+    if args.new_vocabulary:
+        options = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "new_head": True}
+    model = load_model(args.model_name_or_path, **options)
+    if not model.config.is_encoder_decoder and not args.new_vocabulary and model.config.vocab_size < len(tokenizer):
+        raise ModelError(
+            f"the tokenizer has {len(tokenizer)} entries, but {args.model_name_or_path} gives {model.config.vocab_size}"
+            " outputs: set new_vocabulary"
+        )
+    if args.swap_mixer is not None:
+        try:
+            swap_self_attention(
+                model, mixer=args.swap_mixer, layers=args.swap_layers, kernel_size=args.swap_kernel_size
+            )
+        except ValueError as error:
+            raise ModelError(f"can't swap the attention of {args.model_name_or_path}: {first_line(error)}") from None
+    return model
+
+
+# Trained models
+
+
+def load_recogniser(folder: str) -> Recogniser:
+    """Load a trained model, swapped or not, in float32 in evaluation mode.
+
+    Raises:
+        ModelError: There is no such model, it is of another kind, or its weights are cut off or don't fit.
+    """
+    return Recogniser(load_model(folder), load_feature_extractor(folder), load_tokenizer(processor_folder(folder)))
+
+
+def load_model(name_or_path: str, **options: Any) -> PreTrainedModel:
+    """The model alone."""
+    check_folder(name_or_path)
+    try:
+        config: Any = AutoConfig.from_pretrained(name_or_path)
+    except Exception as error:
+        raise ModelError(f"can't load a {KIND} from {name_or_path}: {first_line(error)}") from None
+    if getattr(config, "seqdyconv", None) is not None:
+        try:
+            return load_swapped(name_or_path).eval()
+        except Exception as error:
+            raise ModelError(f"can't load a swapped model from {name_or_path}: {first_line(error)}") from None
+    loader = AutoModelForSpeechSeq2Seq if config.is_encoder_decoder else AutoModelForCTC
+    model = load_pretrained(loader, name_or_path, KIND, **options)
+    if not (hasattr(model, "output_lengths") or hasattr(model, "_get_feat_extract_output_lengths")):
+        raise ModelError(f"can't load a {KIND} from {name_or_path}: {type(model).__name__} doesn't tell its frames")
+    return model
+
+
+def load_feature_extractor(name_or_path: str) -> Any:
+    """The feature extractor alone.
+
+    Raises:
+        ModelError: There is none, or it can't be read.
+    """
+    folder = processor_folder(name_or_path)
+    check_folder(folder)
+    try:
+        return AutoFeatureExtractor.from_pretrained(folder)
+    except Exception as error:
+        raise ModelError(f"can't load the feature extractor of {folder}: {first_line(error)}") from None
+
+
+def processor_folder(name_or_path: str) -> str:
+    """Where the processor of a model is: a checkpoint's is in the folder of its run."""
+    path = Path(name_or_path)
+    names = ("processor_config.json", "preprocessor_config.json")
+    here, above = (any((folder / name).is_file() for name in names) for folder in (path, path.parent))
+    return str(path.parent) if path.is_dir() and above and not here else name_or_path
+
+
+def known_architecture(name_or_path: str) -> bool:
+    """Whether a pretrained model is trained for recognition already, and not an encoder alone."""
+    try:
+        config = json.loads((Path(name_or_path) / "config.json").read_text(encoding="utf-8"))
+    except OSError:
+        return True
+    return any("ForCTC" in name or "ConditionalGeneration" in name for name in config.get("architectures") or ())
+
+
+def features_of(recogniser: Recogniser, samples: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The model's inputs for the samples (N,) of several utterances, on its device."""
+    inputs = extract(recogniser.feature_extractor, samples)
+    return {name: value.to(recogniser.model.device) for name, value in inputs.items()}

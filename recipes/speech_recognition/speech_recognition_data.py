@@ -1,0 +1,453 @@
+"""Data for speech recognition: recordings with transcripts from the Hub, a manifest, a folder or a package.
+
+Everything that is wrong with the data raises ``DataError`` with one line; the scripts print it and exit with status 2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import fillets
+import numpy as np
+from datasets import Audio, Dataset, DatasetDict, Features, Value, concatenate_datasets
+from datasets import List as ListFeature
+from speech_text import normalise_text
+
+from seqdyconv.speech.audio import AudioError, audio_info, read_audio
+from seqdyconv.training.data import DataError, list_names, load_hub_splits, load_table
+from seqdyconv.training.packages import PackageUnavailableError, cached_directory, default_cache_dir
+from seqdyconv.training.reports import write_lines
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+SAMPLING_RATE = 16000
+LONGEST_UTTERANCE = 600.0
+"""Seconds; what is longer is no utterance, and is not kept."""
+
+# Part of the folders' names in the cache: raise it whenever the same audio would give other samples.
+FORMAT = 1
+
+_AUDIO_COLUMNS = ("path", "audio", "audio_path", "audio_filepath", "file", "file_name", "filename", "wav")
+_TEXT_COLUMNS = ("text", "sentence", "transcript", "transcription", "normalized_text")
+_SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
+_SOURCE = {"path": Value("string"), "bytes": Value("binary")}
+_AUDIO_FILES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
+
+
+def _file_help(split: str) -> dict[str, Any]:
+    return {
+        "help": f"The {split} data: a manifest (csv, tsv, json, jsonl or parquet) of paths and texts, or a folder of "
+        "audio files with a txt file of the same name beside each, or with a metadata.csv."
+    }
+
+
+def _split_help(split: str) -> dict[str, Any]:
+    return {"help": f"Name of the {split} split in the data set (several: a+b); null if it must not be used."}
+
+
+@dataclass
+class DataArguments:
+    """Which recordings to use, and which of them are of no use.
+
+    A validation_file or test_file takes the place of that split of the data set. A split that is then still missing is
+    taken out of train if validation_fraction or test_fraction says so: at random, equal texts on one side.
+    """
+
+    dataset: str | None = field(
+        default=None, metadata={"help": "A data set: fillets (from Debian packages), or a name on the Hub."}
+    )
+    language: str | None = field(
+        default=None, metadata={"help": "Languages of the recordings, as cs or cs+nl; fillets has cs and nl."}
+    )
+    dataset_config: str | None = field(default=None, metadata={"help": "The configuration of the Hub data set."})
+    dataset_revision: str | None = field(
+        default=None, metadata={"help": "Branch, tag or commit of the Hub data set, such as refs/convert/parquet."}
+    )
+    train_file: str | None = field(default=None, metadata=_file_help("training"))
+    validation_file: str | None = field(default=None, metadata=_file_help("validation"))
+    test_file: str | None = field(default=None, metadata=_file_help("test"))
+    audio_folder: str | None = field(
+        default=None, metadata={"help": "Where the paths of a manifest start; by default the manifest's own folder."}
+    )
+    train_split: str = field(default="train", metadata={"help": "Name of the training split (several: a+b)."})
+    validation_split: str | None = field(default="validation", metadata=_split_help("validation"))
+    test_split: str | None = field(default="test", metadata=_split_help("test"))
+    audio_column: str | None = field(
+        default=None, metadata={"help": "Column of the audio; by default path, audio, file, ... if one is there."}
+    )
+    text_column: str | None = field(
+        default=None, metadata={"help": "Column of the text; by default text, sentence, transcript, ..."}
+    )
+    speaker_column: str | None = field(
+        default=None, metadata={"help": "Column of the speaker; by default speaker, speaker_id or client_id, if any."}
+    )
+    validation_fraction: float = field(
+        default=0.05, metadata={"help": "Part of train to validate on if there is no validation data; 0 for none."}
+    )
+    test_fraction: float = field(
+        default=0.0, metadata={"help": "Part of train to test on if there is no test data; 0 for none."}
+    )
+    split_seed: int = field(default=0, metadata={"help": "Seed of these splits and of the choice of max_..._samples."})
+    max_train_samples: int | None = field(
+        default=None, metadata={"help": "Use only N training utterances, chosen by split_seed."}
+    )
+    max_validation_samples: int | None = field(default=None, metadata={"help": "Use only N validation utterances."})
+    max_test_samples: int | None = field(default=None, metadata={"help": "Use only N test utterances."})
+    normalise_text: bool = field(
+        default=True, metadata={"help": "Lower-case texts and take their punctuation out, references too."}
+    )
+    min_seconds: float = field(default=0.1, metadata={"help": "Shorter training utterances are left out."})
+    max_seconds: float = field(default=30.0, metadata={"help": "Longer training utterances are left out."})
+    max_bad_files: float = field(
+        default=0.05,
+        metadata={"help": "Stop if more training utterances are of no use: a number, or below 1 a share of all."},
+    )
+    max_bad_evaluation_files: float = field(
+        default=0,
+        metadata={"help": "The same for each of validation and test; those left out are in no score."},
+    )
+    preprocessing_num_workers: int = field(default=1, metadata={"help": "Processes that decode audio, once."})
+
+    def __post_init__(self) -> None:
+        if self.dataset == "fillets" and self.language is None:
+            raise DataError("the data set fillets needs language: cs, nl or cs+nl")
+        if self.dataset == "fillets" and not set(self.languages) <= set(fillets.LANGUAGES):
+            raise DataError(f"language is {self.language!r}, but fillets has cs, nl and cs+nl")
+        for name in ("preprocessing_num_workers", *(f"max_{split}_samples" for split in SPLITS)):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise DataError(f"{name} is {value}, but must be at least 1")
+        for name in ("validation_fraction", "test_fraction"):
+            if not 0 <= (value := getattr(self, name)) <= 0.5:
+                raise DataError(f"{name} is {value}, but must be from 0 to 0.5")
+        for name in ("max_bad_files", "max_bad_evaluation_files"):
+            if (value := getattr(self, name)) < 0:
+                raise DataError(f"{name} is {value}, but must be at least 0")
+        if not 0 <= self.min_seconds < self.max_seconds <= LONGEST_UTTERANCE:
+            raise DataError(
+                f"min_seconds is {self.min_seconds} and max_seconds {self.max_seconds}, but they must rise from at "
+                f"least 0 to at most {LONGEST_UTTERANCE:g}"
+            )
+
+    @property
+    def languages(self) -> list[str]:
+        """The languages by their codes."""
+        return self.language.split("+") if self.language else []
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """An utterance that is left out."""
+
+    split: str
+    name: str
+    reason: str
+
+
+# Loading
+
+
+def load_speech(args: DataArguments, splits: Sequence[str] = SPLITS) -> tuple[DatasetDict, list[BadFile]]:
+    """Load the named splits that exist.
+
+    The audio is decoded once, to one channel at 16 kHz, and kept in the cache (115 MB an hour).
+
+    Returns:
+        The splits, with the columns name, text, speaker (where it is known), samples (int16) and num_samples; and what
+        was left out of them: see :func:`drop_bad`.
+
+    Raises:
+        DataError: the data is missing or malformed, or too much of it is of no use.
+    """
+    texts = _load_tables(args, SPLITS if "train" in splits else splits)
+    if "train" not in splits and any(s not in texts and getattr(args, f"{s}_fraction") > 0 for s in splits):
+        texts = _load_tables(args, SPLITS)  # That split is a part of train.
+    if "train" in texts:
+        _take_out_of_train(texts, args)
+    if splits[0] not in texts:
+        source = f"the data set {args.dataset} has none" if args.dataset is not None else "no data set is named either"
+        raise DataError(f"there is no {splits[0]} data: give {splits[0]}_file, as {source}")
+    result, bad = DatasetDict(), []
+    for split in SPLITS:
+        if split in splits and split in texts:
+            table = _sample(texts[split], getattr(args, f"max_{split}_samples"), args.split_seed)
+            result[split], found = drop_bad(_with_samples(table, args), split, args, _reason)
+            bad += found
+    return result, bad
+
+
+def drop_bad(
+    table: Dataset, split: str, args: DataArguments, reason: Callable[[Mapping[str, Any], DataArguments], str | None]
+) -> tuple[Dataset, list[BadFile]]:
+    """Leave out the utterances of no use: of train up to max_bad_files, of another split up to its own limit.
+
+    Args:
+        table: the split.
+        split: its name; only train leaves out what is too short or too long.
+        args: the limits.
+        reason: why a row (all its columns but the samples) is of no use, else None; called with max_seconds and
+            min_seconds that hold for the split.
+
+    Raises:
+        DataError: there are more than that, or nothing is left.
+    """
+    rows = table.remove_columns("samples")
+    bad = {index: why for index, row in enumerate(rows) if (why := reason({**row, "split": split}, args)) is not None}
+    files = [BadFile(split, rows[index]["name"], why) for index, why in bad.items()]
+    limit = args.max_bad_files if split == "train" else args.max_bad_evaluation_files
+    allowed = limit * len(table) if limit < 1 else limit
+    if len(bad) > allowed:
+        option = "max_bad_files" if split == "train" else "max_bad_evaluation_files"
+        raise DataError(
+            f"{len(bad)} of {len(table)} {split} utterances are of no use, but {option} allows {int(allowed)}; the "
+            f"first is {files[0].name}: {files[0].reason}"
+        )
+    if len(bad) == len(table):
+        raise DataError(f"the {split} data holds no utterance of any use")
+    if not bad:
+        return table, []
+    logger.warning("left out %d of %d %s utterances", len(bad), len(table), split)
+    return table.select([index for index in range(len(table)) if index not in bad]), files
+
+
+def write_bad_files(path: Path, bad: Sequence[BadFile]) -> None:
+    """A line for each utterance that is left out: its split, its name, the reason."""
+    clean = [[" ".join(field.split()) for field in (file.split, file.name, file.reason)] for file in bad]
+    write_lines(path, ["split\tfile\treason", *("\t".join(fields) for fields in clean)])
+
+
+def _reason(row: Mapping[str, Any], args: DataArguments) -> str | None:
+    if row["error"]:
+        return row["error"]
+    if not row["text"]:
+        return "its text is empty"
+    seconds = row["num_samples"] / SAMPLING_RATE
+    if row["split"] == "train" and seconds < args.min_seconds:
+        return f"it lasts {seconds:.3f} seconds, less than min_seconds {args.min_seconds:g}"
+    if row["split"] == "train" and seconds > args.max_seconds:
+        return f"it lasts {seconds:.1f} seconds, more than max_seconds {args.max_seconds:g}"
+    return None
+
+
+def _load_tables(args: DataArguments, splits: Sequence[str]) -> dict[str, Dataset]:
+    """Those of the splits that exist, with the columns source (of the audio), name, text and perhaps speaker."""
+    files = {split: file for split in splits if (file := getattr(args, f"{split}_file")) is not None}
+    if "train" in files and args.dataset is not None:
+        raise DataError(f"both dataset ({args.dataset}) and train_file ({args.train_file}) are given: give one of them")
+    tables = {split: _read_files(file, f"{split}_file", args) for split, file in files.items()}
+    if args.dataset is None:
+        return tables
+    wanted = [split for split in splits if split not in files]
+    if args.dataset == "fillets":
+        try:
+            loaded = fillets.load_fillets(args.languages)
+        except PackageUnavailableError as error:
+            raise DataError(f"{error} The config common_voice.yaml names one.") from error
+        return tables | {split: _read_table(loaded[split], args, f"fillets, {split}", None) for split in wanted}
+    names = {split: name for split in wanted if (name := getattr(args, f"{split}_split")) is not None}
+    parts = {split: name.split("+") for split, name in names.items()}
+    # A name that was asked for must exist; validation and test may be missing under their usual ones.
+    required = [part for split, names_of_parts in parts.items() if names[split] != split for part in names_of_parts]
+    loaded_parts = load_hub_splits(
+        args.dataset,
+        sorted({part for names_of_parts in parts.values() for part in names_of_parts}),
+        config=args.dataset_config,
+        revision=args.dataset_revision,
+        instead="a manifest or a folder (train_file), or dataset: fillets",
+        required=required,
+    )
+    for split, names_of_parts in parts.items():
+        if all(part in loaded_parts for part in names_of_parts):
+            where = f"the {names[split]} split of {args.dataset}"
+            found = [_read_table(loaded_parts[part], args, where, None) for part in names_of_parts]
+            tables[split] = concatenate_datasets(found)
+    return tables
+
+
+def _read_files(path: str, name: str, args: DataArguments) -> Dataset:
+    """The utterances of a manifest or a folder."""
+    if Path(path).is_dir():
+        return _read_folder(Path(path), name, args)
+    folder = Path(args.audio_folder) if args.audio_folder is not None else Path(path).parent
+    return _read_table(load_table(path, name), args, path, folder)
+
+
+def _read_folder(folder: Path, name: str, args: DataArguments) -> Dataset:
+    if (folder / "metadata.csv").is_file():
+        return _read_table(load_table(folder / "metadata.csv", name), args, str(folder / "metadata.csv"), folder)
+    files = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in _AUDIO_FILES and file.is_file()]
+    if not files:
+        raise DataError(f"{name} is the folder {folder}, which holds no audio ({', '.join(_AUDIO_FILES)})")
+    if missing := [file.name for file in files if not file.with_suffix(".txt").is_file()]:
+        raise DataError(
+            f"{name} is the folder {folder}, which has no metadata.csv, and in which {len(missing)} of {len(files)} "
+            f"audio files have no txt file beside them, the first is {missing[0]}"
+        )
+    rows: dict[str, list[str]] = {"path": [], "text": []}
+    for file in files:
+        try:
+            rows["text"].append(file.with_suffix(".txt").read_text(encoding="utf-8-sig"))
+        except UnicodeDecodeError:
+            raise DataError(f"{file.with_suffix('.txt')} is not UTF-8 text") from None
+        rows["path"].append(str(file.relative_to(folder)))
+    return _read_table(Dataset.from_dict(rows), args, str(folder), folder)
+
+
+def _read_table(table: Dataset, args: DataArguments, where: str, folder: Path | None) -> Dataset:
+    """The columns source, name, text and perhaps speaker of a table; paths start at `folder`."""
+    columns = {
+        "audio": _column(table, args.audio_column, _AUDIO_COLUMNS, "audio_column", where, audio=True),
+        "text": _column(table, args.text_column, _TEXT_COLUMNS, "text_column", where),
+    }
+    try:
+        columns["speaker"] = _column(table, args.speaker_column, _SPEAKER_COLUMNS, "speaker_column", where)
+    except DataError:
+        if args.speaker_column is not None:
+            raise
+
+    def clean(text: Any) -> str:
+        text = "" if text is None else str(text)
+        return normalise_text(text) if args.normalise_text else " ".join(text.split())
+
+    found = {"text": [clean(text) for text in table[columns["text"]]]}
+    if "speaker" in columns:
+        found["speaker"] = ["" if speaker is None else str(speaker) for speaker in table[columns["speaker"]]]
+    if isinstance(table.features[columns["audio"]], Value):
+        paths = [_path(path, folder, f"row {row} of {where}") for row, path in enumerate(table[columns["audio"]], 1)]
+        rows = {"source": [{"path": path, "bytes": None} for path in paths], "name": paths, **found}
+        return Dataset.from_dict(
+            rows, Features({"source": _SOURCE, **{name: Value("string") for name in rows if name != "source"}})
+        )
+    # The audio itself stays where it is, in files of the Hub's cache: of hundreds of hours there is no room for a copy.
+    audio = table.select_columns(columns["audio"])
+    if isinstance(audio.features[columns["audio"]], Audio):
+        audio = audio.cast_column(columns["audio"], Audio(decode=False))
+    audio = audio.rename_column(columns["audio"], "source") if columns["audio"] != "source" else audio
+    try:
+        names = [path for chunk in audio.data.column("source").chunks for path in chunk.field("path").to_pylist()]
+    except KeyError:
+        raise DataError(f"{where} has no audio in the column {columns['audio']!r} (set audio_column)") from None
+    found["name"] = [name or f"row {row} of {where}" for row, name in enumerate(names, 1)]
+    return concatenate_datasets(
+        [audio, Dataset.from_dict(found, Features(dict.fromkeys(found, Value("string"))))], axis=1
+    )
+
+
+def _path(audio: Any, folder: Path | None, where: str) -> str:
+    if not isinstance(audio, str) or not audio:
+        raise DataError(f"{where} has no path of an audio file, but {audio!r:.60}")
+    return audio if folder is None else str(folder / audio)
+
+
+def _column(
+    table: Dataset, chosen: str | None, usual: Sequence[str], argument: str, where: str, *, audio: bool = False
+) -> str:
+    if chosen is not None:
+        if chosen not in table.column_names:
+            names = list_names(table.column_names)
+            raise DataError(f"{where} has no column {chosen!r}; it has {names} (set {argument})")
+        return chosen
+    existing = {name.lower(): name for name in table.column_names}
+    found = [existing[name] for name in usual if name in existing]
+    if audio:  # A data set of the Hub may have the path beside the audio itself.
+        found.sort(key=lambda name: not isinstance(table.features[name], Audio))
+    if not found:
+        names = list_names(table.column_names)
+        raise DataError(f"{where} has none of the columns {', '.join(usual)}; it has {names} (set {argument})")
+    return found[0]
+
+
+def _take_out_of_train(tables: dict[str, Dataset], args: DataArguments) -> None:
+    """Make the missing held-out splits of utterances of train, as the arguments say; equal texts go together."""
+    for split in ("test", "validation"):
+        fraction = getattr(args, f"{split}_fraction")
+        if split in tables or fraction == 0:
+            continue
+        rows_of: dict[str, list[int]] = {}
+        for row, text in enumerate(tables["train"]["text"]):
+            rows_of.setdefault(text, []).append(row)
+        texts = sorted(rows_of)
+        random.Random(args.split_seed).shuffle(texts)
+        held_out = {row for text in texts[: round(fraction * len(texts))] for row in rows_of[text]}
+        if not held_out:
+            raise DataError(
+                f"{split}_fraction {fraction} of the {len(texts)} different training texts is none: give {split}_file, "
+                f"raise {split}_fraction, or set it to 0 for no {split} data"
+            )
+        train = tables["train"]
+        tables[split] = train.select(sorted(held_out))
+        tables["train"] = train.select([row for row in range(len(train)) if row not in held_out])
+
+
+def _sample(table: Dataset, samples: int | None, seed: int) -> Dataset:
+    if samples is None or samples >= len(table):
+        return table
+    return table.select(sorted(random.Random(seed).sample(range(len(table)), samples)))
+
+
+# Audio
+
+
+def _with_samples(table: Dataset, args: DataArguments) -> Dataset:
+    """The table with the columns samples, num_samples and error instead of source; decoded only the first time."""
+    directory = default_cache_dir() / "speech" / f"{_key(table)}-v{FORMAT}"
+
+    def build(folder: Path) -> None:
+        table.select_columns("source").map(
+            _decode,
+            remove_columns="source",
+            features=Features(
+                {"samples": ListFeature(Value("int16")), "num_samples": Value("int64"), "error": Value("string")}
+            ),
+            cache_file_name=str(folder / "audio.arrow"),
+            writer_batch_size=16,  # A record batch of an Arrow file holds at most 2 billion samples.
+            num_proc=args.preprocessing_num_workers if args.preprocessing_num_workers > 1 else None,
+            desc="Decoding the audio, once",
+        )
+
+    files = sorted(cached_directory(directory, build).glob("audio*.arrow"))
+    audio = concatenate_datasets([Dataset.from_file(str(file)) for file in files])
+    return concatenate_datasets([table.remove_columns("source").flatten_indices(), audio], axis=1)
+
+
+def _key(table: Dataset) -> str:
+    """A name for the audio of a table: files count as equal if path, size and time of change are."""
+    digest = hashlib.sha256()
+    if isinstance(table.features["source"], Audio) or table.cache_files:
+        # In files of the Hub's cache: they and the names of the rows say which audio it is without reading it.
+        digest.update(repr([_state(file["filename"]) for file in table.cache_files] + table["name"][:]).encode())
+        return digest.hexdigest()[:20]
+    for source in table["source"]:
+        if source["bytes"] is None:
+            digest.update(repr(_state(source["path"])).encode())
+        else:
+            digest.update(hashlib.sha256(source["bytes"]).digest())
+    return digest.hexdigest()[:20]
+
+
+def _state(path: str) -> tuple[Any, ...]:
+    file = Path(path)
+    state = file.stat() if file.is_file() else None
+    return str(file.absolute()), state and state.st_size, state and state.st_mtime_ns
+
+
+def _decode(row: Mapping[str, Any]) -> dict[str, Any]:
+    source = row["source"]
+    error = ""
+    samples = np.empty(0, np.int16)
+    try:
+        audio = source["path"] if source["bytes"] is None else source["bytes"]
+        if (seconds := audio_info(audio).duration) > LONGEST_UTTERANCE:
+            raise AudioError(f"it lasts {seconds:.0f} seconds: cut it into utterances")
+        samples = (read_audio(audio, SAMPLING_RATE) * 32767).round().clamp(-32768, 32767).short().numpy()
+        if not samples.any():
+            error = "it is silent"
+    except AudioError as caught:
+        error = str(caught)
+    return {"samples": samples, "num_samples": len(samples), "error": error}

@@ -1,0 +1,210 @@
+"""Recognise speech while it is spoken: words are printed as they come.
+
+    python recipes/speech_recognition/stream.py MODEL_DIR FILE [--key value ...]
+    arecord -f S16_LE -r 16000 -c 1 -t raw | python recipes/speech_recognition/stream.py MODEL_DIR -
+
+FILE is an audio file, which is read chunk by chunk; with - raw 16-bit samples (little-endian) come from standard input.
+The model must be a CTC model that streams, trained with encoder_lookahead. Latency and real-time factor go to standard
+error at the end. Memory does not grow with the length of the stream.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import numpy as np
+import soundfile
+import torch
+from speech_files import StreamResampler
+from speech_model import ModelError, Recogniser, load_recogniser
+from torch import Tensor
+from transformers.utils.logging import disable_progress_bar
+
+from seqdyconv.speech.audio import AudioError, audio_info
+from seqdyconv.speech.features import FeatureStream
+from seqdyconv.training.arguments import exit_on_error, parse_arguments
+
+
+@dataclass
+class StreamArguments:
+    """What to recognise."""
+
+    model_dir: str = field(metadata={"help": "The model's folder."})
+    file: str = field(default="", metadata={"help": "The audio file, or - for raw samples; also the second word."})
+    sampling_rate: int = field(default=16000, metadata={"help": "Of raw samples, in hertz."})
+    channels: int = field(default=1, metadata={"help": "Of raw samples, interleaved."})
+    chunk_seconds: float = field(default=0.32, metadata={"help": "Seconds of audio that are recognised at once."})
+    times: bool = field(default=False, metadata={"help": "A line per word: the second at which it was known, a TAB."})
+    use_cpu: bool = field(default=False, metadata={"help": "Don't use a GPU."})
+
+    def __post_init__(self) -> None:
+        if not self.file:
+            raise ValueError("the audio file is missing: give it, or -, after the model")
+        if self.sampling_rate < 1000:
+            raise ValueError(f"sampling_rate must be at least 1000, got {self.sampling_rate}")
+        if self.channels < 1:
+            raise ValueError(f"channels must be at least 1, got {self.channels}")
+        if not 0.001 <= self.chunk_seconds <= 60:
+            raise ValueError(f"chunk_seconds must be from 0.001 to 60, got {self.chunk_seconds}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if len(words) > 1 and not words[1].startswith("--"):
+        words[1:2] = [f"--file={words[1]}"]
+    (args,) = parse_arguments((StreamArguments,), words, first="model_dir", description=__doc__)
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # A reader that goes away ends us quietly, as in any Unix tool.
+    with exit_on_error(ModelError, AudioError):
+        run(args)
+
+
+def run(args: StreamArguments) -> None:
+    disable_progress_bar()  # That of loading weights.
+    recogniser = load_recogniser(args.model_dir)
+    if torch.cuda.is_available() and not args.use_cpu:
+        recogniser.model.to("cuda")
+    stream = RecognitionStream(recogniser)
+    if args.file == "-":
+        rate, pieces = args.sampling_rate, read_raw(sys.stdin.buffer, args)
+    else:
+        rate, pieces = audio_info(args.file).sampling_rate, read_chunks(args.file, args.chunk_seconds)
+    resampler = StreamResampler(rate, recogniser.feature_extractor.sampling_rate)
+
+    heard = busy = longest = 0.0
+    first = True
+    for piece in _and_end(pieces):
+        start = time.perf_counter()
+        if piece is None:
+            words = stream.push(resampler.finish()) + stream.finish()
+        else:
+            heard += len(piece) / rate
+            words = stream.push(resampler.push(piece))
+        seconds = time.perf_counter() - start
+        busy, longest = busy + seconds, max(longest, seconds)
+        for word in words:
+            print(f"{heard:.2f}\t{word}\n" if args.times else (word if first else f" {word}"), end="", flush=True)
+            first = False
+    if not args.times:
+        print(flush=True)
+    if not heard:
+        raise AudioError(
+            "there are no samples in standard input" if args.file == "-" else f"{args.file} has no samples"
+        )
+    print(
+        f"latency {stream.latency + args.chunk_seconds:.2f} s ({args.chunk_seconds:g} s chunk, {stream.latency:.2f} s "
+        f"ahead) and at most {longest:.3f} s of computing; real-time factor {busy / heard:.4f} of {heard:.1f} s",
+        file=sys.stderr,
+    )
+
+
+class RecognitionStream:
+    """Words of a CTC model as they come, in constant memory; they are those of the greedy search of the whole.
+
+    Args:
+        recogniser: a model with encoder_lookahead, whose features are normalised globally or not at all.
+
+    Raises:
+        ModelError: the model can't stream.
+    """
+
+    def __init__(self, recogniser: Recogniser) -> None:
+        self.recogniser = recogniser
+        model: Any = recogniser.model
+        if not recogniser.own_features or not recogniser.is_ctc or model.config.encoder_lookahead is None:
+            raise ModelError("this model does not stream: train a CTC model with encoder_lookahead 0 or more")
+        try:
+            self.features = FeatureStream(recogniser.feature_extractor)
+        except ValueError as error:
+            raise ModelError(str(error)) from None
+        self.model = model
+        self.blank = model.config.pad_token_id
+        window, _ = recogniser.feature_extractor.frame_sizes
+        self.latency = (
+            model.base_model.lookahead * recogniser.seconds_per_frame
+            + window / recogniser.feature_extractor.sampling_rate
+        )
+        """Seconds between a sound and the output about it, beside chunks and computing."""
+        self._restart()
+
+    def push(self, samples: Tensor) -> list[str]:
+        """Take samples (N,) and return the words that they complete."""
+        return self._recognise(self.features.push(samples), flush=False)
+
+    def finish(self) -> list[str]:
+        """Return the words that are left; then the stream begins anew."""
+        words = self._recognise(self.features.finish(), flush=True)
+        if self.ids:
+            words += self._text().split()
+        self._restart()
+        return words
+
+    def _restart(self) -> None:
+        self.state = self.model.initial_state(1)
+        self.last = self.blank  # The label of the last frame.
+        self.ids: list[int] = []  # The labels of the words that are not complete.
+        self.started = False  # Whether there was a frame.
+
+    @torch.no_grad()
+    def _recognise(self, features: Tensor, flush: bool) -> list[str]:
+        if not (len(features) or (flush and self.started)):
+            return []
+        self.started = True
+        logits, self.state = self.model.stream(features[None].to(self.model.device), self.state, flush=flush)
+        for label in logits[0].argmax(-1).tolist():
+            if label not in (self.blank, self.last):
+                self.ids.append(label)
+            self.last = label
+        *complete, rest = self._split()
+        self.ids = rest
+        return [word for ids in complete for word in self.recogniser.decode_ids(ids).split()]
+
+    def _split(self) -> list[list[int]]:
+        """The labels of each word; the last one may go on."""
+        tokens: Any = self.recogniser.tokenizer.convert_ids_to_tokens(self.ids)
+        parts: list[list[int]] = [[]]
+        for label, token in zip(self.ids, tokens):
+            if token.startswith("▁") and parts[-1]:
+                parts.append([])
+            parts[-1].append(label)
+        return parts
+
+    def _text(self) -> str:
+        return self.recogniser.decode_ids(self.ids)
+
+
+def read_raw(stream: BinaryIO, args: StreamArguments) -> Iterator[Tensor]:
+    """Samples (N,) of a pipe, as soon as a chunk is complete; channels are averaged."""
+    size = 2 * args.channels
+    chunk = size * max(1, round(args.chunk_seconds * args.sampling_rate))
+    while data := stream.read(chunk):
+        samples = np.frombuffer(data[: len(data) // size * size], "<i2").reshape(-1, args.channels)
+        yield torch.from_numpy(samples.mean(axis=1, dtype=np.float32) / 32768)
+
+
+def read_chunks(path: str, seconds: float) -> Iterator[Tensor]:
+    """Samples (N,) of a file, chunk by chunk, at its own rate; channels are averaged.
+
+    Raises:
+        AudioError: The file is damaged.
+    """
+    try:
+        with soundfile.SoundFile(path) as sound:
+            for block in sound.blocks(max(1, round(seconds * sound.samplerate)), dtype="float32", always_2d=True):
+                if not np.isfinite(block).all():
+                    raise AudioError(f"{path} has samples that are NaN or infinite")
+                yield torch.from_numpy(block.mean(axis=1))
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{path} is truncated or damaged: {error.error_string.rstrip('.')}") from None
+
+
+def _and_end(pieces: Iterator[Tensor]) -> Iterator[Tensor | None]:
+    yield from pieces
+    yield None
+
+
+if __name__ == "__main__":
+    main()

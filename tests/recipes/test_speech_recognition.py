@@ -1,0 +1,237 @@
+"""The speech recognition recipe through its commands, on a few real recordings."""
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+from fillets import SPLITS
+from speech_text import normalise_text
+from transformers import (
+    Wav2Vec2Config,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForCTC,
+    pipeline,
+)
+
+from seqdyconv.swap import load_swapped, swapped_attention
+from tests.recipes.commands import RECIPES, check_resumed_runs, environment, error_of, script
+
+RECIPE = RECIPES / "speech_recognition"
+train, evaluate, transcribe = (script("speech_recognition", name) for name in ("train", "evaluate", "transcribe"))
+TINY = {
+    "encoder_kernel_sizes": [7, 7],
+    "hidden_size": 48,
+    "ffn_dim": 96,
+    "attention_heads": 4,
+    "subsampling_channels": 8,
+    "dropout": 0,
+    "num_mel_bins": 40,
+    "speed_factors": 1.0,
+    "num_time_masks": 0,
+    "num_frequency_masks": 0,
+    "max_batch_seconds": 4,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "save_strategy": "no",
+    "eval_strategy": "no",
+}
+SHARED = ("max_batch_seconds", "report_to", "disable_tqdm", "save_strategy", "eval_strategy")  # not of the architecture
+
+
+def words_of(options):
+    return [word for name, value in options.items() for word in (f"--{name}", *map(str, np.atleast_1d(value)))]
+
+
+@pytest.fixture(scope="module")
+def manifest(fillets, tmp_path_factory):
+    """A manifest of eight short Czech recordings."""
+    rows = [row for row in fillets["train"] if row["language"] == "cs" and len(row["text"]) > 12]
+    rows.sort(key=lambda row: (Path(row["path"]).stat().st_size, row["id"]))
+    path = tmp_path_factory.mktemp("manifest") / "eight.jsonl"
+    chosen = [{name: row[name] for name in ("path", "text", "speaker")} for row in rows[:8]]
+    path.write_text("".join(json.dumps(row) + "\n" for row in chosen))
+    files = dict.fromkeys(("train_file", "validation_file", "test_file"), str(path))
+    path.with_name("tiny.yaml").write_text(yaml.safe_dump(TINY | files))
+    shared = {name: value for name, value in TINY.items() if name in SHARED}
+    path.with_name("pretrained.yaml").write_text(yaml.safe_dump(shared | files))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def own_cache(fillets, tmp_path_factory, monkeypatch):
+    """Decoded audio goes into a folder of the tests."""
+    monkeypatch.setenv("SEQDYCONV_CACHE", str(tmp_path_factory.getbasetemp() / "speech_cache"))
+
+
+def options(manifest, folder, **more):
+    return [str(manifest.with_name("tiny.yaml")), *words_of({"output_dir": folder, **more})]
+
+
+@pytest.fixture(scope="module")
+def overfitted(manifest, tmp_path_factory):
+    """A model that has learnt the eight recordings by heart, and its metrics."""
+    folder = tmp_path_factory.mktemp("overfitted") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEQDYCONV_CACHE", str(tmp_path_factory.getbasetemp() / "speech_cache"))
+        train.main(options(manifest, folder, num_train_epochs=100, learning_rate=6e-3, warmup_steps=20))
+    return folder, json.loads((folder / "metrics.json").read_text())
+
+
+class TestFillets:
+    def test_every_text_and_every_level_is_on_one_side(self, fillets):
+        texts = [{normalise_text(text) for text in fillets[split]["text"]} for split in SPLITS]
+        levels = [set(fillets[split]["level"]) for split in SPLITS]
+        for sides in (texts, levels):
+            assert not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
+
+    def test_numbers_of_utterances(self, fillets):
+        languages = {split: fillets[split]["language"][:] for split in SPLITS}
+        assert 1700 < sum(names.count("cs") for names in languages.values()) <= 1825
+        assert 1500 < sum(names.count("nl") for names in languages.values()) <= 1615
+        assert len(languages["test"]) > 250 and len(languages["validation"]) > 120
+
+
+class TestTraining:
+    def test_learns_and_writes_everything(self, overfitted):
+        folder, metrics = overfitted
+        assert metrics["test_cer"] < 10
+        assert {"test_wer", "test_cer_substitutions", "test_wer_deletions", "parameters", "train_seconds"} <= set(
+            metrics
+        )
+        written = {path.name for path in folder.iterdir()}
+        assert {"model.safetensors", "config.json", "processor_config.json", "tokenizer.json", "README.md", "run.yaml",
+                "learning_curves.png", "test_errors.png", "alignment.png", "test_predictions.txt",
+                "test_references.txt", "bad_files.tsv"} <= written  # fmt: skip
+
+    def test_pipeline_says_what_the_recipe_says(self, overfitted, manifest):
+        folder, _ = overfitted
+        said = (folder / "test_predictions.txt").read_text().splitlines()
+        files = [Path(line).name for line in (folder / "test_files.txt").read_text().splitlines()]
+        recognise = pipeline("automatic-speech-recognition", model=str(folder))
+        row = json.loads(manifest.read_text().splitlines()[0])
+        samples, rate = soundfile.read(row["path"], always_2d=True)
+        text = recognise({"array": samples.mean(1).astype(np.float32), "sampling_rate": rate})["text"]
+        index = next(index for index, name in enumerate(files) if name.startswith(Path(row["path"]).name))
+        # The pipeline resamples with another filter, so that a letter may differ.
+        assert abs(len(text) - len(said[index])) <= 3
+
+    def test_killed_runs_resume_to_the_same_weights(self, manifest, tmp_path):
+        augmented = {"speed_factors": [0.9, 1.0, 1.1], "num_time_masks": 1, "time_mask_width": 5, "dropout": 0.1}
+        words = options(manifest, "", **augmented, max_steps=6, save_strategy="steps", save_steps=2)
+        place = words.index("--output_dir")
+        check_resumed_runs(
+            "speech_recognition",
+            words[:place] + words[place + 2 :],
+            tmp_path,
+            ["step:5", "optimizer.pt:2"],
+            1,
+            ["model.safetensors"],
+        )
+
+    def test_seq2seq_trains_and_generates(self, manifest, tmp_path):
+        more = {"head": "seq2seq", "decoder_kernel_sizes": [3], "max_steps": 2, "max_label_length": 8}
+        train.main(options(manifest, tmp_path / "run", **more, max_test_samples=2, max_validation_samples=2))
+        assert "test_cer" in json.loads((tmp_path / "run" / "metrics.json").read_text())
+
+    def test_swapped_wav2vec2_is_fine_tuned(self, manifest, tmp_path):
+        config = Wav2Vec2Config(
+            vocab_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
+            conv_dim=(8, 8), conv_stride=(20, 16), conv_kernel=(20, 16), num_conv_pos_embeddings=4,
+            num_conv_pos_embedding_groups=2, feat_extract_norm="layer", mask_time_prob=0.0,
+        )  # fmt: skip
+        Wav2Vec2ForCTC(config).save_pretrained(tmp_path / "base")
+        Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(tmp_path / "base")
+        vocabulary = {"<pad>": 0, "<unk>": 1, "|": 2, "a": 3}
+        (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+        Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json")).save_pretrained(tmp_path / "base")
+        swap = {"model_name_or_path": tmp_path / "base", "new_vocabulary": True, "swap_mixer": "dynamic_conv",
+                "swap_layers": "1", "swap_kernel_size": 5}  # fmt: skip
+        train.main([str(manifest.with_name("pretrained.yaml")),
+                    *words_of({**swap, "max_steps": 2, "output_dir": tmp_path / "run"})])  # fmt: skip
+        assert list(swapped_attention(load_swapped(tmp_path / "run"))) == [1]
+
+    @pytest.mark.parametrize(
+        "more, said",
+        [
+            ({"max_batch_seconds": -1}, "max_batch_seconds must be above 0, got -1"),
+            ({"units": "words"}, "units must be one of characters, bpe"),
+            ({"train_file": "missing.jsonl"}, "missing.jsonl"),
+            ({"encoder_layer_types": "rnn"}, "rnn"),
+        ],
+    )
+    def test_bad_input_is_one_line(self, manifest, tmp_path, capsys, more, said):
+        assert said in error_of(train.main, options(manifest, tmp_path / "run", **more), capsys)
+        assert not (tmp_path / "run" / "run.yaml").exists()
+
+    def test_bad_files_are_listed_and_skipped_up_to_a_limit(self, manifest, tmp_path, capsys):
+        rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+        (tmp_path / "broken.ogg").write_bytes(b"not audio")
+        soundfile.write(tmp_path / "nan.wav", np.full(16000, np.nan), 16000, subtype="FLOAT")
+        rows += [{"path": str(tmp_path / name), "text": "ahoj", "speaker": "x"} for name in ("broken.ogg", "nan.wav")]
+        mixed = tmp_path / "mixed.jsonl"
+        mixed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        few = {"max_steps": 1, "max_test_samples": 1, "max_validation_samples": 1}
+        message = error_of(
+            train.main, options(manifest, tmp_path / "no", train_file=mixed, max_bad_files=1, **few), capsys
+        )
+        assert "2" in message and "max_bad_files" in message
+        train.main(options(manifest, tmp_path / "run", train_file=mixed, max_bad_files=2, **few))
+        listed = (tmp_path / "run" / "bad_files.tsv").read_text()
+        assert "broken.ogg" in listed and "nan.wav" in listed
+
+
+class TestUse:
+    def test_evaluates_with_a_language_model_of_the_training_texts(self, overfitted, manifest, tmp_path):
+        folder, metrics = overfitted
+        evaluate.main([str(folder), "--evaluation_dir", str(tmp_path / "greedy")])
+        beam = ["--beam_size", "8", "--language_model", "auto", "--word_list", "auto"]
+        evaluate.main([str(folder), "--evaluation_dir", str(tmp_path / "beam"), *beam])
+        greedy, searched = (
+            json.loads((tmp_path / name / "metrics.json").read_text())["test_cer"] for name in ("greedy", "beam")
+        )
+        assert greedy == pytest.approx(metrics["test_cer"]) and searched < 10
+
+    def test_transcribes_files_and_goes_on_after_a_bad_one(self, overfitted, manifest, tmp_path, capsys):
+        folder, _ = overfitted
+        path = json.loads(manifest.read_text().splitlines()[0])["path"]
+        bad = tmp_path / "bad.wav"
+        bad.write_bytes(b"")
+        with pytest.raises(SystemExit) as caught:
+            transcribe.main([str(folder), path, str(bad), "--format", "json"])
+        assert caught.value.code == 1
+        output = capsys.readouterr()
+        assert "bad.wav" in output.err
+        [line] = output.out.splitlines()
+        words = json.loads(line)["words"]
+        assert words and all(word["start"] <= word["end"] for word in words)
+
+    def test_srt(self, overfitted, manifest, capsys):
+        folder, _ = overfitted
+        path = json.loads(manifest.read_text().splitlines()[0])["path"]
+        try:
+            transcribe.main([str(folder), path, "--format", "srt"])
+        except SystemExit as end:
+            assert not end.code
+        assert capsys.readouterr().out.startswith("1\n00:00:0")
+
+    def test_stream_reads_raw_samples_from_a_pipe(self, manifest, tmp_path):
+        more = {"encoder_lookahead": 2, "position_type": "none", "num_train_epochs": 30, "learning_rate": 6e-3}
+        train.main(options(manifest, tmp_path / "run", **more))
+        path = json.loads(manifest.read_text().splitlines()[0])["path"]
+        samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
+        command = [sys.executable, str(RECIPE / "stream.py"), str(tmp_path / "run"), "-"]
+        command += ["--sampling_rate", str(rate), "--channels", str(samples.shape[1]), "--chunk_seconds", "0.2"]
+        result = subprocess.run(command, input=samples.tobytes(), capture_output=True, env=environment())
+        assert result.returncode == 0, result.stderr.decode()
+        said = io.StringIO(result.stdout.decode()).read().split()
+        index = [Path(line).name.startswith(Path(path).name)
+                 for line in (tmp_path / "run" / "test_files.txt").read_text().splitlines()].index(True)  # fmt: skip
+        assert " ".join(said) == (tmp_path / "run" / "test_predictions.txt").read_text().splitlines()[index]
+        assert "real-time factor" in result.stderr.decode()
