@@ -37,7 +37,7 @@ class DecodingArguments:
     lm_order: int | None = field(
         default=None, metadata={"help": "Length of the n-grams with auto; None is 3 for words and 6 for units."}
     )
-    lm_weight: float = field(default=0.5, metadata={"help": "Weight of the language model."})
+    lm_weight: float = field(default=0.6, metadata={"help": "Weight of the language model."})
     word_score: float = field(default=0.0, metadata={"help": "Added for each word, with a word list."})
     unit_score: float = field(default=0.0, metadata={"help": "Added for each unit, without a word list."})
     ctc_weight: float | None = field(
