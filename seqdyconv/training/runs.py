@@ -39,6 +39,8 @@ def train_or_load(trainer: TokenBatches, checkpoint: Path | None) -> float | Non
     seconds = time.perf_counter() - start
     # Mixed precision has wrapped the model. From here on it computes as for anybody who loads it.
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    # What that leaves is a forward without the decorators of the class's own, which generate needs.
+    vars(trainer.model).pop("forward", None)
     # By this mark accelerate would take the model for wrapped in a second training, which would go on in float32.
     vars(trainer.model).pop("_is_accelerate_prepared", None)
 

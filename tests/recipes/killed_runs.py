@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import torch
@@ -65,12 +66,15 @@ def run(script: str, moment: str | None, rank: int, processes: int, port: int, a
     # The last process dies, the first one writes the checkpoints.
     if moment is not None and rank == (processes - 1 if moment.startswith(("step", "rng")) else 0):
         die_at(moment)
-    status = 0
+    status = 1
     try:
         sys.argv = [script, *arguments]
         runpy.run_path(script, run_name="__main__")
+        status = 0
     except SystemExit as error:
         status = error.code or 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -136,7 +136,7 @@ class TestTraining:
         )
 
     def test_seq2seq_trains_and_generates(self, manifest, tmp_path):
-        more = {"head": "seq2seq", "decoder_kernel_sizes": [3], "max_steps": 2, "max_label_length": 8}
+        more = {"head": "seq2seq", "decoder_kernel_sizes": [3], "max_steps": 2, "max_label_length": 8, "bf16": True}
         train.main(options(manifest, tmp_path / "run", **more, max_test_samples=2, max_validation_samples=2))
         assert "test_cer" in json.loads((tmp_path / "run" / "metrics.json").read_text())
 
