@@ -207,9 +207,10 @@ def _draw_rates(axis: Any, rows: dict[str, dict[str, float]], name: str) -> None
         widths = [row[f"{name}_{kind}"] for row in rows.values()]
         axis.barh(range(len(rows)), widths, left=left, color=COLOURS[kind], label=kind, height=0.75)
         left = [start + width for start, width in zip(left, widths)]
+    end = min(max(1.0, *left), 120.0)  # a rate has no upper limit: few words could stretch the axis
     for position, (total, group) in enumerate(zip(left, rows)):
         axis.text(
-            total,
+            min(total, end),
             position,
             f" {total:.1f}",
             va="center",
@@ -219,7 +220,7 @@ def _draw_rates(axis: Any, rows: dict[str, dict[str, float]], name: str) -> None
     labels = [f"{group} ({row['words']:,} word{'s' * (row['words'] != 1)})" for group, row in rows.items()]
     axis.set_yticks(range(len(rows)), labels, fontsize=8, parse_math=False)
     axis.set_ylim(len(rows) - 0.4, -0.6)
-    axis.set_xlim(0, max(1.0, *left) * 1.12)
+    axis.set_xlim(0, end * 1.12)
     axis.set_xlabel(f"{ {'wer': 'word', 'cer': 'character'}[name] } error rate (%)", fontsize=9)
     _dress(axis)
 
