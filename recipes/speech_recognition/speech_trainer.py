@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -99,8 +98,6 @@ class SpeechTrainer(TokenBatches):
             **kwargs,
         )
         self.recogniser = recogniser
-        self.trained_labels: Tensor | int = 0
-        """Labels of all processes that this call of train() has trained on."""
         # Makes the Trainer count the labels of a step.
         self.model_accepts_loss_kwargs = True
         if recogniser.is_ctc and not recogniser.own_features:
@@ -119,13 +116,6 @@ class SpeechTrainer(TokenBatches):
     def _eval_batches(self, dataset: Any) -> list[list[int]]:
         bound = math.ceil((self.args.eval_max_batch_seconds or self.args.max_batch_seconds) * SAMPLING_RATE)
         return list(TokenBatchSampler(dataset.lengths, bound, shuffle=False))
-
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
-        """The batches of one step and their number of labels, which is also added up."""
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if num_items is not None:
-            self.trained_labels += num_items
-        return batches, num_items
 
     def compute_loss(
         self,

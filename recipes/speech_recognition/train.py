@@ -155,7 +155,7 @@ def run(
         metrics |= {
             "train_seconds": seconds,
             "train_seconds_without_evaluation": training_seconds,
-            "train_labels_per_second": int(trainer.trained_labels) / training_seconds,
+            "train_labels_per_second": int(trainer.trained_items) / training_seconds,
         }
     if checkpoint is not None:
         metrics["resumed_from_step"] = int(checkpoint.name.split("-")[1])

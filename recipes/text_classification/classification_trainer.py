@@ -65,8 +65,6 @@ class ClassificationTrainer(TokenBatches):
         tokenizer = kwargs["processing_class"]
         super().__init__(compute_loss_func=self._loss, data_collator=DataCollatorWithPadding(tokenizer), **kwargs)
         self.class_weights = class_weights
-        self.trained_examples: Tensor | int = 0
-        """Rows of all processes that this call of train() has trained on."""
         self.dropped_to = tokenizer.unk_token_id if tokenizer.mask_token_id is None else tokenizer.mask_token_id
         self.kept_tokens = torch.tensor(tokenizer.all_special_ids)
 
@@ -92,13 +90,6 @@ class ClassificationTrainer(TokenBatches):
             dropped &= ~torch.isin(ids, self.kept_tokens.to(ids.device))
             inputs = {**inputs, "input_ids": ids.masked_fill(dropped, self.dropped_to)}
         return super().compute_loss(model, inputs, *args, **kwargs)
-
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
-        """The batches of one step; their rows are counted."""
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if num_items is not None:
-            self.trained_examples += num_items
-        return batches, num_items
 
     # Evaluation
 

@@ -157,7 +157,7 @@ def run(
         metrics |= {
             "train_seconds": seconds,
             "train_seconds_without_evaluation": training_seconds,
-            "train_examples_per_second": int(trainer.trained_examples) / training_seconds,
+            "train_examples_per_second": int(trainer.trained_items) / training_seconds,
         }
     if checkpoint is not None:
         metrics["resumed_from_step"] = int(checkpoint.name.split("-")[1])

@@ -127,7 +127,7 @@ def run(
     speed: dict[str, Any] = {}
     if seconds is not None:
         training_seconds = seconds - trainer.evaluation_seconds
-        tokens = int(trainer.trained_tokens)
+        tokens = int(trainer.trained_items)
         speed = {
             "train_seconds": seconds,
             "train_seconds_without_evaluation": training_seconds,

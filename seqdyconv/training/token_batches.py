@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -110,8 +110,8 @@ class TokenBatches(Trainer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.trained_tokens: torch.Tensor | int = 0
-        """Tokens of all processes, without padding, that this call of train() has trained on."""
+        self.trained_items: torch.Tensor | int = 0
+        """Labels of all processes, target tokens or classes, that this call of train() has trained on."""
         self.evaluation_seconds = 0.0
         self.add_callback(SetEpochCallback())
 
@@ -120,6 +120,13 @@ class TokenBatches(Trainer):
         lengths = example_lengths(self.train_dataset, self.length_columns)
         sampler = TokenBatchSampler(lengths, self.args.max_tokens, seed=self.args.data_seed or self.args.seed)
         return self.accelerator.prepare(self._dataloader(self.train_dataset, sampler))
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """The batches of one step and their number of labels, which is also added up."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if num_items is not None:
+            self.trained_items += num_items
+        return batches, num_items
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Evaluation batches of this process: every n-th one, from short to long."""

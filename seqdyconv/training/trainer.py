@@ -1,6 +1,6 @@
 """A Seq2SeqTrainer for token-bounded batches: losses per token, R-Drop, evaluation without duplicates."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -135,13 +135,6 @@ class TokenBatchTrainer(TokenBatches, Seq2SeqTrainer):
         self.model_accepts_loss_kwargs = True
 
     # Loss
-
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
-        """The batches of one step and their number of target tokens, which is also added up."""
-        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if num_items is not None:
-            self.trained_tokens += num_items
-        return batches, num_items
 
     def compute_loss(
         self,

@@ -151,7 +151,7 @@ class TestTraining:
             assert found["loss"] == pytest.approx(loss, abs=1e-5)
             assert found["eval_loss"] == pytest.approx(expected_loss, abs=1e-5)
             assert found["texts"] == expected_texts
-            assert found["tokens"] == trainer.trained_tokens
+            assert found["tokens"] == trainer.trained_items
 
     def test_rdrop_adds_the_divergence_of_two_passes(self, tmp_path):
         plain, plain_loss, _ = weights_after_a_step(tmp_path)
@@ -312,7 +312,7 @@ def step_of_one_process(rank, folder, port):
             "loss": loss,
             "eval_loss": trainer.evaluate()["eval_loss"],
             "texts": [beams[0].text for beams in trainer.generate(dataset["input_ids"][:], trainer.decoding)],
-            "tokens": int(trainer.trained_tokens),
+            "tokens": int(trainer.trained_items),
         },
         f"{folder}/{rank}.pt",
     )
