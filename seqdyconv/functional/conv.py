@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from seqdyconv.functional import blocked, reference
+from seqdyconv.functional.packing import apart, check_packed, run_packed
 
 Padding = Literal["causal", "same"] | int
 
@@ -27,6 +28,7 @@ def lightweight_conv1d(
     *,
     padding: Padding = "same",
     dilation: int = 1,
+    cu_seqlens: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     r"""Convolution over time with one kernel per head (Wu et al. 2019, https://arxiv.org/abs/1901.10430).
@@ -43,6 +45,8 @@ def lightweight_conv1d(
         padding: ``"causal"``: the last tap is the current step, P = (K−1)·dilation. ``"same"``: centred as in
             ``F.conv1d(padding="same")``, P = (K−1)·dilation // 2. An int: P itself, 0 to (K−1)·dilation.
         dilation: steps between taps, ≥ 1.
+        cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, each then convolved
+            alone: sequence n is the steps from ``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``.
         backend: ``"reference"``, ``"blocked"`` or None for the fastest.
 
     Returns:
@@ -62,7 +66,13 @@ def lightweight_conv1d(
     _check(input, weight, bias, dilation, weight_shape="(H, K)")
     left = left_padding(padding, weight.shape[-1], dilation)
     right = (weight.shape[-1] - 1) * dilation - left
-    return _convolve(input, weight, bias, (left, right), dilation, backend)
+    if cu_seqlens is None:
+        return _convolve(input, weight, bias, (left, right), dilation, backend)
+    check_packed(cu_seqlens, input)
+    gap = max(left, right)
+    return run_packed(
+        lambda row, _: _convolve(row, weight, bias, (left, right), dilation, backend), input, cu_seqlens, gap
+    )
 
 
 def dynamic_conv1d(
@@ -72,6 +82,7 @@ def dynamic_conv1d(
     *,
     padding: Padding = "same",
     dilation: int = 1,
+    cu_seqlens: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     r"""Convolution over time with its own kernel at every step and head (Wu et al. 2019, arXiv 1901.10430).
@@ -87,6 +98,8 @@ def dynamic_conv1d(
         bias: (C,) or None.
         padding: ``"causal"``, ``"same"`` or P itself, as in :func:`lightweight_conv1d`.
         dilation: steps between taps, ≥ 1.
+        cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, each then convolved
+            alone: sequence n is the steps from ``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``.
         backend: ``"reference"``, ``"blocked"`` or None for the fastest.
 
     Returns:
@@ -106,7 +119,16 @@ def dynamic_conv1d(
     _check(input, weight, bias, dilation, weight_shape="(B, T, H, K)")
     left = left_padding(padding, weight.shape[-1], dilation)
     right = (weight.shape[-1] - 1) * dilation - left
-    return _convolve(input, weight, bias, (left, right), dilation, backend)
+    if cu_seqlens is None:
+        return _convolve(input, weight, bias, (left, right), dilation, backend)
+    check_packed(cu_seqlens, input)
+    gap = max(left, right)
+    index = apart(cu_seqlens, input.shape[1], gap)
+    kernels = weight.new_zeros(1, input.shape[1] + gap * (cu_seqlens.shape[0] - 1), *weight.shape[2:])
+    kernels = kernels.index_copy(1, index, weight)
+    return run_packed(
+        lambda row, _: _convolve(row, kernels, bias, (left, right), dilation, backend), input, cu_seqlens, gap
+    )
 
 
 def lightweight_conv1d_step(

@@ -2,9 +2,10 @@
 
 from seqdyconv.layers.attention import SelfAttention
 from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
+from seqdyconv.layers.conv_mixer import ConvMixer
 from seqdyconv.layers.kernel_attention import KernelAttentionConv1d, KernelAttentionConv2d
 from seqdyconv.layers.mixed_conv import set_temperature
-from seqdyconv.layers.mixers import MIXERS, ConvMixer, build_mixer
+from seqdyconv.layers.mixers import MIXERS, build_mixer
 from seqdyconv.layers.odconv import ODConv1d, ODConv2d
 from seqdyconv.layers.parallel import ParallelMixer
 from seqdyconv.layers.subsampling import ConvSubsampling

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqdyconv.functional.packing import check_packed, run_packed
 from seqdyconv.layers.checks import check_dropout, check_heads, check_input
 from seqdyconv.layers.masking import zero_padding
 
@@ -54,6 +55,8 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(dim, dim, device=device, dtype=dtype)
         self.reset_parameters()
 
+    in_proj_roles = ("query", "key", "value")
+
     def reset_parameters(self) -> None:
         for layer in (self.in_proj, self.out_proj):
             nn.init.xavier_uniform_(layer.weight)
@@ -62,17 +65,27 @@ class SelfAttention(nn.Module):
     def extra_repr(self) -> str:
         return f"{self.dim}, num_heads={self.num_heads}, causal={self.causal}"
 
-    def forward(self, input: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, *, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """Attend within a whole sequence.
 
         Args:
             input: (B, T, D).
             padding_mask: (B, T) bool, True at padded steps, which no step attends to but themselves.
+            cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, D) begin and end, instead of a mask.
 
         Returns:
             (B, T, D).
         """
-        return self.out_proj(self._mix(*self._project(input, padding_mask), padding_mask))
+        check_packed(cu_seqlens, input, padding_mask)
+        projected = self._project(input, padding_mask)
+        if cu_seqlens is None:
+            return self.out_proj(self._mix(*projected, padding_mask))
+
+        def mix(rows: Tensor, mask: Tensor) -> Tensor:
+            query, key, value = rows.chunk(3, dim=-1)
+            return self._mix(query, key, value, mask)
+
+        return self.out_proj(run_packed(mix, torch.cat(projected, dim=-1), cu_seqlens, gap=None))
 
     def initial_state(self, batch_size: int) -> Tensor:
         """The state before the first chunk: (B, 0, 2·D + 1), no steps yet."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from seqdyconv.functional import dynamic_conv1d, dynamic_conv1d_step, lightweight_conv1d, lightweight_conv1d_step
 from seqdyconv.functional.conv import Padding, left_padding
+from seqdyconv.functional.packing import check_packed, run_packed
 from seqdyconv.layers.checks import check_dropout, check_heads, check_input, check_positive
 from seqdyconv.layers.masking import last_inputs, zero_padding
 
@@ -49,6 +50,11 @@ class _HeadConv1d(nn.Module):
         self.left = left_padding(padding, kernel_size, dilation)
         self.lookahead = self.reach - self.left  # steps after the current one that the last tap reads
         self.register_parameter("bias", nn.Parameter(torch.empty(channels, **factory)) if bias else None)
+
+    @property
+    def _gap(self) -> int:
+        """The steps that must be between packed sequences."""
+        return max(self.left, self.lookahead)
 
     def extra_repr(self) -> str:
         text = f"{self.channels}, kernel_size={self.kernel_size}, num_heads={self.num_heads}, padding={self.padding!r}"
@@ -185,17 +191,25 @@ class LightweightConv1d(_HeadConv1d):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, input: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, *, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """Convolve a whole sequence.
 
         Args:
             input: (B, T, C).
             padding_mask: (B, T) bool, True at padded steps, which are read as zeros.
+            cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, instead of a mask:
+                sequence n is the steps from ``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``.
 
         Returns:
             (B, T, C).
         """
         check_input(input, self.channels, self.weight.dtype, padding_mask)
+        if cu_seqlens is not None:
+            check_packed(cu_seqlens, input, padding_mask)
+            return run_packed(self._forward, input, cu_seqlens, self._gap)
+        return self._forward(input, padding_mask)
+
+    def _forward(self, input: Tensor, padding_mask: Tensor | None) -> Tensor:
         kernels = self.kernels(self._mask(input, padding_mask))
         return self._convolve(zero_padding(input, padding_mask), kernels)
 
@@ -311,18 +325,39 @@ class DynamicConv1d(_HeadConv1d):
             if bias is not None:
                 nn.init.zeros_(bias)
 
-    def forward(self, input: Tensor, *, padding_mask: Tensor | None = None, query: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        input: Tensor,
+        *,
+        padding_mask: Tensor | None = None,
+        query: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> Tensor:
         """Convolve a whole sequence.
 
         Args:
             input: (B, T, C).
             padding_mask: (B, T) bool, True at padded steps, which are read as zeros.
             query: (B, T, Q) where the layer has a ``query_dim``, else None.
+            cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, instead of a mask:
+                sequence n is the steps from ``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``.
 
         Returns:
             (B, T, C).
         """
-        return self._convolve(*self._input_and_kernels(input, padding_mask, query))
+        if cu_seqlens is None:
+            return self._convolve(*self._input_and_kernels(input, padding_mask, query))
+        check_input(input, self.channels, self.generator.weight.dtype, padding_mask)
+        check_packed(cu_seqlens, input, padding_mask)
+        self._check_query(input, query)
+        widths = [self.channels] if query is None else [self.channels, query.shape[-1]]
+
+        def forward(rows: Tensor, mask: Tensor) -> Tensor:
+            row, *queries = rows.split(widths, dim=-1)
+            return self._convolve(*self._input_and_kernels(row, mask, *(queries or [None])))
+
+        packed = input if query is None else torch.cat([input, query], dim=-1)
+        return run_packed(forward, packed, cu_seqlens, self._gap)
 
     def kernels(self, input: Tensor, *, padding_mask: Tensor | None = None, query: Tensor | None = None) -> Tensor:
         """The finished kernels that :meth:`forward` convolves with, after softmax and, in training, DropConnect.
@@ -373,13 +408,13 @@ class DynamicConv1d(_HeadConv1d):
         return input, self._whole_kernels(logits, self._mask(input, padding_mask)).to(input.dtype)
 
     def _logits(self, input: Tensor, query: Tensor | None, padding_mask: Tensor | None) -> Tensor:
+        self._check_query(input, query)
+        query = input if query is None else zero_padding(query, padding_mask)
+        return self.generator(query).unflatten(-1, (self.num_heads, self.kernel_size))
+
+    def _check_query(self, input: Tensor, query: Tensor | None) -> None:
         if (query is None) != (self.query_dim is None):
             raise ValueError(f"query must be given if and only if the layer has a query_dim, here {self.query_dim}")
-        if query is None:
-            query = input
-        elif query.shape != (*input.shape[:2], self.query_dim):
-            expected = (*input.shape[:2], self.query_dim)
+        expected = (*input.shape[:2], self.query_dim)
+        if query is not None and query.shape != expected:
             raise ValueError(f"query must be (B, T, Q) = {expected}, got {tuple(query.shape)}")
-        else:
-            query = zero_padding(query, padding_mask)
-        return self.generator(query).unflatten(-1, (self.num_heads, self.kernel_size))

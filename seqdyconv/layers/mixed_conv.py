@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqdyconv.functional.packing import check_packed, run_packed
 from seqdyconv.layers.checks import check_input, check_positive
 from seqdyconv.layers.masking import last_inputs, zero_padding
 
@@ -134,16 +135,28 @@ class MixedConv(nn.Module):
 
     # What users call
 
-    def forward(self, input: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, *, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """Convolve a whole input.
 
         Args:
             input: (B, T, C), or (B, C, H, W) in two dimensions.
             padding_mask: (B, T) or (B, H) bool, True at padded steps: they are read as zeros, and not squeezed.
+            cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, instead of a mask.
+                Only in one dimension, where the output has as many steps as the input.
 
         Returns:
             (B, T', O) or (B, O, H', W'), the sizes being those of ``nn.Conv1d`` and ``nn.Conv2d``.
         """
+        if cu_seqlens is None:
+            return self._forward(input, padding_mask)
+        if self.axes != 1 or self.stride[0] != 1 or sum(self._pads[0]) != self._reach[0]:
+            raise ValueError("cu_seqlens needs a 1-D layer whose output has as many steps as its input: stride 1 and "
+                             f'padding "same" or "causal", got {self}')  # fmt: skip
+        check_input(input, self.in_channels, self.weight.dtype, padding_mask)
+        check_packed(cu_seqlens, input, padding_mask)
+        return run_packed(self._forward, input, cu_seqlens, gap=None)
+
+    def _forward(self, input: Tensor, padding_mask: Tensor | None) -> Tensor:
         image = self._read(input, padding_mask)
         attentions = self._attend(self._squeeze_whole(image, padding_mask))
         return self._write(self._convolve(self._pad(image, self._pads), attentions))

@@ -74,7 +74,16 @@ def _record(model: nn.Module, inputs: dict[str, Any]) -> list[Recorded]:
     recorded: list[Recorded] = []
     runs = dict.fromkeys(convolutions, 0)
 
-    def record(name: str, conv: Any, input: Tensor, padding_mask: Tensor | None = None, **query: Tensor | None) -> None:
+    def record(
+        name: str,
+        conv: Any,
+        input: Tensor,
+        padding_mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        **query: Tensor | None,
+    ) -> None:
+        if cu_seqlens is not None:
+            raise ValueError("kernels are recorded of padded batches: give the sequences without cu_seqlens")
         if isinstance(conv, DynamicConv1d):
             kernels = conv.kernels(input, padding_mask=padding_mask, **query)
         else:

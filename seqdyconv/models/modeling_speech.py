@@ -53,8 +53,8 @@ class NormalizedDepthwiseConv(LightweightConv1d):
         super().__init__(channels, kernel_size, channels, padding=padding, weight_softmax=False, bias=True)
         self.norm = nn.LayerNorm(channels)
 
-    def forward(self, input: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
-        return F.silu(self.norm(super().forward(input, padding_mask=padding_mask)))
+    def forward(self, input: Tensor, *, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
+        return F.silu(self.norm(super().forward(input, padding_mask=padding_mask, cu_seqlens=cu_seqlens)))
 
     def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         output, state = super().stream(input, state, padding_mask)

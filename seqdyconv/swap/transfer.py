@@ -22,9 +22,10 @@ def _weight_and_bias(layer: nn.Module) -> tuple[Tensor, Tensor]:
 def transfer_projections(attention: nn.Module, projections: Projections, mixer: Any) -> None:
     """Copy the projections of a self-attention module into the mixer that replaces it.
 
-    The value projection becomes the ``in_proj`` of a convolution; with a GLU its open half, doubled, beside a gate of
-    zeros, whose sigmoid is one half: the same function. A mixer that attends gets query and key too. The output
-    projection becomes ``out_proj``, where it belongs to what is replaced.
+    A mixer's ``in_proj_roles`` names the equal parts of its ``in_proj``: ``"query"``, ``"key"`` and ``"value"`` are
+    those of the attention; a ``"gate"`` starts from zeros, whose sigmoid is one half, and the value it gates is
+    doubled; a ``"factor"``, which multiplies as it is, starts as one. The output projection becomes ``out_proj``, where
+    it belongs to what is replaced.
 
     Args:
         attention: the module that is replaced.
@@ -40,16 +41,19 @@ def transfer_projections(attention: nn.Module, projections: Projections, mixer: 
     else:
         weight, bias = _weight_and_bias(attention.get_submodule(projections.fused))
         parts = list(zip(weight.chunk(3), bias.chunk(3)))
-    weight, bias = parts[2]
-    if hasattr(mixer, "attention_dropout"):
-        head_dim = parts[0][0].shape[0] // mixer.num_heads
-        # Ours divides by the root of the head's width; not all do.
-        scale = getattr(attention, "scaling", head_dim**-0.5) * math.sqrt(head_dim)
-        query_weight, query_bias = parts[0]
-        parts[0] = query_weight * scale, query_bias * scale
-        weight, bias = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
-    elif mixer.glu:
-        weight, bias = (torch.cat([2 * part, torch.zeros_like(part)]) for part in (weight, bias))
+    attended = dict(zip(("query", "key", "value"), parts))
+    weight, bias = attended["value"]
+    # Ours divides by the root of the head's width; not all do.
+    head_dim = attended["query"][0].shape[0] // mixer.num_heads if "query" in mixer.in_proj_roles else 1
+    scale = getattr(attention, "scaling", head_dim**-0.5) * math.sqrt(head_dim)
+    rows = {
+        "query": [part * scale for part in attended["query"]],
+        "key": attended["key"],
+        "value": [part * (2 if "gate" in mixer.in_proj_roles else 1) for part in attended["value"]],
+        "gate": (torch.zeros_like(weight), torch.zeros_like(bias)),
+        "factor": (torch.zeros_like(weight), torch.ones_like(bias)),
+    }
+    weight, bias = (torch.cat([rows[role][part] for role in mixer.in_proj_roles]) for part in (0, 1))
     _copy(mixer.in_proj, weight, bias, "in_proj")
     if projections.output is not None:
         _copy(mixer.out_proj, *_weight_and_bias(attention.get_submodule(projections.output)), "out_proj")

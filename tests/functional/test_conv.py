@@ -470,6 +470,26 @@ class TestBadInput:
             OPS[kind](*shapes(kind), backend="fast")
 
 
+@every_backend
+@every_op
+@pytest.mark.parametrize("padding", ["same", "causal", 0, 6])
+def test_packed_sequences_are_convolved_alone(kind, padding, backend):
+    generator = torch.Generator().manual_seed(0)
+    lengths, ends = [5, 1, 9], torch.tensor([0, 5, 5, 6, 15])  # the second one is empty
+    input = torch.randn(1, 15, 6, generator=generator, dtype=torch.float64)
+    shape = (1, 15, 3, 4) if kind == "dynamic" else (3, 4)
+    weight = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    bias = torch.randn(6, generator=generator, dtype=torch.float64)
+    op = partial(OPS[kind], padding=padding, dilation=2, backend=backend)
+
+    def alone(input, weight, bias):
+        weights = weight.split(lengths, dim=1) if kind == "dynamic" else [weight] * 3
+        parts = zip(input.split(lengths, dim=1), weights)
+        return torch.cat([op(part, kernels, bias) for part, kernels in parts], dim=1)
+
+    assert_matches(lambda *tensors: op(*tensors, cu_seqlens=ends), alone, input, weight, bias)
+
+
 def test_public_names():
     assert seqdyconv.functional.__all__ == [
         "dynamic_conv1d",
@@ -478,7 +498,8 @@ def test_public_names():
         "lightweight_conv1d_step",
     ]
     for op in OPS.values():
-        assert list(inspect.signature(op).parameters) == ["input", "weight", "bias", "padding", "dilation", "backend"]
+        names = list(inspect.signature(op).parameters)
+        assert names == ["input", "weight", "bias", "padding", "dilation", "cu_seqlens", "backend"]
     for step in STEPS.values():
         names = list(inspect.signature(step).parameters)
         assert names == ["input", "state", "weight", "bias", "dilation", "backend"]

@@ -78,6 +78,40 @@ class MixesTime:
         assert (input_gradient[mask] == 0).all()
 
     @both_directions
+    def test_packed_sequences_are_each_alone(self, build, causal):
+        """In one row with cu_seqlens, outputs and all gradients are those of each sentence alone."""
+        module = build(causal=causal)
+        rows, cotangents = sentences(3, 8, 1, 10), sentences(3, 8, 1, 10, seed=1)
+        alone = [row.clone().requires_grad_() for row in rows]
+        expected = torch.cat([module(row[None])[0] for row in alone])
+        leaves = [*module.parameters()]
+        expected_gradients = torch.autograd.grad((expected * torch.cat(cotangents)).sum(), [*leaves, *alone])
+
+        packed = torch.cat(rows)[None].requires_grad_()
+        output = module(packed, cu_seqlens=torch.tensor([0, 3, 11, 11, 12, 22]))  # one of them is empty
+        loss = (output[0] * torch.cat(cotangents)).sum()
+        *gradients, input_gradient = torch.autograd.grad(loss, [*leaves, packed])
+        assert_close(output[0], expected)
+        for one, other in zip([*gradients, *input_gradient[0].split([3, 8, 1, 10])], expected_gradients):
+            assert_close(one, other)
+
+    @pytest.mark.parametrize(
+        "batch, cu_seqlens, padding_mask, message",
+        [
+            (1, torch.tensor([0, 9]), torch.zeros(1, 9).bool(), "padding_mask and cu_seqlens exclude each other"),
+            (2, torch.tensor([0, 9]), None, r"packed sequences are one row, \(1, T, C\), got \(2, 9, 6\)"),
+            (1, torch.tensor([0, 4]), None, r"cu_seqlens must rise from 0 to T = 9, got \[0, 4\]"),
+            (1, torch.tensor([0, 5, 4, 9]), None, r"cu_seqlens must rise from 0 to T = 9, got \[0, 5, 4, 9\]"),
+            (1, torch.tensor([0.0, 9.0]), None, r"cu_seqlens must be int32 or int64 .*, got torch.float32 \(2,\)"),
+        ],
+        ids=["and a mask", "rows", "end", "order", "dtype"],
+    )
+    def test_bad_packing(self, build, batch, cu_seqlens, padding_mask, message):
+        module = build(causal=False)
+        with pytest.raises(ValueError, match=message):
+            module(torch.zeros(batch, 9, WIDTH).double(), padding_mask=padding_mask, cu_seqlens=cu_seqlens)
+
+    @both_directions
     def test_a_mask_without_padding_changes_nothing(self, build, causal):
         module, input = build(causal=causal), torch.stack(sentences(9, 9))
         mask = torch.zeros(2, 9, dtype=torch.bool)

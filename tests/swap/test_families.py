@@ -363,7 +363,7 @@ def test_other_heads(head, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = load_swapped(tmp_path)
     for ours, theirs in zip(tensors(loaded(**batch)), tensors(outputs), strict=True):
-        assert torch.equal(ours, theirs)
+        assert_close(ours, theirs, 1e-5)  # not equal: a processor's sums may depend on where a tensor lies
 
 
 class TestPaddingFromAttentionMask:

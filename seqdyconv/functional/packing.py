@@ -1,0 +1,68 @@
+"""Sequences of several lengths packed into one row, (1, time, channels), instead of padded to one length.
+
+``cu_seqlens`` (N + 1,) int32 or int64 tells where they are, as in FlashAttention: sequence n is the steps from
+``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``; it begins with 0 and ends with T. A sequence may be empty.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def check_packed(cu_seqlens: Tensor | None, input: Tensor, padding_mask: Tensor | None = None) -> None:
+    """Raise ValueError where ``cu_seqlens`` does not fit ``input`` (B, T, ...), or a mask is given too."""
+    if cu_seqlens is None:
+        return
+    if padding_mask is not None:
+        raise ValueError("padding_mask and cu_seqlens exclude each other: packed sequences have no padding")
+    if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 2 or cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise ValueError(
+            f"cu_seqlens must be int32 or int64 (N + 1,), got {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}"
+        )
+    if input.shape[0] != 1:
+        raise ValueError(f"packed sequences are one row, (1, T, C), got {tuple(input.shape)}")
+    if not torch.compiler.is_compiling():
+        ends = cu_seqlens.tolist()
+        if ends[0] != 0 or ends[-1] != input.shape[1] or any(b < a for a, b in pairwise(ends)):
+            raise ValueError(f"cu_seqlens must rise from 0 to T = {input.shape[1]}, got {ends}")
+
+
+def apart(cu_seqlens: Tensor, time: int, gap: int) -> Tensor:
+    """Where the T packed steps are, (T,), once there are ``gap`` steps after each sequence."""
+    step = torch.arange(time, device=cu_seqlens.device)
+    return step + gap * torch.searchsorted(cu_seqlens[1:], step, right=True)
+
+
+def run_packed(
+    forward: Callable[[Tensor, Tensor], Tensor], input: Tensor, cu_seqlens: Tensor, gap: int | None
+) -> Tensor:
+    """What ``forward`` gives for each packed sequence alone.
+
+    Args:
+        forward: of a row or rows (B, T', C) and their padding mask (B, T'), bool, True where padded; its outputs at
+            real steps depend neither on padding nor on other rows.
+        input: (1, T, C), checked by :func:`check_packed`.
+        cu_seqlens: (N + 1,).
+        gap: the steps to either side of one that its output depends on at most. The sequences then stay in one row,
+            with as many padded steps between them. None: any step may matter, and each gets a row.
+
+    Returns:
+        (1, T, ...).
+    """
+    time, count = input.shape[1], cu_seqlens.shape[0] - 1
+    if gap is None:
+        lengths = cu_seqlens.diff()
+        longest = int(lengths.max())
+        step = torch.arange(longest, device=input.device)
+        padding_mask = step >= lengths[:, None]
+        rows = F.pad(input[0], (0, 0, 0, 1))  # a step past the end for the padding of the last row
+        rows = rows[(cu_seqlens[:-1, None] + step).clamp(max=time)]
+        return forward(rows, padding_mask)[~padding_mask][None]
+    index = apart(cu_seqlens, time, gap)
+    total = time + gap * count
+    row = input.new_zeros(1, total, input.shape[2]).index_copy(1, index, input)
+    padding_mask = torch.ones(1, total, dtype=torch.bool, device=input.device).index_fill(1, index, False)
+    return forward(row, padding_mask)[:, index]

@@ -1,0 +1,153 @@
+"""The block around a convolution that makes it a mixer."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqdyconv.functional.conv import Padding
+from seqdyconv.functional.packing import check_packed
+from seqdyconv.layers.checks import check_dropout, check_input
+from seqdyconv.layers.masking import zero_padding
+
+# What the block decides, or what only the layer by itself has.
+_NOT_OF_A_MIXER = ("channels", "kernel_size", "num_heads", "padding", "bias", "query_dim", "device", "dtype")
+
+
+class ConvMixer(nn.Module):
+    """The block of Wu et al. 2019 (https://arxiv.org/abs/1901.10430) around a convolution, (batch, time, channels).
+
+    Linear D → 2·C and a gated linear unit (or linear D → C), zero at padded steps, the convolution, linear C → D.
+
+    Args:
+        dim: D, the width of input and output.
+        conv: the convolution over C channels, with ``channels``, ``lookahead``, ``forward`` and ``stream`` as in
+            :class:`seqdyconv.DynamicConv1d`.
+        glu: gate the convolution's input.
+        input_dropout: dropout of the block's input in training.
+        device, dtype: of the parameters.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        conv: Any,
+        *,
+        glu: bool = True,
+        input_dropout: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_dropout(input_dropout=input_dropout)
+        self.dim = dim
+        self.glu = glu
+        self.input_dropout = input_dropout
+        self.in_proj = nn.Linear(dim, conv.channels * (2 if glu else 1), device=device, dtype=dtype)
+        self.conv = conv
+        self.out_proj = nn.Linear(conv.channels, dim, device=device, dtype=dtype)
+        self.reset_parameters()
+
+    @property
+    def in_proj_roles(self) -> tuple[str, ...]:
+        """What the equal parts of ``in_proj`` are: see ``seqdyconv.swap.transfer``."""
+        return ("value", "gate") if self.glu else ("value",)
+
+    def reset_parameters(self) -> None:
+        for layer in (self.in_proj, self.out_proj):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.dim}, glu={self.glu}"
+
+    def forward(self, input: Tensor, *, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Mix a whole sequence.
+
+        Args:
+            input: (B, T, D).
+            padding_mask: (B, T) bool, True at padded steps.
+            cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, D) begin and end, instead of a mask.
+
+        Returns:
+            (B, T, D).
+        """
+        check_packed(cu_seqlens, input, padding_mask)
+        projected = self._project(input, padding_mask)
+        return self.out_proj(self.conv(projected, padding_mask=padding_mask, cu_seqlens=cu_seqlens))
+
+    @property
+    def lookahead(self) -> int:
+        """The steps after the current one that the convolution reads."""
+        return self.conv.lookahead
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        """The state before the first chunk: that of the convolution."""
+        return self.conv.initial_state(batch_size)
+
+    def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mix the next chunk (B, T, D); returns its output (B, T, D), ``lookahead`` steps late, and the next state."""
+        output, state = self.conv.stream(self._project(input, padding_mask), state, padding_mask)
+        return self.out_proj(output), state
+
+    def _project(self, input: Tensor, padding_mask: Tensor | None) -> Tensor:
+        check_input(input, self.dim, self.in_proj.weight.dtype, padding_mask)
+        # Zeros before the projection keep NaN out of its gradient; those after it, in the convolution, are what keeps
+        # padding from its neighbours.
+        input = F.dropout(zero_padding(input, padding_mask), self.input_dropout, self.training)
+        projected = self.in_proj(input)
+        return F.glu(projected, dim=-1) if self.glu else projected
+
+
+def conv_mixer(layer: Callable[..., nn.Module]) -> Callable[..., ConvMixer]:
+    """The builder of a mixer, a row of ``MIXERS``: a :class:`ConvMixer` around a convolution.
+
+    Args:
+        layer: the convolution's class, called with ``(channels, kernel_size, num_heads, padding=..., device=...,
+            dtype=...)`` and options of its own, all by keyword. These are options of the mixer too.
+
+    Returns:
+        A function of ``(dim, num_heads)`` and, by keyword, ``kernel_size``, ``causal``, ``lookahead``, ``conv_dim``,
+        ``glu``, ``input_dropout``, the layer's options, ``device`` and ``dtype``.
+    """
+
+    def build(
+        dim: int,
+        num_heads: int,
+        *,
+        kernel_size: int,
+        causal: bool = False,
+        lookahead: int | None = None,
+        conv_dim: int | None = None,
+        glu: bool = True,
+        input_dropout: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> ConvMixer:
+        padding: Padding = "causal" if causal else "same"
+        if lookahead is not None:
+            if causal or lookahead < 0:
+                raise ValueError(f"lookahead must be >= 0 and causal False, got {lookahead} and causal={causal}")
+            # A kernel can't look further than it is long.
+            padding = max(0, (kernel_size - 1) * options.get("dilation", 1) - lookahead)
+        conv = layer(
+            dim if conv_dim is None else conv_dim,
+            kernel_size,
+            num_heads,
+            padding=padding,
+            device=device,
+            dtype=dtype,
+            **options,
+        )
+        return ConvMixer(dim, conv, glu=glu, input_dropout=input_dropout, device=device, dtype=dtype)
+
+    signature = inspect.signature(build)
+    own = [parameter for parameter in inspect.signature(layer).parameters.values()
+           if parameter.name not in _NOT_OF_A_MIXER]  # fmt: skip
+    block = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    build.__signature__ = signature.replace(parameters=[*block, *own])  # type: ignore[attr-defined]
+    return build
