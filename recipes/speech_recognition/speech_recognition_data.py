@@ -413,7 +413,8 @@ def _with_samples(table: Dataset, args: DataArguments) -> Dataset:
 
     files = sorted(cached_directory(directory, build).glob("audio*.arrow"))
     audio = concatenate_datasets([Dataset.from_file(str(file)) for file in files])
-    return concatenate_datasets([table.remove_columns("source").flatten_indices(), audio], axis=1)
+    texts = table.remove_columns("source").with_format("arrow")[:]  # not flatten_indices: its bar would say nothing
+    return concatenate_datasets([Dataset(texts), audio], axis=1)
 
 
 def _key(table: Dataset) -> str:

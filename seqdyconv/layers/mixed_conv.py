@@ -353,8 +353,11 @@ class MixedConv(nn.Module):
         """Each row with its own kernel (B, O, C // groups, *kernel_size): one convolution whose groups are the rows."""
         batch, channels, *size = window.shape
         bias = None if bias is None else bias.flatten()
-        # By way of one dimension: torch.export can't merge two whose strides depend on the input's size.
-        rows = window.reshape(-1).view(batch * channels, *size)
+        if torch.compiler.is_exporting():  # it can't merge two dimensions whose strides depend on the input's size
+            order = torch.arange(batch * channels, device=window.device).view(channels, batch).t().flatten()
+            rows = torch.cat(window.unbind(1)).index_select(0, order)
+        else:
+            rows = window.flatten(0, 1)
         return self._conv(rows, weight.flatten(0, 1), bias, batch * self.groups).unflatten(0, (batch, -1))
 
     def _mix_outputs(

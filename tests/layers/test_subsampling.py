@@ -111,9 +111,9 @@ def test_compiles_as_one_graph(options):
     assert_same(torch.compile(layer, backend="aot_eager", fullgraph=True), layer)
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_exports_with_any_batch_and_length(causal):
-    layer = build(causal=causal)
+@every_kind
+def test_exports_with_any_batch_and_length(options):
+    layer = build(**options)
     # Where the output has one step, at up to four frames, the program would be another one.
     steps = {0: torch.export.Dim("batch"), 1: torch.export.Dim("time", min=5)}
     arguments = (frames(2, 9), torch.zeros(2, 9, dtype=torch.bool))
