@@ -351,7 +351,7 @@ class MixedConv(nn.Module):
 
     def _conv_rows(self, window: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Each row with its own kernel (B, O, C // groups, *kernel_size): one convolution whose groups are the rows."""
-        batch, channels, *size = window.shape
+        batch, channels = window.shape[:2]
         bias = None if bias is None else bias.flatten()
         if torch.compiler.is_exporting():  # it can't merge two dimensions whose strides depend on the input's size
             order = torch.arange(batch * channels, device=window.device).view(channels, batch).t().flatten()
