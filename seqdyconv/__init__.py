@@ -19,6 +19,8 @@ from seqdyconv.layers import (
     ODConv2d,
     ParallelMixer,
     SelfAttention,
+    TimeFeatureDynamicConv,
+    TimeFeatureLightweightConv,
     build_mixer,
 )
 
@@ -34,6 +36,8 @@ __all__ = [
     "ODConv2d",
     "ParallelMixer",
     "SelfAttention",
+    "TimeFeatureDynamicConv",
+    "TimeFeatureLightweightConv",
     "build_mixer",
     "dynamic_conv1d",
     "dynamic_conv1d_step",

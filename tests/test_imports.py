@@ -72,6 +72,8 @@ def test_public_names():
         "ODConv2d",
         "ParallelMixer",
         "SelfAttention",
+        "TimeFeatureDynamicConv",
+        "TimeFeatureLightweightConv",
         "build_mixer",
         "dynamic_conv1d",
         "dynamic_conv1d_step",

@@ -9,6 +9,7 @@ from seqdyconv.layers.mixers import MIXERS, build_mixer
 from seqdyconv.layers.odconv import ODConv1d, ODConv2d
 from seqdyconv.layers.parallel import ParallelMixer
 from seqdyconv.layers.subsampling import ConvSubsampling
+from seqdyconv.layers.time_feature import TimeFeatureDynamicConv, TimeFeatureLightweightConv
 
 __all__ = [
     "MIXERS",
@@ -22,6 +23,8 @@ __all__ = [
     "ODConv2d",
     "ParallelMixer",
     "SelfAttention",
+    "TimeFeatureDynamicConv",
+    "TimeFeatureLightweightConv",
     "build_mixer",
     "set_temperature",
 ]

@@ -16,12 +16,15 @@ from seqdyconv.layers.attention import SelfAttention
 from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
 from seqdyconv.layers.conv_mixer import conv_mixer
 from seqdyconv.layers.parallel import ParallelMixer
+from seqdyconv.layers.time_feature import TimeFeatureDynamicConv, TimeFeatureLightweightConv
 
 MIXERS: dict[str, Callable[..., nn.Module]] = {
     "lightweight_conv": conv_mixer(LightweightConv1d),
     "dynamic_conv": conv_mixer(DynamicConv1d),
     "self_attention": SelfAttention,
     "parallel": ParallelMixer,
+    "lightweight_conv_2d": conv_mixer(TimeFeatureLightweightConv),
+    "dynamic_conv_2d": conv_mixer(TimeFeatureDynamicConv),
 }
 
 

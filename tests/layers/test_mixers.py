@@ -143,7 +143,7 @@ class TestParallelMixer:
 
 class TestRegistry:
     def test_names(self):
-        assert list(MIXERS) == ["lightweight_conv", "dynamic_conv", "self_attention", "parallel"]
+        assert list(MIXERS) == ["lightweight_conv", "dynamic_conv", "self_attention", "parallel", "lightweight_conv_2d", "dynamic_conv_2d"]
         convolutions = [build_mixer(name, 6, 3, kernel_size=3).conv for name in ("lightweight_conv", "dynamic_conv")]
         assert [type(conv) for conv in convolutions] == [LightweightConv1d, DynamicConv1d]
         assert isinstance(build_mixer("self_attention", 6, 3), SelfAttention)
