@@ -1,0 +1,266 @@
+"""Short convolutions: a few taps over the outputs of a projection, static or predicted at every step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from seqdyconv.functional import (
+    dynamic_conv1d,
+    dynamic_conv1d_step,
+    lightweight_conv1d,
+    lightweight_conv1d_step,
+    low_rank_conv1d,
+    low_rank_conv1d_step,
+)
+from seqdyconv.functional.conv import Padding, left_padding
+from seqdyconv.functional.packing import check_packed, run_packed
+from seqdyconv.layers.checks import check_heads, check_input, check_positive
+from seqdyconv.layers.masking import last_inputs, zero_padding
+
+
+class ShortConv1d(nn.Module):
+    """Dynamic short convolution (2026, https://arxiv.org/abs/2606.03825), (batch, time, channels).
+
+    A residual convolution of few taps, without softmax. Its kernels are predicted at every step, one for each head; or,
+    with a ``rank``, one for each channel, as a mix of ``rank`` learnt ones. Beside or instead of them there may be a
+    static kernel for each channel: alone that is the Canon layer (2025, https://arxiv.org/abs/2512.17351).
+
+    .. math:: out[t,c] = input[t,c] + \\sum_k (kernel[t, c // R, k] + static[c,k]) \\cdot input[t + k - P, c]
+
+    Args:
+        channels: C.
+        kernel_size: K ≥ 1, usually 3 or 4; the last tap of a causal layer is the current step.
+        num_heads: H, divides C; None: C. Predicted kernels of a ``rank`` and static ones have no heads.
+        padding: ``"causal"``, ``"same"`` or the number of zeros before the sequence, see
+            :func:`seqdyconv.lightweight_conv1d`.
+        dynamic_kernel: predict kernels.
+        static_kernel: have a kernel for each channel that is the same at every step.
+        rank: of the predicted kernels of all channels; None: a kernel for each head.
+        residual: add the input.
+        silu: apply SiLU to the output.
+        bias: add a learned (C,) to the sum, before SiLU.
+        query_dim: Q, the width of a separate ``query`` from which the kernels are predicted; None: from the input.
+        generator_bias: give the generator's last layer a bias.
+        generator_reduction: the generator is ``W₂ silu(W₁ query)`` with Q // reduction hidden units (Jet-Nemotron 2025,
+            https://arxiv.org/abs/2508.15884: 8); None: it is one linear layer.
+        device, dtype: of the parameters.
+
+    Shapes:
+        input (B, T, C), query (B, T, Q) → output (B, T, C). Parameters: ``generator`` Q → H·K, row h·K + k for tap k of
+        head h, or Q → rank with ``basis`` (rank, C, K); ``static_kernel`` (C, K); ``bias`` (C,). The last weight before
+        the predicted kernels starts at zero, so that a layer with a residual and no static kernel starts as the
+        identity.
+
+    Raises:
+        ValueError: options or input that do not fit.
+
+    Example:
+        >>> import torch
+        >>> from seqdyconv import ShortConv1d
+        >>> values, hidden = torch.randn(2, 9, 64), torch.randn(2, 9, 32)
+        >>> layer = ShortConv1d(64, kernel_size=4, num_heads=8, query_dim=32)
+        >>> torch.equal(layer(values, query=hidden), values)  # before any training
+        True
+    """
+
+    basis: Tensor | None
+    bias: Tensor | None
+    static_kernel: Tensor | None
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: int,
+        num_heads: int | None = None,
+        *,
+        padding: Padding = "causal",
+        dynamic_kernel: bool = True,
+        static_kernel: bool = False,
+        rank: int | None = None,
+        residual: bool = True,
+        silu: bool = False,
+        bias: bool = False,
+        query_dim: int | None = None,
+        generator_bias: bool = False,
+        generator_reduction: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        num_heads = channels if num_heads is None else num_heads
+        check_heads(num_heads, channels=channels)
+        check_positive(kernel_size=kernel_size)
+        if not (dynamic_kernel or static_kernel):
+            raise ValueError("a short convolution has a kernel: dynamic_kernel, static_kernel or both must be True")
+        of_dynamic = {"rank": rank, "query_dim": query_dim, "generator_reduction": generator_reduction}
+        given = {name: value for name, value in of_dynamic.items() if value is not None}
+        check_positive(**given)
+        if given and not dynamic_kernel:
+            raise ValueError(f"{', '.join(given)} must be None where dynamic_kernel=False, got {given}")
+        self.channels = channels
+        self.kernel_size = kernel_size
+        self.num_heads = num_heads
+        self.padding = padding
+        self.rank = rank
+        self.residual = residual
+        self.silu = silu
+        self.query_dim = query_dim
+        self.reach = kernel_size - 1  # steps between the first and the last tap
+        self.left = left_padding(padding, kernel_size)
+        self.lookahead = self.reach - self.left  # steps after the current one that the last tap reads
+
+        def parameter(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+
+        self.generator: nn.Linear | nn.Sequential | None = None
+        if dynamic_kernel:
+            width = channels if query_dim is None else query_dim
+            size = num_heads * kernel_size if rank is None else rank
+            if generator_reduction is None:
+                self.generator = nn.Linear(width, size, bias=generator_bias, device=device, dtype=dtype)
+            else:
+                hidden = max(1, width // generator_reduction)
+                first = nn.Linear(width, hidden, bias=False, device=device, dtype=dtype)
+                last = nn.Linear(hidden, size, bias=generator_bias, device=device, dtype=dtype)
+                self.generator = nn.Sequential(first, nn.SiLU(), last)
+        self.register_parameter("basis", None if rank is None else parameter(rank, channels, kernel_size))
+        self.register_parameter("static_kernel", parameter(channels, kernel_size) if static_kernel else None)
+        self.register_parameter("bias", parameter(channels) if bias else None)
+        self.reset_parameters()
+
+    @property
+    def _linear(self) -> list[nn.Linear]:
+        """The generator's linear layers."""
+        return [] if self.generator is None else [m for m in self.generator.modules() if isinstance(m, nn.Linear)]
+
+    def reset_parameters(self) -> None:
+        for layer in self._linear:
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        if self.basis is not None:
+            nn.init.zeros_(self.basis)
+        elif self._linear:
+            nn.init.zeros_(self._linear[-1].weight)
+        if self.static_kernel is not None:
+            nn.init.uniform_(self.static_kernel, -(self.kernel_size**-0.5), self.kernel_size**-0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def extra_repr(self) -> str:
+        text = f"{self.channels}, kernel_size={self.kernel_size}"
+        if self.generator is not None:
+            text += f", num_heads={self.num_heads}" if self.rank is None else f", rank={self.rank}"
+        text += f", padding={self.padding!r}, static_kernel={self.static_kernel is not None}, residual={self.residual}"
+        return text + (", silu=True" if self.silu else "") + (", bias=True" if self.bias is not None else "")
+
+    def forward(
+        self,
+        input: Tensor,
+        *,
+        padding_mask: Tensor | None = None,
+        query: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> Tensor:
+        """Convolve a whole sequence.
+
+        Args:
+            input: (B, T, C).
+            padding_mask: (B, T) bool, True at padded steps, which are read as zeros.
+            query: (B, T, Q) where the layer has a ``query_dim``, else None.
+            cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, instead of a mask.
+
+        Returns:
+            (B, T, C).
+        """
+        self._check(input, padding_mask, query)
+        if cu_seqlens is None:
+            return self._forward(input, padding_mask, query)
+        check_packed(cu_seqlens, input, padding_mask)
+        if query is None:
+            return run_packed(
+                lambda row, mask: self._forward(row, mask, None), input, cu_seqlens, max(self.left, self.lookahead)
+            )
+        widths = [self.channels, query.shape[-1]]
+
+        def forward(rows: Tensor, mask: Tensor) -> Tensor:
+            row, queries = rows.split(widths, dim=-1)
+            return self._forward(row, mask, queries)
+
+        return run_packed(forward, torch.cat([input, query], dim=-1), cu_seqlens, max(self.left, self.lookahead))
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        """The state before the first chunk: (B, K−1, C) zeros on the layer's device, in its dtype."""
+        return next(self.parameters()).new_zeros(batch_size, self.reach, self.channels)
+
+    def stream(
+        self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None, query: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Convolve the next chunk of a causal layer; any chunking of a sequence gives what ``forward`` gives.
+
+        A layer with ``padding=P`` looks L = K − 1 − P steps ahead, so its output comes L steps late: the first L steps
+        of it mean nothing, and a last chunk of L padded steps brings the rest.
+
+        Args:
+            input: (B, T, C), T ≥ 1.
+            state: (B, K−1, C), of :meth:`initial_state` or the last call.
+            padding_mask: (B, T) bool; padding at a row's end does not enter its state.
+            query: (B, T, Q) where the layer has a ``query_dim``, else None; of the steps of the output.
+
+        Returns:
+            The output (B, T, C), and the next state.
+        """
+        self._check(input, padding_mask, query)
+        if self.padding == "same" and self.lookahead:
+            raise ValueError('only a causal layer streams, or one whose padding is an int: padding must be "causal" or '
+                             'P, got "same"')  # fmt: skip
+        expected = (input.shape[0], self.reach, self.channels)
+        if state.shape != expected:
+            raise ValueError(f"state must be (B, K-1, C) = {expected}, got {tuple(state.shape)}")
+        input = zero_padding(input, padding_mask)
+        window = torch.cat([state.to(input.dtype), input], dim=1)
+        current = window[:, self.left : self.left + input.shape[1]]
+        if query is None:
+            query = current
+        elif self.lookahead == 0:
+            query = zero_padding(query, padding_mask)
+        output = self._convolve(input, current, query, state)
+        return output, last_inputs(window, padding_mask, self.reach)
+
+    def _forward(self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None) -> Tensor:
+        input = zero_padding(input, padding_mask)
+        return self._convolve(input, input, input if query is None else zero_padding(query, padding_mask), None)
+
+    def _convolve(self, input: Tensor, current: Tensor, query: Tensor, state: Tensor | None) -> Tensor:
+        """The sum of all parts for the steps ``current`` of a whole sequence, or of the chunk after ``state``."""
+
+        def convolve(whole: Callable[..., Tensor], step: Callable[..., Any], *kernels: Tensor) -> Tensor:
+            return whole(input, *kernels, padding=self.padding) if state is None else step(input, state, *kernels)[0]
+
+        parts = []
+        if self.static_kernel is not None:
+            parts.append(convolve(lightweight_conv1d, lightweight_conv1d_step, self.static_kernel))
+        if self.generator is not None:
+            generated = self.generator(query)
+            if self.basis is not None:
+                parts.append(convolve(low_rank_conv1d, low_rank_conv1d_step, generated, self.basis))
+            else:
+                kernels = generated.unflatten(-1, (self.num_heads, self.kernel_size))
+                parts.append(convolve(dynamic_conv1d, dynamic_conv1d_step, kernels))
+        output = sum(parts[1:], parts[0])
+        if self.residual:
+            output = output + current.to(output.dtype)  # autocast's, where that is on
+        if self.bias is not None:
+            output = output + self.bias.to(output.dtype)
+        return F.silu(output) if self.silu else output
+
+    def _check(self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None) -> None:
+        check_input(input, self.channels, next(self.parameters()).dtype, padding_mask)
+        if (query is None) != (self.query_dim is None):
+            raise ValueError(f"query must be given if and only if the layer has a query_dim, here {self.query_dim}")
+        expected = (*input.shape[:2], self.query_dim)
+        if query is not None and query.shape != expected:
+            raise ValueError(f"query must be (B, T, Q) = {expected}, got {tuple(query.shape)}")
