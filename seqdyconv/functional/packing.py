@@ -30,10 +30,39 @@ def check_packed(cu_seqlens: Tensor | None, input: Tensor, padding_mask: Tensor 
             raise ValueError(f"cu_seqlens must rise from 0 to T = {input.shape[1]}, got {ends}")
 
 
+def sequence_of(cu_seqlens: Tensor, time: int) -> tuple[Tensor, Tensor]:
+    """The T packed steps, (T,), and the sequence that each is of, (T,)."""
+    step = torch.arange(time, device=cu_seqlens.device)
+    return step, torch.searchsorted(cu_seqlens[1:], step, right=True)
+
+
 def apart(cu_seqlens: Tensor, time: int, gap: int) -> Tensor:
     """Where the T packed steps are, (T,), once there are ``gap`` steps after each sequence."""
-    step = torch.arange(time, device=cu_seqlens.device)
-    return step + gap * torch.searchsorted(cu_seqlens[1:], step, right=True)
+    step, sequence = sequence_of(cu_seqlens, time)
+    return step + gap * sequence
+
+
+def positions(cu_seqlens: Tensor, time: int) -> Tensor:
+    """The number of each of the T packed steps in its sequence, (T,), that of the first being 0."""
+    step, sequence = sequence_of(cu_seqlens, time)
+    return step - cu_seqlens[sequence]
+
+
+@torch.compiler.disable  # the longest length is a size that no graph knows
+def unpack(packed: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
+    """The sequences of a row (1, T, C) as rows (N, longest, C), zeros behind their ends, and the padding mask."""
+    lengths = cu_seqlens.diff()
+    step = torch.arange(int(lengths.max()), device=packed.device)
+    padding_mask = step >= lengths[:, None]
+    rows = F.pad(packed[0], (0, 0, 0, 1))  # a step past the end for the padding
+    index = (cu_seqlens[:-1, None] + step).masked_fill(padding_mask, packed.shape[1])
+    return rows[index], padding_mask
+
+
+def repack(rows: Tensor, cu_seqlens: Tensor, time: int) -> Tensor:
+    """Rows (N, longest, C) as those of one row (1, T, C): undoes :func:`unpack`."""
+    step, sequence = sequence_of(cu_seqlens, time)
+    return rows[sequence, step - cu_seqlens[sequence]][None]
 
 
 def run_packed(
@@ -54,13 +83,8 @@ def run_packed(
     """
     time, count = input.shape[1], cu_seqlens.shape[0] - 1
     if gap is None:
-        lengths = cu_seqlens.diff()
-        longest = int(lengths.max())
-        step = torch.arange(longest, device=input.device)
-        padding_mask = step >= lengths[:, None]
-        rows = F.pad(input[0], (0, 0, 0, 1))  # a step past the end for the padding of the last row
-        rows = rows[(cu_seqlens[:-1, None] + step).clamp(max=time)]
-        return forward(rows, padding_mask)[~padding_mask][None]
+        rows, padding_mask = unpack(input, cu_seqlens)
+        return repack(forward(rows, padding_mask), cu_seqlens, time)
     index = apart(cu_seqlens, time, gap)
     total = time + gap * count
     row = input.new_zeros(1, total, input.shape[2]).index_copy(1, index, input)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqdyconv.functional.packing import check_packed, run_packed
+from seqdyconv.functional.packing import check_packed, repack, run_packed, unpack
 from seqdyconv.layers.checks import check_dropout, check_heads, check_input
 from seqdyconv.layers.masking import zero_padding
 
@@ -121,27 +121,13 @@ class SelfAttention(nn.Module):
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None) -> Tensor:
         """What ``out_proj`` gets, (B, T, D), of a whole sequence."""
-        if padding_mask is None:
-            return self._attend(query, key, value, None)
-        time = torch.arange(query.shape[1], device=query.device)
-        keep = ~padding_mask[:, None, :]
-        if self.causal:
-            keep = keep & (time <= time[:, None])
-        # Each step attends to itself at least, so that a row of nothing but padding stays finite.
-        return self._attend(query, key, value, keep | (time == time[:, None]))
+        dropout = self.attention_dropout if self.training else 0.0
+        return self_attend(query, key, value, self.num_heads, padding_mask, dropout, self.causal)
 
     def _mix_chunk(self, query: Tensor, state: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """The same of a chunk whose rows are the last of ``state`` already, and the next state."""
-        key, value, real = state.split([self.dim, self.dim, 1], dim=-1)
-        step = torch.arange(state.shape[1], device=state.device)
-        now = step[state.shape[1] - query.shape[1] :, None]
-        keep = (real.transpose(1, 2) > 0) & (step <= now) | (step == now)
-        return self._attend(query, key, value, keep), state
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None) -> Tensor:
         dropout = self.attention_dropout if self.training else 0.0
-        causal = self.causal and keep is None
-        return attend(query, key, value, self.num_heads, keep, dropout, causal)
+        return self_attend_chunk(query, state, self.num_heads, dropout), state
 
 
 class CrossAttention(nn.Module):
@@ -174,14 +160,75 @@ class CrossAttention(nn.Module):
         key, value = self.memory_proj(zero_padding(memory, padding_mask)).chunk(2, dim=-1)
         return key, value
 
-    def forward(self, input: Tensor, key: Tensor, value: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
-        """Attend from (B, T, D) to the S encoder steps; ``padding_mask`` (B, S) is theirs. Returns (B, T, D)."""
+    def forward(
+        self,
+        input: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        padding_mask: Tensor | None = None,
+        cu_seqlens: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Attend from each step to the encoder's steps.
+
+        Args:
+            input: (B, T, D).
+            key, value: (B, S, D), of :meth:`project`.
+            padding_mask: (B, S) bool, True at padded steps of the encoder.
+            cu_seqlens: two (N + 1,), where N sequences packed into one row begin and end: those of the T steps, and
+                those of the S steps; sequence n attends to sequence n.
+
+        Returns:
+            (B, T, D).
+        """
+        query = self.query_proj(input)
+        if cu_seqlens is None:
+            return self.out_proj(self._attend(query, key, value, padding_mask))
+        query, _ = unpack(query, cu_seqlens[0])
+        memory, padding_mask = unpack(torch.cat([key, value], dim=-1), cu_seqlens[1])
+        key, value = memory.chunk(2, dim=-1)
+        attended = self._attend(query, key, value, padding_mask)
+        return self.out_proj(repack(attended, cu_seqlens[0], input.shape[1]))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None) -> Tensor:
         keep = None
         if padding_mask is not None:
             # A source of nothing but padding is attended to as zeros: finite.
             keep = (~padding_mask | padding_mask.all(1, keepdim=True))[:, None]
         dropout = self.attention_dropout if self.training else 0.0
-        return self.out_proj(attend(self.query_proj(input), key, value, self.num_heads, keep, dropout))
+        return attend(query, key, value, self.num_heads, keep, dropout)
+
+
+def self_attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    num_heads: int,
+    padding_mask: Tensor | None = None,
+    dropout: float = 0.0,
+    causal: bool = False,
+) -> Tensor:
+    """Attention within a sequence, all (B, T, D); no step attends to those where ``padding_mask`` (B, T) is True."""
+    if padding_mask is None:
+        return attend(query, key, value, num_heads, None, dropout, causal)
+    time = torch.arange(query.shape[1], device=query.device)
+    keep = ~padding_mask[:, None, :]
+    if causal:
+        keep = keep & (time <= time[:, None])
+    # Each step attends to itself at least, so that a row of nothing but padding stays finite.
+    return attend(query, key, value, num_heads, keep | (time == time[:, None]), dropout)
+
+
+def self_attend_chunk(query: Tensor, state: Tensor, num_heads: int, dropout: float = 0.0) -> Tensor:
+    """Causal attention of the last T steps, (B, T, D), to all so far.
+
+    ``state`` (B, S, 2·D + 1): key, value, and 1 where the step is real, of the T steps too.
+    """
+    key, value, real = state.split([query.shape[2], query.shape[2], 1], dim=-1)
+    step = torch.arange(state.shape[1], device=state.device)
+    now = step[state.shape[1] - query.shape[1] :, None]
+    keep = (real.transpose(1, 2) > 0) & (step <= now) | (step == now)
+    return attend(query, key, value, num_heads, keep, dropout)
 
 
 def attend(

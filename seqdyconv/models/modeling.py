@@ -6,6 +6,7 @@ itself is the base model of ``modeling_encoder.py`` too.
 
 - The stacks, and nothing else, turn Hugging Face's ``attention_mask`` (1 = keep) into our ``padding_mask``.
 - Positions count real tokens only, so that padding on either side changes nothing.
+- Instead of a mask, ``cu_seqlens`` tells where sequences packed into one row, (1, T), begin and end.
 - A decoder step needs the stream state of each mixer: the cache holds these, not keys and values.
 """
 
@@ -25,9 +26,11 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from seqdyconv.layers import LightweightConv1d, build_mixer
+from seqdyconv.functional.packing import positions as packed_positions
 from seqdyconv.layers.attention import CrossAttention
 from seqdyconv.models.cache import cross_attention_memory, decoder_cache, keep_cross_attention_memory
 from seqdyconv.models.configuration import SeqDyConvConfig, StackConfig
+from seqdyconv.models.packed import check_packed_sides, packed_sequences, refuse_other_packing
 from seqdyconv.models.streaming import BlockState, initial_block_state, stream_block
 
 
@@ -59,11 +62,19 @@ class Embedding(nn.Module):
             self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
 
     def forward(
-        self, tokens: Tensor, padding_mask: Tensor | None, past: int = 0, token_type_ids: Tensor | None = None
+        self,
+        tokens: Tensor,
+        padding_mask: Tensor | None,
+        past: int = 0,
+        token_type_ids: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
     ) -> Tensor:
         """Embed (B, T) tokens, the last T of past + T; ``padding_mask`` (B, past + T). Returns (B, T, D)."""
         length = past + tokens.shape[1]
-        if padding_mask is None:
+        if cu_seqlens is not None:
+            positions = packed_positions(cu_seqlens, length)[None]
+            length = int(cu_seqlens.diff().max()) if self.position_type == "learned" else length
+        elif padding_mask is None:
             positions = torch.arange(past, length, device=tokens.device)[None]
         else:
             positions = ((~padding_mask).cumsum(1) - 1).clamp(min=0)[:, past:]
@@ -163,8 +174,8 @@ class SeqDyConvEncoderLayer(GradientCheckpointingLayer):
         self.ffn = FeedForward(config.hidden_size, stack.ffn_dim, config.activation_dropout)
         self.ffn_residual = Residual(config, stack.normalize_before)
 
-    def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
-        mixed = self.mixer(self.mixer_residual.enter(hidden), padding_mask=padding_mask)
+    def forward(self, hidden: Tensor, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
+        mixed = self.mixer(self.mixer_residual.enter(hidden), padding_mask=padding_mask, cu_seqlens=cu_seqlens)
         return self.after_mixer(hidden, mixed)
 
     def initial_state(self, batch_size: int) -> tuple[BlockState, ...]:
@@ -207,9 +218,11 @@ class SeqDyConvDecoderLayer(GradientCheckpointingLayer):
         encoder_hidden_states: Tensor,
         encoder_padding_mask: Tensor | None,
         cache: EncoderDecoderCache | None = None,
+        cu_seqlens: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         if cache is None:
-            mixed = self.mixer(self.mixer_residual.enter(hidden), padding_mask=padding_mask)
+            own = None if cu_seqlens is None else cu_seqlens[0]
+            mixed = self.mixer(self.mixer_residual.enter(hidden), padding_mask=padding_mask, cu_seqlens=own)
             memory = self.cross_attention.project(encoder_hidden_states, encoder_padding_mask)
         else:
             mixed = self._stream(self.mixer_residual.enter(hidden), padding_mask, cache)
@@ -217,14 +230,21 @@ class SeqDyConvDecoderLayer(GradientCheckpointingLayer):
             memory = kept or self.cross_attention.project(encoder_hidden_states, encoder_padding_mask)
             if kept is None:
                 keep_cross_attention_memory(cache, self.layer, memory)
-        return self.after_mixer(hidden, mixed, memory, encoder_padding_mask)
+        return self.after_mixer(hidden, mixed, memory, encoder_padding_mask, cu_seqlens)
 
     def after_mixer(
-        self, hidden: Tensor, mixed: Tensor, memory: tuple[Tensor, Tensor], encoder_padding_mask: Tensor | None
+        self,
+        hidden: Tensor,
+        mixed: Tensor,
+        memory: tuple[Tensor, Tensor],
+        encoder_padding_mask: Tensor | None,
+        cu_seqlens: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """The rest of the layer, once the mixer has given ``mixed``."""
         hidden = self.mixer_residual.leave(hidden, mixed)
-        attended = self.cross_attention(self.cross_residual.enter(hidden), *memory, padding_mask=encoder_padding_mask)
+        attended = self.cross_attention(
+            self.cross_residual.enter(hidden), *memory, padding_mask=encoder_padding_mask, cu_seqlens=cu_seqlens
+        )
         hidden = self.cross_residual.leave(hidden, attended)
         return self.ffn_residual.leave(hidden, self.ffn(self.ffn_residual.enter(hidden)))
 
@@ -314,6 +334,7 @@ class SeqDyConvModel(SeqDyConvPreTrainedModel):
         attention_mask: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutput:
         """Encode a batch of token sequences.
@@ -324,12 +345,17 @@ class SeqDyConvModel(SeqDyConvPreTrainedModel):
             token_type_ids: (B, T), which text of a pair a token is of; 0 where None. Without ``type_vocab_size`` in
                 the configuration the model does not look at them.
             inputs_embeds: (B, T, D) rows of the embedding table, instead of ``input_ids``.
+            cu_seqlens: (N + 1,) int, where N sequences packed into one row, (1, T), begin and end, instead of a mask:
+                sequence n is the tokens from ``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``.
+            kwargs: batches of transformers' ``DataCollatorWithFlattening`` tell the same by other names, of which one
+                is enough: ``cu_seq_lens_q``, ``position_ids`` that restart, or ``seq_idx``.
 
         Returns:
             ``last_hidden_state`` (B, T, D), and the hidden states of all layers with ``output_hidden_states=True``.
 
         Raises:
-            ValueError: not exactly one of ``input_ids`` and ``inputs_embeds``, or a mask of another shape.
+            ValueError: not exactly one of ``input_ids`` and ``inputs_embeds``, a mask of another shape, or
+                ``cu_seqlens`` that do not fit.
         """
         if kwargs.get("output_attentions", self.config.output_attentions):
             raise ValueError("output_attentions=True is not supported: convolutions have no attention maps")
@@ -340,10 +366,11 @@ class SeqDyConvModel(SeqDyConvPreTrainedModel):
         tokens = input_ids if inputs_embeds is None else inputs_embeds
         assert tokens is not None
         check_mask(attention_mask, tokens, 0, "attention_mask")
+        cu_seqlens = packed_sequences(tokens, attention_mask, cu_seqlens, kwargs)
         padding_mask = to_padding_mask(attention_mask)
-        hidden = self.embedding(tokens, padding_mask, token_type_ids=token_type_ids)
+        hidden = self.embedding(tokens, padding_mask, token_type_ids=token_type_ids, cu_seqlens=cu_seqlens)
         for layer in self.layers:
-            hidden = layer(hidden, padding_mask)
+            hidden = layer(hidden, padding_mask, cu_seqlens)
         return BaseModelOutput(last_hidden_state=hidden if self.norm is None else self.norm(hidden))
 
 
@@ -371,6 +398,8 @@ class SeqDyConvDecoder(SeqDyConvPreTrainedModel):
         encoder_attention_mask: Tensor | None = None,
         cache: EncoderDecoderCache | None = None,
         use_cache: bool | None = None,
+        cu_seqlens: Tensor | None = None,
+        encoder_cu_seqlens: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Decode the next T tokens.
@@ -381,19 +410,26 @@ class SeqDyConvDecoder(SeqDyConvPreTrainedModel):
             attention_mask: (B, past + T), 1 = keep, of the tokens in the cache too.
             encoder_attention_mask: (B, S), 1 = keep.
             cache: of the calls before; None starts one where ``use_cache`` says so.
+            cu_seqlens, encoder_cu_seqlens: (N + 1,) int, where N sequences packed into one row begin and end, here and
+                in the encoder's output, instead of masks and without a cache.
 
         Returns:
             ``last_hidden_state`` (B, T, D) and ``cache``.
         """
+        packed = check_packed_sides(
+            (input_ids, attention_mask, cu_seqlens),
+            (encoder_hidden_states, encoder_attention_mask, encoder_cu_seqlens),
+            cached=cache is not None or bool(use_cache),
+        )
         if cache is None and use_cache:
             cache = decoder_cache(len(self.layers))
         past = 0 if cache is None else cache.get_seq_length()
         check_mask(attention_mask, input_ids, past, "decoder attention_mask")
         padding_mask, encoder_padding_mask = to_padding_mask(attention_mask), to_padding_mask(encoder_attention_mask)
-        hidden = self.embedding(input_ids, padding_mask, past)
+        hidden = self.embedding(input_ids, padding_mask, past, cu_seqlens=None if packed is None else packed[0])
         new_padding = None if padding_mask is None else padding_mask[:, past:]
         for layer in self.layers:
-            hidden = layer(hidden, new_padding, encoder_hidden_states, encoder_padding_mask, cache)
+            hidden = layer(hidden, new_padding, encoder_hidden_states, encoder_padding_mask, cache, packed)
         hidden = hidden if self.norm is None else self.norm(hidden)
         return BaseModelOutputWithPast(last_hidden_state=hidden, cache=cache)
 
@@ -407,9 +443,12 @@ class SeqDyConvGenerationMixin(GenerationMixin):
     def _supports_default_dynamic_cache(cls) -> bool:
         return False  # forward makes the cache: it holds stream states, not keys and values
 
-    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
-        """Labels (B, T), −100 where they do not count → the decoder's input, one step later."""
-        shifted = F.pad(labels[:, :-1], (1, 0), value=self.config.decoder_start_token_id)
+    def prepare_decoder_input_ids_from_labels(self, labels: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Labels (B, T), −100 where they do not count → the decoder's input, one step later, in each sequence."""
+        start: Any = self.config.decoder_start_token_id
+        shifted = F.pad(labels[:, :-1], (1, 0), value=start)
+        if cu_seqlens is not None:
+            shifted = shifted.masked_fill(packed_positions(cu_seqlens, labels.shape[1]) == 0, start)
         return torch.where(shifted == -100, self.config.pad_token_id, shifted)  # type: ignore[arg-type]
 
 
@@ -462,6 +501,8 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGener
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        cu_seqlens: Tensor | None = None,
+        decoder_cu_seqlens: Tensor | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
         """Logits of the next token at each step of the decoder.
@@ -476,26 +517,29 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGener
             labels: (B, T), −100 where they do not count: the loss is then their mean cross-entropy in nats per token.
             use_cache: return a ``cache``; never with ``labels``.
             num_items_in_batch: the tokens to divide the loss by, where the batch is a part of a larger one.
+            cu_seqlens, decoder_cu_seqlens: (N + 1,) int, where N sources packed into one row, (1, S), and their N
+                targets in one row, (1, T), begin and end, instead of masks; to train, not to ``generate()``.
 
         Returns:
             ``loss``, ``logits`` (B, T, V), ``cache``, ``encoder_last_hidden_state`` (B, S, D), and the hidden states
             of all layers with ``output_hidden_states=True``.
 
         Raises:
-            ValueError: no source, no target, or a mask of another shape.
+            ValueError: no source, no target, a mask of another shape, or packed sequences that do not fit.
         """
         if kwargs.get("output_attentions"):
             raise ValueError("output_attentions=True is not supported: convolutions have no attention maps")
+        refuse_other_packing(kwargs, "cu_seqlens and decoder_cu_seqlens")
         if decoder_input_ids is None:
             if labels is None:
                 raise ValueError("the decoder needs decoder_input_ids or labels, got neither")
-            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels, decoder_cu_seqlens)
         if encoder_outputs is None:
             if input_ids is None:
                 raise ValueError("the encoder needs input_ids or encoder_outputs, got neither")
-            encoder_outputs = self.encoder(input_ids, attention_mask, **kwargs)
+            encoder_outputs = self.encoder(input_ids, attention_mask, cu_seqlens=cu_seqlens, **kwargs)
         if use_cache is None:
-            use_cache = self.config.use_cache
+            use_cache = self.config.use_cache and cu_seqlens is None
         decoded = self.decoder(
             decoder_input_ids,
             encoder_outputs.last_hidden_state,
@@ -503,6 +547,8 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGener
             encoder_attention_mask=attention_mask,
             cache=cache,
             use_cache=use_cache and labels is None,
+            cu_seqlens=decoder_cu_seqlens,
+            encoder_cu_seqlens=cu_seqlens,
             **kwargs,
         )
         logits = self.lm_head(decoded.last_hidden_state)

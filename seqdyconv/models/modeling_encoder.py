@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
+from seqdyconv.functional.packing import unpack
 from seqdyconv.layers.masking import zero_padding
 from seqdyconv.models.configuration import SeqDyConvConfig
 from seqdyconv.models.modeling import SeqDyConvModel, SeqDyConvPreTrainedModel, precise, to_padding_mask, token_loss
+from seqdyconv.models.packed import packed_sequences
 
 
 def pool(hidden: Tensor, padding_mask: Tensor | None, pooling: str) -> Tensor:
@@ -73,12 +75,14 @@ class SeqDyConvForSequenceClassification(SeqDyConvPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        cu_seqlens: Tensor | None = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutput:
         """Logits of the L labels of each text.
 
         Args:
-            input_ids, attention_mask, token_type_ids, inputs_embeds: as in :meth:`SeqDyConvModel.forward`.
+            input_ids, attention_mask, token_type_ids, inputs_embeds, cu_seqlens: as in :meth:`SeqDyConvModel.forward`;
+                B texts packed into one row have B labels too.
             labels: by the configuration's ``problem_type``, which the first labels decide where it is None:
                 ``"single_label_classification"``: (B,) class numbers, −100 where they do not count;
                 ``"multi_label_classification"``: (B, L) zeros and ones, as floats;
@@ -89,8 +93,15 @@ class SeqDyConvForSequenceClassification(SeqDyConvPreTrainedModel):
             ``loss``, the mean cross-entropy (of a label against its absence with several labels) in nats, or the mean
             squared error; ``logits`` (B, L); ``hidden_states`` with ``output_hidden_states=True``.
         """
-        encoded = self.encoder(input_ids, attention_mask, token_type_ids, inputs_embeds, return_dict=True, **kwargs)
-        pooled = pool(encoded.last_hidden_state, to_padding_mask(attention_mask), self.config.pooling)
+        cu_seqlens = packed_sequences(input_ids if inputs_embeds is None else inputs_embeds, attention_mask, cu_seqlens,
+                                      kwargs)  # fmt: skip
+        encoded = self.encoder(
+            input_ids, attention_mask, token_type_ids, inputs_embeds, cu_seqlens, return_dict=True, **kwargs
+        )
+        hidden, padding_mask = encoded.last_hidden_state, to_padding_mask(attention_mask)
+        if cu_seqlens is not None:
+            hidden, padding_mask = unpack(hidden, cu_seqlens)
+        pooled = pool(hidden, padding_mask, self.config.pooling)
         logits = self.classifier(F.dropout(pooled, self.dropout, self.training))
         loss = None
         if labels is not None:
@@ -132,12 +143,13 @@ class SeqDyConvForMaskedLM(SeqDyConvPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         num_items_in_batch: Tensor | int | None = None,
+        cu_seqlens: Tensor | None = None,
         **kwargs: Any,
     ) -> MaskedLMOutput:
         """Logits of the token at each step.
 
         Args:
-            input_ids, attention_mask, token_type_ids, inputs_embeds: as in :meth:`SeqDyConvModel.forward`.
+            input_ids, attention_mask, token_type_ids, inputs_embeds, cu_seqlens: as in :meth:`SeqDyConvModel.forward`.
             labels: (B, T) the tokens that stood there, −100 where they do not count.
             num_items_in_batch: the labels to divide the loss by, where the batch is a part of a larger one.
 
@@ -145,7 +157,9 @@ class SeqDyConvForMaskedLM(SeqDyConvPreTrainedModel):
             ``loss``, the mean cross-entropy in nats per label, 0 where there is none; ``logits`` (B, T, V);
             ``hidden_states`` with ``output_hidden_states=True``.
         """
-        encoded = self.encoder(input_ids, attention_mask, token_type_ids, inputs_embeds, return_dict=True, **kwargs)
+        encoded = self.encoder(
+            input_ids, attention_mask, token_type_ids, inputs_embeds, cu_seqlens, return_dict=True, **kwargs
+        )
         logits = self.lm_head(encoded.last_hidden_state)
         loss = None if labels is None else token_loss(logits, labels, num_items_in_batch)
         return MaskedLMOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
