@@ -8,6 +8,7 @@ from seqdyconv.layers.mixed_conv import set_temperature
 from seqdyconv.layers.mixers import MIXERS, build_mixer
 from seqdyconv.layers.odconv import ODConv1d, ODConv2d
 from seqdyconv.layers.parallel import ParallelMixer
+from seqdyconv.layers.span import MixedAttention, SpanDynamicConv1d, SpanDynamicConvMixer
 from seqdyconv.layers.subsampling import ConvSubsampling
 from seqdyconv.layers.time_feature import TimeFeatureDynamicConv, TimeFeatureLightweightConv
 
@@ -19,10 +20,13 @@ __all__ = [
     "KernelAttentionConv1d",
     "KernelAttentionConv2d",
     "LightweightConv1d",
+    "MixedAttention",
     "ODConv1d",
     "ODConv2d",
     "ParallelMixer",
     "SelfAttention",
+    "SpanDynamicConv1d",
+    "SpanDynamicConvMixer",
     "TimeFeatureDynamicConv",
     "TimeFeatureLightweightConv",
     "build_mixer",

@@ -102,6 +102,15 @@ class ConvMixer(nn.Module):
         return F.glu(projected, dim=-1) if self.glu else projected
 
 
+def mixer_padding(kernel_size: int, dilation: int, causal: bool, lookahead: int | None) -> Padding:
+    """The padding of a mixer's convolution, from what it may see."""
+    if lookahead is None:
+        return "causal" if causal else "same"
+    if causal or lookahead < 0:
+        raise ValueError(f"lookahead must be >= 0 and causal False, got {lookahead} and causal={causal}")
+    return max(0, (kernel_size - 1) * dilation - lookahead)  # a kernel can't look further than it is long
+
+
 def conv_mixer(layer: Callable[..., nn.Module]) -> Callable[..., ConvMixer]:
     """The builder of a mixer, a row of ``MIXERS``: a :class:`ConvMixer` around a convolution.
 
@@ -128,12 +137,7 @@ def conv_mixer(layer: Callable[..., nn.Module]) -> Callable[..., ConvMixer]:
         dtype: torch.dtype | None = None,
         **options: Any,
     ) -> ConvMixer:
-        padding: Padding = "causal" if causal else "same"
-        if lookahead is not None:
-            if causal or lookahead < 0:
-                raise ValueError(f"lookahead must be >= 0 and causal False, got {lookahead} and causal={causal}")
-            # A kernel can't look further than it is long.
-            padding = max(0, (kernel_size - 1) * options.get("dilation", 1) - lookahead)
+        padding = mixer_padding(kernel_size, options.get("dilation", 1), causal, lookahead)
         conv = layer(
             dim if conv_dim is None else conv_dim,
             kernel_size,

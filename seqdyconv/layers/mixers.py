@@ -16,6 +16,7 @@ from seqdyconv.layers.attention import SelfAttention
 from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
 from seqdyconv.layers.conv_mixer import conv_mixer
 from seqdyconv.layers.parallel import ParallelMixer
+from seqdyconv.layers.span import MixedAttention, SpanDynamicConvMixer
 from seqdyconv.layers.time_feature import TimeFeatureDynamicConv, TimeFeatureLightweightConv
 
 MIXERS: dict[str, Callable[..., nn.Module]] = {
@@ -23,6 +24,8 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
     "dynamic_conv": conv_mixer(DynamicConv1d),
     "self_attention": SelfAttention,
     "parallel": ParallelMixer,
+    "span_dynamic_conv": SpanDynamicConvMixer,
+    "mixed_attention": MixedAttention,
     "lightweight_conv_2d": conv_mixer(TimeFeatureLightweightConv),
     "dynamic_conv_2d": conv_mixer(TimeFeatureDynamicConv),
 }

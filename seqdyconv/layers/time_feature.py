@@ -80,7 +80,7 @@ class _TimeFeatureConv(nn.Module):
 
 
 class TimeFeatureLightweightConv(_TimeFeatureConv):
-    """Lightweight time-and-feature convolution (Fujita 2019, https://arxiv.org/abs/1912.11793), (batch, time, channels).
+    """Lightweight time-feature convolution (Fujita 2019, https://arxiv.org/abs/1912.11793), (batch, time, channels).
 
     ESPnet's LightConv2D. One kernel slides over the channels of each step, the same at all steps; a linear layer makes
     C channels of that and of :class:`seqdyconv.LightweightConv1d` over time.
@@ -141,7 +141,7 @@ class TimeFeatureLightweightConv(_TimeFeatureConv):
 
 
 class TimeFeatureDynamicConv(_TimeFeatureConv):
-    """Dynamic time-and-feature convolution (Fujita 2019, https://arxiv.org/abs/1912.11793), (batch, time, channels).
+    """Dynamic time-feature convolution (Fujita 2019, https://arxiv.org/abs/1912.11793), (batch, time, channels).
 
     ESPnet's DynamicConv2D. At each step a linear layer predicts one kernel, without softmax, that slides over the
     step's channels; another makes C channels of that and of :class:`seqdyconv.DynamicConv1d` over time.

@@ -1,7 +1,8 @@
 """What a replaced attention leaves to its mixer: its projections, and the average of its attention by offset."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -24,8 +25,9 @@ def transfer_projections(attention: nn.Module, projections: Projections, mixer: 
 
     A mixer's ``in_proj_roles`` names the equal parts of its ``in_proj``: ``"query"``, ``"key"`` and ``"value"`` are
     those of the attention; a ``"gate"`` starts from zeros, whose sigmoid is one half, and the value it gates is
-    doubled; a ``"factor"``, which multiplies as it is, starts as one. The output projection becomes ``out_proj``, where
-    it belongs to what is replaced.
+    doubled; a ``"factor"``, which multiplies as it is, starts as one. Where the parts are narrower than the attention,
+    the first of a role has its first heads, the second the next ones; those of the value must have all. The output
+    projection becomes ``out_proj``, where it belongs to what is replaced.
 
     Args:
         attention: the module that is replaced.
@@ -43,18 +45,31 @@ def transfer_projections(attention: nn.Module, projections: Projections, mixer: 
         parts = list(zip(weight.chunk(3), bias.chunk(3)))
     attended = dict(zip(("query", "key", "value"), parts))
     weight, bias = attended["value"]
-    # Ours divides by the root of the head's width; not all do.
-    head_dim = attended["query"][0].shape[0] // mixer.num_heads if "query" in mixer.in_proj_roles else 1
-    scale = getattr(attention, "scaling", head_dim**-0.5) * math.sqrt(head_dim)
+    roles = mixer.in_proj_roles
+    size = mixer.in_proj.out_features // len(roles)
+    scale = 1.0
+    if "key" in roles:  # our scores are divided by the root of the head's width; not all are
+        head_dim = size // getattr(mixer, "attention_heads", mixer.num_heads)
+        scale = getattr(attention, "scaling", head_dim**-0.5) * math.sqrt(head_dim)
     rows = {
         "query": [part * scale for part in attended["query"]],
         "key": attended["key"],
-        "value": [part * (2 if "gate" in mixer.in_proj_roles else 1) for part in attended["value"]],
-        "gate": (torch.zeros_like(weight), torch.zeros_like(bias)),
-        "factor": (torch.zeros_like(weight), torch.ones_like(bias)),
+        "value": [part * (2 if "gate" in roles else 1) for part in attended["value"]],
     }
-    weight, bias = (torch.cat([rows[role][part] for role in mixer.in_proj_roles]) for part in (0, 1))
-    _copy(mixer.in_proj, weight, bias, "in_proj")
+    for role in rows:
+        if role in roles and len(rows[role][0]) != size * roles.count("value"):
+            raise ValueError(
+                f"the replaced attention has a {role} of {len(rows[role][0])} channels, the mixer one of "
+                f'{size * roles.count("value")}: they must agree, or take weights="random"'
+            )
+    zeros = weight.new_zeros(size, weight.shape[1]), bias.new_zeros(size)
+    starts: dict[str, Iterator[tuple[Tensor, Tensor]]] = {
+        "gate": repeat(zeros),
+        "factor": repeat((zeros[0], bias.new_ones(size))),
+        **{role: zip(weight.split(size), bias.split(size)) for role, (weight, bias) in rows.items()},
+    }
+    weights, biases = zip(*[next(starts[role]) for role in roles])
+    _copy(mixer.in_proj, torch.cat(weights), torch.cat(biases), "in_proj")
     if projections.output is not None:
         _copy(mixer.out_proj, *_weight_and_bias(attention.get_submodule(projections.output)), "out_proj")
 
@@ -153,7 +168,11 @@ def start_kernels(mixer: Any, attended: Tensor) -> None:
     Raises:
         ValueError: a mixer without such kernels, or heads that do not fit.
     """
-    conv = getattr(mixer, "conv", None)
+    conv = mixer
+    while hasattr(conv, "conv"):  # some layers have theirs inside
+        conv = conv.conv
+    if hasattr(mixer, "attention_heads"):  # there the second half of the heads is convolved
+        attended = attended[len(attended) // 2 :]
     if not isinstance(conv, (DynamicConv1d, LightweightConv1d)) or not conv.weight_softmax:
         raise ValueError("only kernels of a convolution with weight_softmax=True can start from the average attention")
     if isinstance(conv, DynamicConv1d) and conv.generator.bias is None:

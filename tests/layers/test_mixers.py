@@ -143,7 +143,16 @@ class TestParallelMixer:
 
 class TestRegistry:
     def test_names(self):
-        assert list(MIXERS) == ["lightweight_conv", "dynamic_conv", "self_attention", "parallel", "lightweight_conv_2d", "dynamic_conv_2d"]
+        assert list(MIXERS) == [
+            "lightweight_conv",
+            "dynamic_conv",
+            "self_attention",
+            "parallel",
+            "span_dynamic_conv",
+            "mixed_attention",
+            "lightweight_conv_2d",
+            "dynamic_conv_2d",
+        ]
         convolutions = [build_mixer(name, 6, 3, kernel_size=3).conv for name in ("lightweight_conv", "dynamic_conv")]
         assert [type(conv) for conv in convolutions] == [LightweightConv1d, DynamicConv1d]
         assert isinstance(build_mixer("self_attention", 6, 3), SelfAttention)
@@ -156,7 +165,7 @@ class TestRegistry:
         assert mixer(torch.zeros(2, 9, 6)).shape == (2, 9, 6)
 
     def test_unknown_name(self):
-        with pytest.raises(ValueError, match=r"mixer must be one of .*dynamic_conv.*parallel, got 'convolution'"):
+        with pytest.raises(ValueError, match=r"mixer must be one of .*dynamic_conv.*parallel.*, got 'convolution'"):
             build_mixer("convolution", 6, 3)
 
     @every_mixer

@@ -168,3 +168,40 @@ def test_kernels_that_cannot_start_so_raise_and_change_nothing(options, message)
 def test_calibration_without_batches_raises():
     with pytest.raises(ValueError, match="at least one batch"):
         swap_self_attention(bert(), calibration=[])
+
+
+def test_mixed_attention_takes_the_first_heads_to_attend_and_the_values_of_all():
+    model = bert()
+    attention = copy.deepcopy(attention_of(model)[0])
+    swap_self_attention(model, mixer="mixed_attention", kernel_size=3, layers=[0])
+    mixer = swapped_attention(model)[0].mixer
+    assert mixer.attention_heads == HEADS // 2
+    for kind in ("weight", "bias"):
+        query, key, value = (getattr(getattr(attention, name), kind) for name in ("query", "key", "value"))
+        expected = torch.cat([query[: WIDTH // 2], key[: WIDTH // 2], value])
+        torch.testing.assert_close(getattr(mixer.in_proj, kind), expected)
+    hidden = torch.randn(2, 9, WIDTH)
+    torch.testing.assert_close(mixer(hidden)[..., : WIDTH // 2], attention(hidden)[0][..., : WIDTH // 2])
+
+
+def test_kernels_of_mixed_attention_start_from_the_heads_that_it_convolves():
+    model = bert()
+    inputs = batch(9)
+    average = average_attention(model, attention_of(model), [inputs])[0]
+    swap_self_attention(model, mixer="mixed_attention", kernel_size=3, calibration=[inputs])
+    kernels = swapped_attention(model)[0].mixer.conv.conv.generator.bias.view(2, 3).softmax(-1)
+    expected = average[2:, 7:10]
+    torch.testing.assert_close(kernels.double(), expected / expected.sum(1, keepdim=True), atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("mixer", ["span_dynamic_conv", "dynamic_conv_2d", "lightweight_conv_2d"])
+def test_kernels_inside_a_layer_start_from_the_average_attention(mixer):
+    model = bert()
+    inputs = batch(9)
+    average = average_attention(model, attention_of(model), [inputs])[0]
+    swap_self_attention(model, mixer=mixer, kernel_size=3, calibration=[inputs])
+    conv = swapped_attention(model)[0].mixer.conv.conv
+    logits = conv.weight if mixer.startswith("lightweight") else conv.generator.bias.view(HEADS, 3)
+    expected = average[:, 7:10]
+    torch.testing.assert_close(logits.softmax(-1).double(), expected / expected.sum(1, keepdim=True),
+                               atol=1e-5, rtol=1e-3)  # fmt: skip
