@@ -4,6 +4,8 @@ Layers and functions need torch alone; ``import seqdyconv.models`` brings the Hu
 """
 
 from seqdyconv.functional import (
+    deformable_conv1d,
+    deformable_depthwise_conv1d,
     dynamic_conv1d,
     dynamic_conv1d_step,
     lightweight_conv1d,
@@ -11,6 +13,8 @@ from seqdyconv.functional import (
 )
 from seqdyconv.layers import (
     ConvMixer,
+    DeformableConv1d,
+    DeformableDepthwiseConv1d,
     DynamicConv1d,
     KernelAttentionConv1d,
     KernelAttentionConv2d,
@@ -31,6 +35,8 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "ConvMixer",
+    "DeformableConv1d",
+    "DeformableDepthwiseConv1d",
     "DynamicConv1d",
     "KernelAttentionConv1d",
     "KernelAttentionConv2d",
@@ -45,6 +51,8 @@ __all__ = [
     "TimeFeatureDynamicConv",
     "TimeFeatureLightweightConv",
     "build_mixer",
+    "deformable_conv1d",
+    "deformable_depthwise_conv1d",
     "dynamic_conv1d",
     "dynamic_conv1d_step",
     "lightweight_conv1d",

@@ -64,6 +64,8 @@ def test_importing_the_package_brings_torch_alone():
 def test_public_names():
     assert seqdyconv.__all__ == [
         "ConvMixer",
+        "DeformableConv1d",
+        "DeformableDepthwiseConv1d",
         "DynamicConv1d",
         "KernelAttentionConv1d",
         "KernelAttentionConv2d",
@@ -78,6 +80,8 @@ def test_public_names():
         "TimeFeatureDynamicConv",
         "TimeFeatureLightweightConv",
         "build_mixer",
+        "deformable_conv1d",
+        "deformable_depthwise_conv1d",
         "dynamic_conv1d",
         "dynamic_conv1d_step",
         "lightweight_conv1d",

@@ -6,5 +6,13 @@ from seqdyconv.functional.conv import (
     lightweight_conv1d,
     lightweight_conv1d_step,
 )
+from seqdyconv.functional.deformable import deformable_conv1d, deformable_depthwise_conv1d
 
-__all__ = ["dynamic_conv1d", "dynamic_conv1d_step", "lightweight_conv1d", "lightweight_conv1d_step"]
+__all__ = [
+    "deformable_conv1d",
+    "deformable_depthwise_conv1d",
+    "dynamic_conv1d",
+    "dynamic_conv1d_step",
+    "lightweight_conv1d",
+    "lightweight_conv1d_step",
+]

@@ -3,6 +3,7 @@
 from seqdyconv.layers.attention import SelfAttention
 from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
 from seqdyconv.layers.conv_mixer import ConvMixer
+from seqdyconv.layers.deformable import DeformableConv1d, DeformableDepthwiseConv1d
 from seqdyconv.layers.kernel_attention import KernelAttentionConv1d, KernelAttentionConv2d
 from seqdyconv.layers.mixed_conv import set_temperature
 from seqdyconv.layers.mixers import MIXERS, build_mixer
@@ -16,6 +17,8 @@ __all__ = [
     "MIXERS",
     "ConvMixer",
     "ConvSubsampling",
+    "DeformableConv1d",
+    "DeformableDepthwiseConv1d",
     "DynamicConv1d",
     "KernelAttentionConv1d",
     "KernelAttentionConv2d",

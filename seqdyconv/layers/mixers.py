@@ -15,6 +15,7 @@ from torch import nn
 from seqdyconv.layers.attention import SelfAttention
 from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
 from seqdyconv.layers.conv_mixer import conv_mixer
+from seqdyconv.layers.deformable import DeformableDepthwiseConv1d
 from seqdyconv.layers.parallel import ParallelMixer
 from seqdyconv.layers.span import MixedAttention, SpanDynamicConvMixer
 from seqdyconv.layers.time_feature import TimeFeatureDynamicConv, TimeFeatureLightweightConv
@@ -22,6 +23,7 @@ from seqdyconv.layers.time_feature import TimeFeatureDynamicConv, TimeFeatureLig
 MIXERS: dict[str, Callable[..., nn.Module]] = {
     "lightweight_conv": conv_mixer(LightweightConv1d),
     "dynamic_conv": conv_mixer(DynamicConv1d),
+    "deformable_conv": conv_mixer(DeformableDepthwiseConv1d),
     "self_attention": SelfAttention,
     "parallel": ParallelMixer,
     "span_dynamic_conv": SpanDynamicConvMixer,

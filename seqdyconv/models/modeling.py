@@ -25,7 +25,7 @@ from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from seqdyconv.layers import LightweightConv1d, build_mixer
+from seqdyconv.layers import DeformableDepthwiseConv1d, LightweightConv1d, build_mixer
 from seqdyconv.functional.packing import positions as packed_positions
 from seqdyconv.layers.attention import CrossAttention
 from seqdyconv.models.cache import cross_attention_memory, decoder_cache, keep_cross_attention_memory
@@ -290,10 +290,8 @@ class SeqDyConvPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, LightweightConv1d):
-            init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                init.zeros_(module.bias)
+        elif isinstance(module, (LightweightConv1d, DeformableDepthwiseConv1d)):
+            module.reset_parameters()  # after its children's: a predictor of offsets starts at zero
 
 
 class SeqDyConvModel(SeqDyConvPreTrainedModel):

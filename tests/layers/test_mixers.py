@@ -146,6 +146,7 @@ class TestRegistry:
         assert list(MIXERS) == [
             "lightweight_conv",
             "dynamic_conv",
+            "deformable_conv",
             "self_attention",
             "parallel",
             "span_dynamic_conv",
