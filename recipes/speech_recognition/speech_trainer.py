@@ -58,6 +58,8 @@ class SpeechTrainingArguments(TokenBatchArguments):
     } | {
         "max_tokens": "max_batch_seconds bounds the batches",
         "eval_max_tokens": "eval_max_batch_seconds bounds the batches",
+        "packing": "batches of sound are padded",
+        "mix_lengths": "batches of sound are padded",
         "label_smoothing_factor": "CTC has none",
         "remove_unused_columns": "the columns are known",
     }

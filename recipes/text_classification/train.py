@@ -70,6 +70,7 @@ from seqdyconv.training.checkpoints import (
     remove_incomplete_checkpoints,
     write_run_file,
 )
+from seqdyconv.training.packing import check_packing
 from seqdyconv.training.reports import plot_learning_curves, write_metrics, write_model_card
 from seqdyconv.training.runs import is_finished, train_or_load
 
@@ -105,7 +106,7 @@ def run(
 ) -> None:
     started = time.perf_counter()
     disable_progress_bar()  # That of saving weights; the bar of the training stays.
-    check_together(model_args, swap_args, distil_args)
+    check_together(model_args, swap_args, distil_args, args)
     arguments = resolved_arguments(model_args, swap_args, distil_args, data_args, args)
     output_dir = Path(args.output_dir)
     first = args.process_index == 0
@@ -131,6 +132,8 @@ def run(
         data = tokenize(texts, tokenizer, data_args)
         set_seed(args.seed)
         model = build_model(model_args, tokenizer, labels, pairs="token_type_ids" in data["train"].column_names)
+        if args.packing:
+            check_packing(model)
         check_swap(model, tokenizer, data, swap_args, args)
         teacher = make_teacher(model, model_args, distil_args)
         if first and checkpoint is None:
@@ -186,8 +189,15 @@ def run(
     print_summary(metrics, examples, output_dir)
 
 
-def check_together(model_args: ModelArguments, swap_args: SwapArguments, distil_args: DistillationArguments) -> None:
+def check_together(
+    model_args: ModelArguments,
+    swap_args: SwapArguments,
+    distil_args: DistillationArguments,
+    args: ClassificationTrainingArguments,
+) -> None:
     """Refuse what can't be before the data are read."""
+    if args.packing and (swap_args.swap_mixer is not None or distil_args.used):
+        raise ModelError("packing is for models of seqdyconv, without swap_mixer and distillation")
     if model_args.model_name_or_path is None:
         build_config(model_args)
         if swap_args.swap_mixer is not None:

@@ -42,6 +42,7 @@ from seqdyconv.training.checkpoints import (
     write_run_file,
 )
 from seqdyconv.training.decoding import DecodingArguments
+from seqdyconv.training.packing import check_packing
 from seqdyconv.training.reports import plot_learning_curves, write_lines, write_metrics, write_model_card
 from seqdyconv.training.runs import train_or_load
 from seqdyconv.training.trainer import TokenBatchTrainer, TokenBatchTrainingArguments
@@ -118,6 +119,8 @@ def run(
         data = tokenize(DatasetDict({name: texts[name] for name in texts if name != "test"}), tokenizer, data_args)
         set_seed(args.seed)
         model = build_model(model_args, tokenizer)
+        if args.packing:
+            check_packing(model)
         if first and checkpoint is None:
             write_run_file(output_dir, arguments)
             tokenizer.save_pretrained(output_dir)

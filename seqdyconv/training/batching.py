@@ -1,5 +1,6 @@
 """Batches of similar lengths that hold a bounded number of tokens."""
 
+import bisect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,6 +26,10 @@ class TokenBatchSampler(Sampler[list[int]]):
         max_tokens: The bound, for one process: several processes make one batch each per step.
         seed: Seed of the order.
         shuffle: False gives the batches from short to long, the same ones in every epoch.
+        mix_lengths: Batches of examples of all lengths, for packed rows: a batch counts the tokens of its examples (the
+            longer side of each), without padding. Each gets one example of every stretch of the lengths in order, so
+            that all batches have about as many examples and tokens; examples of more than half of `max_tokens` are
+            batches of their own.
 
     Raises:
         ValueError: `max_tokens` is below 1, or `lengths` is empty, of another shape, or has a length below 1.
@@ -44,6 +49,7 @@ class TokenBatchSampler(Sampler[list[int]]):
         max_tokens: int,
         seed: int = 0,
         shuffle: bool = True,
+        mix_lengths: bool = False,
     ) -> None:
         table = np.asarray(lengths, dtype=np.int64)
         if table.ndim == 1:
@@ -59,14 +65,20 @@ class TokenBatchSampler(Sampler[list[int]]):
         self.epoch = 0
         self._longer = table.max(axis=1)
         self._shorter = table.min(axis=1)
-        self._starts = _batch_starts(np.sort(self._longer), max_tokens)
+        self.mix_lengths = mix_lengths
+        if mix_lengths:
+            # One example that hardly leaves room for others would make all batches as small.
+            self._alone = np.flatnonzero(2 * self._longer > max_tokens)
+            self._mixed = _number_of_mixed_batches(self._longer[2 * self._longer <= max_tokens], max_tokens)
+        else:
+            self._starts = _batch_starts(np.sort(self._longer), max_tokens)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration gives."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self._alone) + self._mixed if self.mix_lengths else len(self._starts)
 
     def __iter__(self) -> Iterator[list[int]]:
         # Sorting by the longer side first keeps the sorted lengths, and with them the bounds of the batches, the same
@@ -74,9 +86,29 @@ class TokenBatchSampler(Sampler[list[int]]):
         rng = np.random.default_rng((self.seed, self.epoch))
         noise = rng.uniform(-2, 2, len(self._longer)) if self.shuffle else 0
         order = np.lexsort((self._shorter + noise, self._longer))
-        batches = np.split(order, self._starts[1:])
+        batches = self._mix(order, rng) if self.mix_lengths else np.split(order, self._starts[1:])
         for index in rng.permutation(len(batches)) if self.shuffle else range(len(batches)):
             yield batches[index].tolist()
+
+    def _mix(self, order: npt.NDArray[np.int64], rng: np.random.Generator) -> list[npt.NDArray[np.int64]]:
+        """Batches of all lengths; `order` is from short to long."""
+        dealt = order[: len(order) - len(self._alone)][::-1]
+        rounds = [dealt[start : start + self._mixed] for start in range(0, len(dealt), self._mixed or 1)]
+        batches: list[list[int]] = [[] for _ in range(self._mixed)]
+        for examples in rounds:
+            places = rng.permutation(self._mixed) if self.shuffle else range(self._mixed)
+            for example, place in zip(examples, places):
+                batches[place].append(example)
+        return [np.array(batch) for batch in [*batches, *self._alone[:, None]]]
+
+
+def _number_of_mixed_batches(lengths: npt.NDArray[np.int64], max_tokens: int) -> int:
+    """The least n with at most `max_tokens` in each batch, when every one gets one of each n next longest examples."""
+    descending = np.sort(lengths)[::-1]
+    # No batch has more than the longest example of every n.
+    return bisect.bisect_left(
+        range(len(lengths)), -max_tokens, lo=min(1, len(lengths)), key=lambda n: -int(descending[::n].sum())
+    )
 
 
 def _batch_starts(lengths: npt.NDArray[np.int64], max_tokens: int) -> list[int]:

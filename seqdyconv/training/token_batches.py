@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from seqdyconv.training.batching import SetEpochCallback, TokenBatchSampler
+from seqdyconv.training.packing import PackingCollator, check_packing
 
 IGNORED_LABEL = -100
 
@@ -32,6 +33,17 @@ class TokenBatchArguments(TrainingArguments):
         metadata={"help": "Bound of a training batch per process: examples * longest one, padding included."},
     )
     eval_max_tokens: int | None = field(default=None, metadata={"help": "The same for evaluation; None is max_tokens."})
+    packing: bool = field(
+        default=False,
+        metadata={"help": "A training batch is one row of its examples, one behind the other, without padding."},
+    )
+    mix_lengths: bool = field(
+        default=False,
+        metadata={
+            "help": "With packing: batches of examples of all lengths, not of similar ones; max_tokens then bounds "
+            "their tokens."
+        },
+    )
     average_checkpoints: int = field(
         default=0, metadata={"help": "The final model is the average of the last n checkpoints; 0 and 1 mean the last."}
     )
@@ -90,9 +102,15 @@ class TokenBatchArguments(TrainingArguments):
             )
         if self.early_stopping_patience and self.metric_for_best_model is None:
             raise ValueError("early_stopping_patience needs metric_for_best_model, such as loss")
+        if self.mix_lengths and not self.packing:
+            raise ValueError("mix_lengths needs packing: in padded batches it would be mostly padding")
         if not torch.accelerator.is_available():
             self.use_cpu = True  # The Trainer refuses bf16 on a machine without a GPU unless this is said.
         super().__post_init__()
+        if self.packing and self.n_gpu > 1:
+            raise ValueError(
+                "packing can't split a row over the GPUs of one process: start one process each, by torchrun"
+            )
 
 
 class TokenBatches(Trainer):
@@ -114,12 +132,16 @@ class TokenBatches(Trainer):
         """Labels of all processes, target tokens or classes, that this call of train() has trained on."""
         self.evaluation_seconds = 0.0
         self.add_callback(SetEpochCallback())
+        if self.args.packing:
+            check_packing(self.model)
+        self.train_collator: Any = PackingCollator(self.model) if self.args.packing else self.data_collator
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Training batches from :class:`TokenBatchSampler`, sharded over processes by accelerate."""
         lengths = example_lengths(self.train_dataset, self.length_columns)
-        sampler = TokenBatchSampler(lengths, self.args.max_tokens, seed=self.args.data_seed or self.args.seed)
-        return self.accelerator.prepare(self._dataloader(self.train_dataset, sampler))
+        seed = self.args.data_seed or self.args.seed
+        sampler = TokenBatchSampler(lengths, self.args.max_tokens, seed, mix_lengths=self.args.mix_lengths)
+        return self.accelerator.prepare(self._dataloader(self.train_dataset, sampler, self.train_collator))
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The batches of one step and their number of labels, which is also added up."""
@@ -137,12 +159,12 @@ class TokenBatches(Trainer):
         bound = self.args.eval_max_tokens or self.args.max_tokens
         return list(TokenBatchSampler(example_lengths(dataset, self.length_columns), bound, shuffle=False))
 
-    def _dataloader(self, dataset: Any, batch_sampler: Any) -> DataLoader[Any]:
+    def _dataloader(self, dataset: Any, batch_sampler: Any, collator: Any = None) -> DataLoader[Any]:
         workers = self.args.dataloader_num_workers
         return DataLoader(
             self._remove_unused_columns(dataset),
             batch_sampler=batch_sampler,
-            collate_fn=self.data_collator,
+            collate_fn=collator or self.data_collator,
             num_workers=workers,
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
             persistent_workers=workers > 0 and self.args.dataloader_persistent_workers,

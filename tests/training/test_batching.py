@@ -57,6 +57,42 @@ def test_the_order_depends_on_seed_and_epoch_only():
     assert {frozenset(batch) for batch in batches(1, 2)} != {frozenset(batch) for batch in batches(1, 3)}
 
 
+class TestMixedLengths:
+    @pytest.mark.parametrize("sides", [1, 2])
+    @pytest.mark.parametrize("shuffle", [True, False])
+    @pytest.mark.parametrize("max_tokens", [1, 50, 400, 10**6])
+    def test_every_example_comes_once_and_batches_keep_the_bound_without_padding(self, sides, shuffle, max_tokens):
+        lengths = random_lengths(sides=sides)
+        sampler = TokenBatchSampler(lengths, max_tokens, shuffle=shuffle, mix_lengths=True)
+        batches = list(sampler)
+        assert len(batches) == len(sampler)
+        assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+        for batch in batches:
+            assert len(batch) == 1 or lengths[batch].reshape(len(batch), -1).max(axis=1).sum() <= max_tokens
+
+    def test_batches_are_full_and_alike(self):
+        lengths = random_lengths(5000, sides=1)
+        batches = list(TokenBatchSampler(lengths, 2000, mix_lengths=True))
+        assert min(lengths[batch].sum() for batch in batches) >= 2000 - 2 * lengths.max()
+        assert max(map(len, batches)) - min(map(len, batches)) <= 1
+        assert np.std([lengths[batch].std() for batch in batches]) < 0.1 * lengths.std()
+
+    def test_one_long_example_does_not_make_all_batches_small(self):
+        lengths = [10] * 100 + [99]
+        assert sorted(map(len, TokenBatchSampler(lengths, 100, mix_lengths=True))) == [1] + [10] * 10
+
+    def test_the_order_depends_on_seed_and_epoch_only(self):
+        def batches(seed, epoch):
+            sampler = TokenBatchSampler(random_lengths(), 300, seed=seed, mix_lengths=True)
+            sampler.set_epoch(epoch)
+            return list(sampler)
+
+        assert batches(1, 2) == batches(1, 2)
+        assert batches(1, 2) != batches(2, 2)
+        assert {frozenset(batch) for batch in batches(1, 2)} != {frozenset(batch) for batch in batches(1, 3)}
+        assert len({len(batches(1, epoch)) for epoch in range(5)}) == 1
+
+
 def test_without_shuffling_batches_go_from_short_to_long():
     lengths = random_lengths(sides=1)
     maxima = [lengths[batch].max() for batch in TokenBatchSampler(lengths, 300, shuffle=False)]

@@ -58,6 +58,7 @@ class TestArguments:
             ({"label_smoothing_factor": 1.0}, r"label_smoothing_factor must be in \[0, 1\), got 1.0"),
             ({"average_checkpoints": -1}, "average_checkpoints must be at least 0, got -1"),
             ({"early_stopping_patience": 2}, "early_stopping_patience needs metric_for_best_model"),
+            ({"mix_lengths": True}, "mix_lengths needs packing"),
             ({"average_checkpoints": 2, "load_best_model_at_end": True}, "exclude each other"),
             ({"average_checkpoints": 3, "save_total_limit": 2}, r"= 3, got 2$"),
         ],
