@@ -246,7 +246,10 @@ def _convolve(
 
 
 def _fastest(input: Tensor, weight: Tensor) -> str:
-    if weight.shape[-1] <= 2:  # measured (benchmarks/ops.py): for one or two taps the loop is the faster one
+    # Measured (benchmarks/ops.py): for few taps the loop is the faster one. With one kernel at all steps and channels
+    # to share it, a block is a good matrix product already for three.
+    shared = weight.dim() == 2 and weight.shape[0] < input.shape[-1]
+    if weight.shape[-1] <= (2 if shared else 7):
         return "reference"
     if torch.compiler.is_exporting() and any(isinstance(size, torch.SymInt) for size in input.shape[:2]):
         return "reference"  # blocks would tie the exported graph to some lengths
