@@ -1,17 +1,20 @@
-"""Put the layers of this package into other people's Hugging Face encoders, train, save and load the result."""
+"""Put the layers of this package into other people's Hugging Face models, train, save and load the result."""
 
 from seqdyconv.swap.distillation import DistillationTrainer, hidden_state_loss, train_mixers_only
 from seqdyconv.swap.families import FAMILIES
 from seqdyconv.swap.loading import load_swapped
 from seqdyconv.swap.replacement import SwappedAttention
 from seqdyconv.swap.selection import Selection, choose_layers
+from seqdyconv.swap.short_convs import ShortConvProjection, add_short_conv
 from seqdyconv.swap.swapping import attention_modules, select_layers, swap_self_attention, swapped_attention
 
 __all__ = [
     "FAMILIES",
     "DistillationTrainer",
     "Selection",
+    "ShortConvProjection",
     "SwappedAttention",
+    "add_short_conv",
     "attention_modules",
     "choose_layers",
     "hidden_state_loss",

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from seqdyconv.layers import MIXERS
 from seqdyconv.swap.families import FAMILIES, UNKNOWN
+from seqdyconv.swap.short_convs import PLACES, put_in_short_convs, short_conv_option_names
 from seqdyconv.swap.swapping import (
     build_replacements,
     find_family,
@@ -33,7 +34,7 @@ _MOST = {"layer": 1000, "group": 1000, "num_labels": 10**6, "position": 10**7, "
 
 
 def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **options: Any) -> Any:
-    """Load what ``save_pretrained`` of a swapped model wrote.
+    """Load what ``save_pretrained`` of a model wrote whose attention was swapped, or got short convolutions.
 
     Weights are looked for in safetensors alone, and no code from the folder runs.
 
@@ -157,20 +158,48 @@ class _Swap:
     """What ``config.seqdyconv`` says, checked as far as that goes without the model."""
 
     path: str
-    family: str
+    family: str | None  # None: short convolutions were added
     pattern: str | None
     results: int | None
     entries: dict[int, dict[str, Any]]
 
 
 def _read(saved: Any, path: Any) -> _Swap:
-    """The swap that a configuration describes; ValueError for what :func:`swap_self_attention` would not write."""
+    """What a configuration describes; ValueError for what neither a swap nor :func:`add_short_conv` would write."""
 
     def check(fine: bool, what: str) -> None:
         if not fine:
             raise ValueError(f"{path}: seqdyconv in config.json is damaged: {what}")
 
+    def read_layers(layers: Any, allowed: Callable[[str, dict[str, Any]], set[str]]) -> dict[int, dict[str, Any]]:
+        check(isinstance(layers, dict) and bool(layers), f"layers is {layers!r}")
+        for number, entry in layers.items():
+            check(number.isdecimal() and len(number) < 9 and isinstance(entry, dict), f"layer {number!r} is {entry!r}")
+            check(not set(entry) - allowed(number, entry), f"layer {number} has the options {', '.join(entry)}")
+            check("num_heads" in entry, f"layer {number} has no num_heads")
+            for name, value in entry.items():
+                plain = name in ("mixer", "on") or isinstance(value, (bool, int, float, type(None)))
+                check(plain, f"layer {number} has {name}={value!r}")
+        return {int(number): entry for number, entry in layers.items()}
+
+    def of_short_conv(number: str, entry: dict[str, Any]) -> set[str]:
+        on = entry.get("on")
+        check(on in PLACES, f"layer {number} has short convolutions on {on!r}")
+        check("kernel_size" in entry, f"layer {number} has no kernel_size")
+        return {"on", *short_conv_option_names()}
+
+    def of_mixer(number: str, entry: dict[str, Any]) -> set[str]:
+        mixer = entry.get("mixer")
+        check(
+            isinstance(mixer, str) and mixer in MIXERS,
+            f"layer {number} has the mixer {mixer!r}, not one of {', '.join(MIXERS)}",
+        )
+        return {"mixer", "num_heads", *mixer_option_names(str(mixer))}
+
     check(isinstance(saved, dict), f"not a mapping, but {type(saved).__name__}")
+    if "short_convs" in saved:
+        check(len(saved) == 1, f"has the keys {', '.join(map(str, saved))}")
+        return _Swap(str(path), None, None, None, read_layers(saved["short_convs"], of_short_conv))
     check(not set(saved) - {"family", "pattern", "results", "layers"}, f"has the keys {', '.join(map(str, saved))}")
     families = [family.name for family in (*FAMILIES, UNKNOWN)]
     check(saved.get("family") in families, f"family is {saved.get('family')!r}, not one of {', '.join(families)}")
@@ -178,28 +207,14 @@ def _read(saved: Any, path: Any) -> _Swap:
     check(pattern is None or isinstance(pattern, str), f"pattern is {pattern!r}")
     check((saved["family"] == UNKNOWN.name) == (results is not None), f"results is {results!r}")
     check(results is None or (type(results) is int and -1 <= results <= 9), f"results is {results!r}")
-    layers = saved.get("layers")
-    check(isinstance(layers, dict) and bool(layers), f"layers is {layers!r}")
-    entries = {}
-    for number, entry in layers.items():
-        check(number.isdecimal() and len(number) < 9 and isinstance(entry, dict), f"layer {number!r} is {entry!r}")
-        mixer = entry.get("mixer")
-        check(
-            isinstance(mixer, str) and mixer in MIXERS,
-            f"layer {number} has the mixer {mixer!r}, not one of {', '.join(MIXERS)}",
-        )
-        allowed = {"mixer", "num_heads", *mixer_option_names(mixer)}
-        check(not set(entry) - allowed, f"layer {number} has the options {', '.join(entry)}")
-        check("num_heads" in entry, f"layer {number} has no num_heads")
-        for name, value in entry.items():
-            plain = name == "mixer" or isinstance(value, (bool, int, float, type(None)))
-            check(plain, f"layer {number} has {name}={value!r}")
-        entries[int(number)] = entry
-    return _Swap(str(path), saved["family"], pattern, results, entries)
+    return _Swap(str(path), saved["family"], pattern, results, read_layers(saved.get("layers"), of_mixer))
 
 
 def _restore(model: PreTrainedModel, swap: _Swap) -> None:
-    """Swap what the configuration of ``model`` says is swapped."""
+    """Do to ``model`` what its configuration says was done."""
+    if swap.family is None:
+        put_in_short_convs(model, swap.entries)
+        return
     family = find_family(model, swap.pattern)
     if family.name != swap.family:
         raise ValueError(
@@ -244,14 +259,18 @@ def _is_model_of(wanted: Any, config: PreTrainedConfig) -> bool:
     )
 
 
+def _is_ours(name: str) -> bool:
+    return ".mixer." in name or ".short_conv." in name
+
+
 def _check_keys(model: Any, info: Mapping[str, Any], path: Any, *, head_may_be_new: bool) -> None:
     """Raise ValueError if weights are missing or left over, other than those of a head."""
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    mismatched = sorted(name for name, *_ in info["mismatched_keys"] if ".mixer." in name)
+    mismatched = sorted(name for name, *_ in info["mismatched_keys"] if _is_ours(name))
     if head_may_be_new:
         prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
         missing = [name for name in missing if name.startswith(prefix) and "pooler." not in name]
-        unexpected = [name for name in unexpected if ".mixer." in name]
+        unexpected = [name for name in unexpected if _is_ours(name)]
     for names, what in ((missing, "lacks weights of the model"), (unexpected, "has weights that the model lacks"),
                         (mismatched, "has weights of other shapes than the swap")):  # fmt: skip
         if names:

@@ -1,0 +1,510 @@
+"""Short convolutions in decoders of transformers: what they start as, generation with a cache, and the way to disk."""
+
+import copy
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, DynamicCache, StaticCache, Trainer, TrainingArguments
+
+from seqdyconv import ShortConv1d
+from seqdyconv.swap import ShortConvProjection, add_short_conv, load_swapped, swap_self_attention
+from seqdyconv.swap.short_convs import DECODERS, ShortConvStates
+from tests.helpers import assert_close
+
+transformers.utils.logging.disable_progress_bar()
+
+SIZES = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+         "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+SETTINGS = {
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 16},
+    "qwen3_moe": EXPERTS,
+    "mistral": {"sliding_window": 6},
+}
+IDS = torch.randint(3, 40, (2, 12), generator=torch.Generator().manual_seed(3))
+LEFT = torch.tensor([[0] * 3 + [1] * 9, [1] * 12])
+RIGHT = LEFT.flip(1)
+
+
+def decoder(model_type="llama", **settings):
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(model_type, **{**SIZES, **SETTINGS.get(model_type, {}), **settings})
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def trained(model_type="llama", settings=None, **options):
+    """A model whose convolutions do something."""
+    model = add_short_conv(decoder(model_type, **(settings or {})), **options)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".short_conv." in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
+    return model
+
+
+def without_cache(model, ids, mask=None, **options):
+    return model.generate(ids, attention_mask=mask, use_cache=False, max_new_tokens=8, pad_token_id=0, **options)
+
+
+def with_cache(model, ids, mask=None, **options):
+    return model.generate(ids, attention_mask=mask, max_new_tokens=8, pad_token_id=0, **options)
+
+
+def assert_refused(model, match, *args, **options):
+    before = {name: id(module) for name, module in model.named_modules()}, copy.deepcopy(model.config.to_dict())
+    hooks = [len(module._forward_pre_hooks) for module in model.modules()]
+    with pytest.raises(ValueError, match=match):
+        add_short_conv(model, *args, **options)
+    assert before == ({name: id(module) for name, module in model.named_modules()}, model.config.to_dict())
+    assert hooks == [len(module._forward_pre_hooks) for module in model.modules()]
+
+
+OPTIONS = {
+    "headwise": {},
+    "low rank": {"rank": 3, "generator_bias": True},
+    "static": {"dynamic_kernel": False, "static_kernel": True},
+    "Jet on values": {"on": ["v"], "generator_reduction": 8, "static_kernel": True, "silu": True, "num_heads": 16},
+    "wide kernel, one layer": {"kernel_size": 9, "layers": [1], "on": "kq"},
+    "one tap": {"kernel_size": 1},
+}
+every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+
+
+class TestStart:
+    @pytest.mark.parametrize("model_type", DECODERS)
+    def test_outputs_are_those_of_the_model(self, model_type):
+        model = decoder(model_type)
+        expected = model(IDS, attention_mask=LEFT).logits
+        names = {name for name, _ in model.named_parameters()}
+        assert add_short_conv(model, rank=3, static_kernel=True) is model
+        assert torch.equal(model(IDS, attention_mask=LEFT).logits[LEFT > 0], expected[LEFT > 0])
+        new = {name for name, _ in model.named_parameters()} - names
+        assert all(".short_conv." in name or name.endswith("_proj.linear.weight") or "_proj.linear.bias" in name
+                   for name in new)  # fmt: skip
+
+    @every_option
+    def test_the_convolution_is_as_asked(self, options):
+        model = add_short_conv(decoder(), **options)
+        found = {name: module for name, module in model.named_modules() if isinstance(module, ShortConvProjection)}
+        on, layers = options.get("on", "qkv"), options.get("layers", [0, 1])
+        assert set(found) == {f"model.layers.{layer}.self_attn.{role}_proj" for layer in layers for role in on}
+        conv = found[f"model.layers.1.self_attn.{on[0]}_proj"].short_conv
+        assert isinstance(conv, ShortConv1d)
+        assert (conv.kernel_size, conv.rank) == (options.get("kernel_size", 4), options.get("rank"))
+        assert conv.query_dim == (32 if options.get("dynamic_kernel", True) else None)
+
+    def test_heads_are_those_of_the_attention(self):
+        attention = add_short_conv(decoder()).model.layers[0].self_attn
+        heads = [getattr(attention, name).short_conv.num_heads for name in ("q_proj", "k_proj", "v_proj")]
+        assert heads == [4, 2, 2]
+
+    def test_dtype_and_mode_are_those_of_the_model(self):
+        model = add_short_conv(decoder().double().train())
+        assert {value.dtype for value in model.state_dict().values()} == {torch.float64}
+        assert all(module.training for module in model.modules())
+
+
+class TestForward:
+    @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+    @pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen3"])
+    @every_option
+    def test_real_steps_do_not_depend_on_padding(self, model_type, implementation, options):
+        model = trained(model_type, {"attn_implementation": implementation}, **options)
+        positions = (LEFT.cumsum(1) - 1).clamp(min=0)
+        alone = model(IDS[:1, 3:]).logits[0]
+        left = model(IDS, attention_mask=LEFT, position_ids=positions).logits[0, 3:]
+        right = model(IDS.roll(-3, 1), attention_mask=RIGHT).logits[0, :9]
+        assert_close(left, alone, 1e-5)
+        assert_close(right, alone, 1e-5)
+
+    def test_does_something(self):
+        assert not torch.allclose(trained()(IDS).logits, decoder()(IDS).logits, atol=1e-2)
+
+    def test_is_causal(self):
+        model, changed = trained(), IDS.clone()
+        changed[:, 7:] = 5
+        assert_close(model(changed).logits[:, :7], model(IDS).logits[:, :7], 1e-5)
+
+    def test_reads_the_projection_and_the_hidden_states(self):
+        projection = trained().model.layers[0].self_attn.v_proj
+        hidden = torch.randn(2, 9, 32)
+        assert torch.equal(projection(hidden), projection.short_conv(projection.linear(hidden), query=hidden))
+
+    def test_packed_sequences_are_refused(self):
+        model, ends = trained(), torch.tensor([0, 5, 12], dtype=torch.int32)
+        with pytest.raises(ValueError, match="can't tell packed sequences apart"):
+            model(IDS[:1], cu_seq_lens_q=ends, cu_seq_lens_k=ends, max_length_q=7, max_length_k=7)
+        assert model.model.layers[0].self_attn.v_proj.call == (None, None)
+
+    def test_nothing_of_a_call_stays(self):
+        model = trained()
+        model(IDS, attention_mask=LEFT, use_cache=True)
+        assert model.model.layers[0].self_attn.q_proj.call == (None, None)
+
+
+class TestGeneration:
+    """With a cache the same tokens come out as without."""
+
+    @pytest.mark.parametrize("mask", [None, LEFT], ids=["no padding", "left padding"])
+    @pytest.mark.parametrize("model_type", DECODERS)
+    def test_greedy(self, model_type, mask):
+        model = trained(model_type)
+        assert torch.equal(with_cache(model, IDS, mask), without_cache(model, IDS, mask))
+
+    @every_option
+    def test_options(self, options):
+        model = trained(**options)
+        assert torch.equal(with_cache(model, IDS, LEFT), without_cache(model, IDS, LEFT))
+
+    @pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen3"])
+    @pytest.mark.parametrize(
+        "options",
+        [{"do_sample": True}, {"num_beams": 4}, {"num_beams": 4, "num_return_sequences": 3},
+         {"num_beams": 2, "do_sample": True}],
+        ids=str,
+    )  # fmt: skip
+    def test_sampling_and_beams(self, model_type, options):
+        model = trained(model_type)
+        results = []
+        for generate in (with_cache, without_cache):
+            torch.manual_seed(0)
+            results.append(generate(model, IDS, LEFT, **options))
+        assert torch.equal(*results)
+
+    @pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2"])
+    def test_static_cache(self, model_type):
+        model = trained(model_type)
+        expected = without_cache(model, IDS, LEFT)
+        for _ in range(2):
+            assert torch.equal(with_cache(model, IDS, LEFT, cache_implementation="static"), expected)
+
+    @pytest.mark.parametrize("model_type", ["llama", "mistral"])
+    def test_assisted_decoding_takes_steps_back(self, model_type):
+        model, assistant = trained(model_type), decoder(model_type)
+        expected = without_cache(model, IDS[:1])
+        assert torch.equal(with_cache(model, IDS[:1], assistant_model=assistant), expected)
+        assert torch.equal(with_cache(model, IDS[:1], prompt_lookup_num_tokens=3), expected)
+
+    def test_prefill_in_chunks(self):
+        model = trained()
+        assert torch.equal(with_cache(model, IDS, LEFT, prefill_chunk_size=5), without_cache(model, IDS, LEFT))
+
+
+class TestCache:
+    @pytest.mark.parametrize("mask", [torch.ones_like(IDS), LEFT], ids=["no padding", "left padding"])
+    @pytest.mark.parametrize("chunks", [[1] * 12, [5, 1, 6], [2, 3, 7]], ids=str)
+    @pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+    @pytest.mark.parametrize("kind", ["dynamic", "lazy", "static"])
+    @pytest.mark.parametrize("model_type", ["llama", "mistral"])
+    def test_any_chunking_gives_the_full_forward(self, model_type, kind, implementation, chunks, mask):
+        model = trained(model_type, {"attn_implementation": implementation})
+        if kind == "lazy" and model_type == "mistral":
+            pytest.skip("without its configuration a cache has no sliding windows")
+        cache = {"dynamic": lambda: DynamicCache(config=model.config), "lazy": DynamicCache,
+                 "static": lambda: StaticCache(config=model.config, max_cache_len=20)}[kind]()  # fmt: skip
+        outputs, seen = [], 0
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        for chunk in IDS.split(chunks, dim=1):
+            seen += chunk.shape[1]
+            part = slice(seen - chunk.shape[1], seen)
+            outputs.append(
+                model(chunk, attention_mask=mask[:, :seen], position_ids=positions[:, part], cache=cache).logits
+            )
+        assert int(cache.get_seq_length()) == 12
+        expected = model(IDS, attention_mask=mask, position_ids=positions).logits
+        assert_close(torch.cat(outputs, dim=1)[mask > 0], expected[mask > 0], 1e-5)
+
+    def test_right_padded_prefill_goes_on_from_the_last_real_steps(self):
+        model, cache = trained(), DynamicCache()
+        rows = [IDS[0, :9], IDS[1]]
+        model(torch.stack([torch.cat([rows[0], IDS.new_zeros(3)]), rows[1]]), attention_mask=RIGHT, cache=cache)
+        mask = torch.cat([RIGHT, torch.ones(2, 1, dtype=torch.long)], dim=1)
+        last = torch.tensor([[5], [6]])
+        output = model(last, attention_mask=mask, position_ids=torch.tensor([[9], [12]]), cache=cache).logits
+        for row, token, logits in zip(rows, last, output):
+            assert_close(logits, model(torch.cat([row, token])[None]).logits[0, -1:], 1e-5)
+
+    def prefilled(self, model, ids=IDS):
+        cache = DynamicCache(config=model.config)
+        model(ids, cache=cache)
+        return cache
+
+    def next_logits(self, model, cache):
+        batch = cache.layers[0].keys.shape[0]
+        return model(torch.full((batch, 1), 7), cache=cache).logits[:, 0]
+
+    def test_is_reordered(self):
+        model, order = trained(), torch.tensor([1, 1, 0])
+        cache = self.prefilled(model)
+        cache.reorder_cache(order)
+        assert_close(self.next_logits(model, cache), self.next_logits(model, self.prefilled(model))[order], 1e-5)
+
+    @torch.no_grad()
+    def test_is_repeated_and_selected(self):
+        model = trained()
+        cache, expected = self.prefilled(model), self.next_logits(model, self.prefilled(model))
+        cache.batch_repeat_interleave(2)
+        assert_close(self.next_logits(model, copy.deepcopy(cache)), expected[[0, 0, 1, 1]], 1e-5)
+        cache.batch_select_indices(torch.tensor([3, 0]))
+        assert_close(self.next_logits(model, cache), expected[[1, 0]], 1e-5)
+
+    @pytest.mark.parametrize("kind", ["dynamic", "static"])
+    def test_is_reset(self, kind):
+        model = trained()
+        cache = DynamicCache() if kind == "dynamic" else StaticCache(config=model.config, max_cache_len=20)
+        first = model(IDS, cache=cache).logits
+        cache.reset()
+        assert_close(model(IDS, cache=cache).logits, first, 1e-5)
+
+    @pytest.mark.parametrize("steps", [0, 1, 4, 6])
+    def test_is_cropped(self, steps):
+        model = trained()
+        cache = self.prefilled(model, IDS[:, :6])
+        cache.activate_past_recording()
+        model(IDS[:, 6:], cache=cache)
+        cache.crop(-steps)
+        expected = self.next_logits(model, self.prefilled(model, IDS[:, : 12 - steps]))
+        assert_close(self.next_logits(model, cache), expected, 1e-5)
+
+    def test_a_part_of_the_last_call_is_taken_back_unasked(self):
+        model = trained()
+        cache = self.prefilled(model)
+        cache.crop(-5)
+        assert_close(self.next_logits(model, cache), self.next_logits(model, self.prefilled(model, IDS[:, :7])), 1e-5)
+
+    def test_is_not_cropped_beyond_what_it_remembers(self):
+        model = trained()
+        cache = self.prefilled(model)
+        self.next_logits(model, cache)
+        with pytest.raises(RuntimeError, match=r"don't remember .* 2 steps back: call .* activate_past_recording\(\)"):
+            cache.crop(-2)
+        with pytest.raises(RuntimeError, match="minus a number, got 3"):
+            cache.layers[-1].crop(3)
+
+    def test_of_a_model_without_the_convolutions_is_refused(self):
+        cache = self.prefilled(decoder())
+        with pytest.raises(ValueError, match="holds 12 steps, but not the states"):
+            trained()(IDS, cache=cache)
+
+    def test_of_another_kind_is_refused(self):
+        cache = transformers.EncoderDecoderCache(DynamicCache(), DynamicCache())
+        with pytest.raises(ValueError, match="a Cache of layers, got EncoderDecoderCache"):
+            trained()(IDS, cache=cache)
+
+    def test_does_not_grow(self):
+        model = trained()
+        cache = self.prefilled(model, torch.randint(3, 40, (2, 100)))
+        states = cache.layers[-1]
+        assert isinstance(states, ShortConvStates) and len(states.inputs) == 6
+        assert {tuple(inputs.shape) for inputs in states.inputs.values()} == {(2, 67, 32), (2, 67, 16)}
+        self.next_logits(model, cache)
+        assert {tuple(inputs.shape) for inputs in states.inputs.values()} == {(2, 4, 32), (2, 4, 16)}
+        assert all(inputs.untyped_storage().nbytes() == inputs.numel() * 4 for inputs in states.inputs.values())
+
+    @torch.no_grad()
+    def test_a_static_one_stays_where_it_is(self):
+        model = trained()
+        cache = StaticCache(config=model.config, max_cache_len=20)
+        model(IDS, cache=cache)
+        before = {key: inputs.data_ptr() for key, inputs in cache.layers[-1].inputs.items()}
+        model(IDS[:, :1], cache=cache)
+        cache.reset()
+        assert before == {key: inputs.data_ptr() for key, inputs in cache.layers[-1].inputs.items()}
+
+
+class TestTraining:
+    @every_option
+    def test_gradients_reach_every_new_parameter(self, options):
+        model = trained(**options).train()
+        model(IDS, labels=IDS, attention_mask=LEFT).loss.backward()
+        assert all(parameter.grad.any() for name, parameter in model.named_parameters() if ".short_conv." in name)
+
+    @pytest.mark.parametrize("reentrant", [False, True])
+    def test_gradient_checkpointing(self, reentrant):
+        model = trained().train()
+        expected = torch.autograd.grad(model(IDS, labels=IDS, attention_mask=LEFT).loss, list(model.parameters()))
+        model.activation_checkpointing_enable({"use_reentrant": reentrant})
+        losses = [model(ids, labels=ids, attention_mask=mask).loss for ids, mask in ((IDS, LEFT), (IDS + 0, RIGHT))]
+        losses[0].backward()  # after another call with another mask
+        for parameter, gradient in zip(model.parameters(), expected):
+            assert_close(parameter.grad, gradient, 1e-5)
+
+    @pytest.mark.filterwarnings("ignore:'pin_memory' argument is set as true")
+    def test_a_step_of_the_trainer(self, tmp_path):
+        model = add_short_conv(decoder())
+        before = copy.deepcopy(model.state_dict())
+        data = [{"input_ids": row, "labels": row, "attention_mask": mask} for row, mask in zip(IDS, LEFT)]
+        arguments = TrainingArguments(tmp_path, max_steps=2, learning_rate=0.1, report_to="none", use_cpu=True)
+        Trainer(model, arguments, train_dataset=data).train()
+        changed = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
+        assert all(name in changed for name, _ in model.named_parameters() if ".short_conv." in name)
+        assert torch.equal(load_swapped(tmp_path / "checkpoint-2")(IDS).logits, model.eval()(IDS).logits)
+
+    def test_new_parameters_alone(self):
+        model = add_short_conv(decoder().requires_grad_(False))
+        assert all(parameter.requires_grad == (".short_conv." in name) for name, parameter in model.named_parameters())
+
+
+class TestCompile:
+    @pytest.mark.parametrize("mask", [None, LEFT], ids=["no padding", "left padding"])
+    @pytest.mark.parametrize("use_cache", [False, True])
+    def test_forward_is_one_graph(self, use_cache, mask):
+        torch._dynamo.reset()
+        model = trained()
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        with torch.no_grad():
+            output = compiled(IDS, attention_mask=mask, use_cache=use_cache)
+            assert_close(output.logits, model(IDS, attention_mask=mask).logits, 1e-5)
+            if use_cache:
+                expected = model(torch.cat([IDS, IDS[:, :1]], dim=1), attention_mask=None if mask is None else
+                                 torch.cat([mask, mask[:, -1:]], dim=1)).logits[:, -1:]  # fmt: skip
+                step = model(IDS[:, :1], cache=output.cache, attention_mask=None if mask is None else
+                             torch.cat([mask, mask[:, -1:]], dim=1))  # fmt: skip
+                assert_close(step.logits, expected, 1e-5)
+
+    def test_steps_with_a_static_cache(self):
+        torch._dynamo.reset()
+        model = trained()
+        cache = StaticCache(config=model.config, max_cache_len=20)
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        with torch.no_grad():
+            model(IDS[:, :5], cache=cache)
+            outputs = [compiled(token, cache=cache).logits for token in IDS[:, 5:].split(1, dim=1)]
+        assert_close(torch.cat(outputs, dim=1), model(IDS).logits[:, 5:], 1e-5)
+
+
+class TestDisk:
+    @pytest.mark.parametrize("model_type", DECODERS)
+    def test_the_way_back(self, model_type, tmp_path):
+        model = trained(model_type, rank=3)
+        model.save_pretrained(tmp_path)
+        loaded = load_swapped(tmp_path)
+        assert str(loaded) == str(model) and type(loaded) is type(model)
+        assert torch.equal(loaded(IDS, attention_mask=LEFT).logits, model(IDS, attention_mask=LEFT).logits)
+        assert torch.equal(with_cache(loaded, IDS, LEFT), with_cache(model, IDS, LEFT))
+
+    def test_layer_after_layer(self, tmp_path):
+        model = add_short_conv(trained(layers=[1], kernel_size=3), layers=[0], on="v", num_heads=2)
+        assert model.config.seqdyconv["short_convs"] == {
+            "0": {"on": ["v"], "kernel_size": 4, "num_heads": 2},
+            "1": {"on": ["q", "k", "v"], "kernel_size": 3, "num_heads": None},
+        }
+        model.save_pretrained(tmp_path)
+        assert torch.equal(load_swapped(tmp_path)(IDS).logits, model(IDS).logits)
+
+    def test_in_another_dtype_and_with_another_head(self, tmp_path):
+        trained().save_pretrained(tmp_path)
+        assert load_swapped(tmp_path, dtype=torch.bfloat16).dtype == torch.bfloat16
+        model = load_swapped(tmp_path, model_class=transformers.AutoModelForSequenceClassification, num_labels=3)
+        assert model(IDS, attention_mask=LEFT).logits.shape == (2, 3)
+
+    @pytest.mark.parametrize("on", ["q", "k", "v"])
+    def test_plain_loading_is_stopped(self, on, tmp_path):
+        trained(on=on).save_pretrained(tmp_path)
+        with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+            AutoModelForCausalLM.from_pretrained(tmp_path)
+
+    def test_can_be_copied_and_pickled(self):
+        model = trained()
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(with_cache(other, IDS, LEFT), with_cache(model, IDS, LEFT))
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            ({"on": "q"}, "layer 0 has short convolutions on 'q'"),
+            ({"on": ["q", "q"]}, r"layer 0 has short convolutions on \['q', 'q'\]"),
+            ({"on": []}, r"layer 0 has short convolutions on \[\]"),
+            ({"kernel": 3}, "layer 0 has the options .*kernel"),
+            ({"kernel_size": "4"}, "layer 0 has kernel_size='4'"),
+            ({"kernel_size": 0}, "kernel_size must be an int >= 1, got 0"),
+            ({"kernel_size": 5}, "ignore_mismatched_sizes"),
+            ({"rank": 3}, "ignore_mismatched_sizes"),
+        ],
+        ids=str,
+    )
+    def test_a_damaged_configuration(self, change, match, tmp_path):
+        trained().save_pretrained(tmp_path)
+        config = json.loads(Path(tmp_path, "config.json").read_text())
+        config["seqdyconv"]["short_convs"]["0"].update(change)
+        Path(tmp_path, "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=match):
+            load_swapped(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            (lambda layers: {"short_convs": {"7": layers["0"]}}, "no layer 7; the layers are 0-1"),
+            (lambda layers: {"short_convs": {}}, "layers is {}"),
+            (lambda layers: {"short_convs": [1]}, r"layers is \[1\]"),
+            (lambda layers: {"short_convs": layers, "family": "bert"}, "has the keys"),
+            (lambda layers: {"short_convs": {"0": layers["0"]}}, "ignore_mismatched_sizes"),
+        ],
+        ids=["none there", "none", "no mapping", "a swap too", "fewer"],
+    )
+    def test_a_configuration_of_other_layers(self, change, match, tmp_path):
+        trained().save_pretrained(tmp_path)
+        config = json.loads(Path(tmp_path, "config.json").read_text())
+        config["seqdyconv"] = change(config["seqdyconv"]["short_convs"])
+        Path(tmp_path, "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=match):
+            load_swapped(tmp_path)
+
+
+class TestModelsAndOptionsThatDoNotWork:
+    def test_twice(self):
+        model = add_short_conv(decoder(), layers=[0], on="v")
+        assert_refused(model, "layers that have short convolutions already: 0", on="q")
+        add_short_conv(model, layers=[1])
+        assert_refused(model, "layers that have short convolutions already: 0, 1")
+
+    def test_an_unknown_family(self):
+        config = transformers.BertConfig(vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
+                                         intermediate_size=24)  # fmt: skip
+        assert_refused(
+            transformers.BertModel(config),
+            r"decoders of llama, mistral, .*, got 'bert'; .* self-attention: 'encoder.layer.\*.attention.self' \(2\)",
+        )
+        with pytest.raises(ValueError, match="must be a PreTrainedModel of transformers, got Linear"):
+            add_short_conv(torch.nn.Linear(2, 2))
+
+    def test_a_decoder_that_attends_in_both_directions(self):
+        model = decoder("gemma")
+        for layer in model.model.layers:
+            layer.self_attn.is_causal = False
+        assert_refused(model, "layer 0 attends in both directions")
+
+    def test_wrapped_projections(self):
+        model = decoder()
+        model.model.layers[1].self_attn.v_proj = torch.nn.Sequential(model.model.layers[1].self_attn.v_proj)
+        assert_refused(model, "v_proj of layer 1 is Sequential, not a plain nn.Linear")
+
+    def test_a_swap_of_a_decoder(self):
+        with pytest.raises(ValueError, match="model type 'llama' is none of the known"):
+            swap_self_attention(add_short_conv(decoder()))
+
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [
+            ({"on": ""}, "on must be of q, k, v, at least one, got ''"),
+            ({"on": ["o"]}, r"on must be of q, k, v, at least one, got \['o'\]"),
+            ({"layers": [5]}, "no layer 5; the layers are 0-1"),
+            ({"kernel_size": 0}, "kernel_size must be an int >= 1, got 0"),
+            ({"num_heads": 5}, "num_heads must divide channels, got 5 heads and channels=32"),
+            ({"num_heads": 32}, "num_heads must divide channels, got 32 heads and channels=16"),
+            ({"kernel": 3}, "a short convolution has no option kernel here; it has kernel_size, num_heads, dynamic"),
+            ({"padding": "same"}, "a short convolution has no option padding"),
+            ({"rank": "3"}, "rank must be a number, a bool or None, got '3'"),
+            ({"rank": 0}, "rank must be an int >= 1, got 0"),
+            ({"dynamic_kernel": False}, "a short convolution has a kernel"),
+        ],
+        ids=str,
+    )
+    def test_options(self, options, match):
+        assert_refused(decoder(), match, **options)
