@@ -67,6 +67,7 @@ def test_public_names():
         "DeformableConv1d",
         "DeformableDepthwiseConv1d",
         "DynamicConv1d",
+        "GatedShortConv",
         "KernelAttentionConv1d",
         "KernelAttentionConv2d",
         "LightweightConv1d",
@@ -75,6 +76,7 @@ def test_public_names():
         "ODConv2d",
         "ParallelMixer",
         "SelfAttention",
+        "ShortConv1d",
         "SpanDynamicConv1d",
         "SpanDynamicConvMixer",
         "TimeFeatureDynamicConv",
@@ -86,5 +88,7 @@ def test_public_names():
         "dynamic_conv1d_step",
         "lightweight_conv1d",
         "lightweight_conv1d_step",
+        "low_rank_conv1d",
+        "low_rank_conv1d_step",
     ]
     assert all(hasattr(seqdyconv, name) for name in seqdyconv.__all__)

@@ -7,6 +7,7 @@ from seqdyconv.functional.conv import (
     lightweight_conv1d_step,
 )
 from seqdyconv.functional.deformable import deformable_conv1d, deformable_depthwise_conv1d
+from seqdyconv.functional.short import low_rank_conv1d, low_rank_conv1d_step
 
 __all__ = [
     "deformable_conv1d",
@@ -15,4 +16,6 @@ __all__ = [
     "dynamic_conv1d_step",
     "lightweight_conv1d",
     "lightweight_conv1d_step",
+    "low_rank_conv1d",
+    "low_rank_conv1d_step",
 ]

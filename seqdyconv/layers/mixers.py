@@ -16,7 +16,9 @@ from seqdyconv.layers.attention import SelfAttention
 from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
 from seqdyconv.layers.conv_mixer import conv_mixer
 from seqdyconv.layers.deformable import DeformableDepthwiseConv1d
+from seqdyconv.layers.gated_short import GatedShortConv
 from seqdyconv.layers.parallel import ParallelMixer
+from seqdyconv.layers.short import ShortConv1d
 from seqdyconv.layers.span import MixedAttention, SpanDynamicConvMixer
 from seqdyconv.layers.time_feature import TimeFeatureDynamicConv, TimeFeatureLightweightConv
 
@@ -30,6 +32,8 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
     "mixed_attention": MixedAttention,
     "lightweight_conv_2d": conv_mixer(TimeFeatureLightweightConv),
     "dynamic_conv_2d": conv_mixer(TimeFeatureDynamicConv),
+    "short_conv": conv_mixer(ShortConv1d),
+    "gated_short_conv": GatedShortConv,
 }
 
 

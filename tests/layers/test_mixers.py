@@ -153,6 +153,8 @@ class TestRegistry:
             "mixed_attention",
             "lightweight_conv_2d",
             "dynamic_conv_2d",
+            "short_conv",
+            "gated_short_conv",
         ]
         convolutions = [build_mixer(name, 6, 3, kernel_size=3).conv for name in ("lightweight_conv", "dynamic_conv")]
         assert [type(conv) for conv in convolutions] == [LightweightConv1d, DynamicConv1d]
