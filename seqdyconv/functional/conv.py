@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from seqdyconv.functional import blocked, reference
-from seqdyconv.functional.packing import apart, check_packed, run_packed
+from seqdyconv.functional.packing import check_packed, run_packed
 
 Padding = Literal["causal", "same"] | int
 
@@ -123,12 +123,10 @@ def dynamic_conv1d(
         return _convolve(input, weight, bias, (left, right), dilation, backend)
     check_packed(cu_seqlens, input)
     gap = max(left, right)
-    index = apart(cu_seqlens, input.shape[1], gap)
-    kernels = weight.new_zeros(1, input.shape[1] + gap * (cu_seqlens.shape[0] - 1), *weight.shape[2:])
-    kernels = kernels.index_copy(1, index, weight)
     return run_packed(
-        lambda row, _: _convolve(row, kernels, bias, (left, right), dilation, backend), input, cu_seqlens, gap
-    )
+        lambda row, _, kernels: _convolve(row, kernels, bias, (left, right), dilation, backend),
+        input, cu_seqlens, gap, weight,
+    )  # fmt: skip
 
 
 def lightweight_conv1d_step(

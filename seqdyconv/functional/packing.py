@@ -8,7 +8,6 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -50,43 +49,54 @@ def positions(cu_seqlens: Tensor, time: int) -> Tensor:
 
 @torch.compiler.disable  # the longest length is a size that no graph knows
 def unpack(packed: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
-    """The sequences of a row (1, T, C) as rows (N, longest, C), zeros behind their ends, and the padding mask."""
+    """The sequences of a row (1, T, ...) as rows (N, longest, ...), zeros behind their ends, and the padding mask."""
     lengths = cu_seqlens.diff()
     step = torch.arange(int(lengths.max()), device=packed.device)
     padding_mask = step >= lengths[:, None]
-    rows = F.pad(packed[0], (0, 0, 0, 1))  # a step past the end for the padding
+    rows = torch.cat([packed[0], packed.new_zeros(1, *packed.shape[2:])])  # a step past the end for the padding
     index = (cu_seqlens[:-1, None] + step).masked_fill(padding_mask, packed.shape[1])
     return rows[index], padding_mask
 
 
 def repack(rows: Tensor, cu_seqlens: Tensor, time: int) -> Tensor:
-    """Rows (N, longest, C) as those of one row (1, T, C): undoes :func:`unpack`."""
+    """Rows (N, longest, ...) as one row (1, T, ...): undoes :func:`unpack`."""
     step, sequence = sequence_of(cu_seqlens, time)
     return rows[sequence, step - cu_seqlens[sequence]][None]
 
 
+def _rows_are_shorter(cu_seqlens: Tensor, time: int, gap: int) -> bool:
+    """Whether N rows of the longest sequence have fewer steps than one row with gaps: both cost by the step."""
+    if torch.compiler.is_compiling():  # no graph knows the longest length
+        return False
+    count = cu_seqlens.shape[0] - 1
+    return count * int(cu_seqlens.diff().max()) <= time + gap * count
+
+
 def run_packed(
-    forward: Callable[[Tensor, Tensor], Tensor], input: Tensor, cu_seqlens: Tensor, gap: int | None
+    forward: Callable[..., Tensor], input: Tensor, cu_seqlens: Tensor, gap: int | None, *others: Tensor
 ) -> Tensor:
     """What ``forward`` gives for each packed sequence alone.
 
     Args:
-        forward: of a row or rows (B, T', C) and their padding mask (B, T'), bool, True where padded; its outputs at
-            real steps depend neither on padding nor on other rows.
+        forward: of a row or rows (B, T', C), their padding mask (B, T'), bool, True where padded, and the ``others``
+            (B, T', ...); its outputs at real steps depend neither on padding nor on other rows.
         input: (1, T, C), checked by :func:`check_packed`.
         cu_seqlens: (N + 1,).
-        gap: the steps to either side of one that its output depends on at most. The sequences then stay in one row,
-            with as many padded steps between them. None: any step may matter, and each gets a row.
+        gap: the steps to either side of one that its output depends on at most. The sequences may then stay in one
+            row, with as many padded steps between them, and do where that takes fewer steps than a row for each. None:
+            any step may matter, and each gets a row.
+        others: (1, T, ...), whatever else is given step by step.
 
     Returns:
         (1, T, ...).
     """
     time, count = input.shape[1], cu_seqlens.shape[0] - 1
-    if gap is None:
+    if gap is None or _rows_are_shorter(cu_seqlens, time, gap):
         rows, padding_mask = unpack(input, cu_seqlens)
-        return repack(forward(rows, padding_mask), cu_seqlens, time)
-    index = apart(cu_seqlens, time, gap)
+        output = forward(rows, padding_mask, *(unpack(other, cu_seqlens)[0] for other in others))
+        return repack(output, cu_seqlens, time)
     total = time + gap * count
-    row = input.new_zeros(1, total, input.shape[2]).index_copy(1, index, input)
+    index = apart(cu_seqlens, time, gap)
+    row, *others_row = (x.new_zeros(1, total, *x.shape[2:]).index_copy(1, index, x) for x in (input, *others))
     padding_mask = torch.ones(1, total, dtype=torch.bool, device=input.device).index_fill(1, index, False)
-    return forward(row, padding_mask)[:, index]
+    return forward(row, padding_mask, *others_row)[:, index]

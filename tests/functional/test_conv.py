@@ -473,11 +473,13 @@ class TestBadInput:
 @every_backend
 @every_op
 @pytest.mark.parametrize("padding", ["same", "causal", 0, 6])
-def test_packed_sequences_are_convolved_alone(kind, padding, backend):
+@pytest.mark.parametrize("lengths", [[5, 0, 1, 19], [5, 0, 6, 5]], ids=["in one row", "in rows of their own"])
+def test_packed_sequences_are_convolved_alone(kind, padding, backend, lengths):
     generator = torch.Generator().manual_seed(0)
-    lengths, ends = [5, 1, 9], torch.tensor([0, 5, 5, 6, 15])  # the second one is empty
-    input = torch.randn(1, 15, 6, generator=generator, dtype=torch.float64)
-    shape = (1, 15, 3, 4) if kind == "dynamic" else (3, 4)
+    ends = torch.tensor([0, *lengths]).cumsum(0)
+    lengths = [length for length in lengths if length]
+    input = torch.randn(1, sum(lengths), 6, generator=generator, dtype=torch.float64)
+    shape = (1, sum(lengths), 3, 4) if kind == "dynamic" else (3, 4)
     weight = torch.randn(*shape, generator=generator, dtype=torch.float64)
     bias = torch.randn(6, generator=generator, dtype=torch.float64)
     op = partial(OPS[kind], padding=padding, dilation=2, backend=backend)

@@ -78,21 +78,22 @@ class MixesTime:
         assert (input_gradient[mask] == 0).all()
 
     @both_directions
-    def test_packed_sequences_are_each_alone(self, build, causal):
-        """In one row with cu_seqlens, outputs and all gradients are those of each sentence alone."""
+    @pytest.mark.parametrize("lengths", [(3, 8, 0, 1, 10), (3, 1, 0, 1, 40)], ids=["of like lengths", "one long"])
+    def test_packed_sequences_are_each_alone(self, build, causal, lengths):
+        """In one row with cu_seqlens, outputs and all gradients are those of each sentence alone; one is empty."""
         module = build(causal=causal)
-        rows, cotangents = sentences(3, 8, 1, 10), sentences(3, 8, 1, 10, seed=1)
-        alone = [row.clone().requires_grad_() for row in rows]
+        rows, cotangents = sentences(*lengths), sentences(*lengths, seed=1)
+        alone = [row.clone().requires_grad_() for row in rows if len(row)]
         expected = torch.cat([module(row[None])[0] for row in alone])
         leaves = [*module.parameters()]
         expected_gradients = torch.autograd.grad((expected * torch.cat(cotangents)).sum(), [*leaves, *alone])
 
         packed = torch.cat(rows)[None].requires_grad_()
-        output = module(packed, cu_seqlens=torch.tensor([0, 3, 11, 11, 12, 22]))  # one of them is empty
+        output = module(packed, cu_seqlens=torch.tensor([0, *lengths]).cumsum(0))
         loss = (output[0] * torch.cat(cotangents)).sum()
         *gradients, input_gradient = torch.autograd.grad(loss, [*leaves, packed])
         assert_close(output[0], expected)
-        for one, other in zip([*gradients, *input_gradient[0].split([3, 8, 1, 10])], expected_gradients):
+        for one, other in zip([*gradients, *input_gradient[0].split([*map(len, alone)])], expected_gradients):
             assert_close(one, other)
 
     @pytest.mark.parametrize(
