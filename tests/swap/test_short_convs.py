@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, DynamicCache, StaticCache, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, CompileConfig, DynamicCache, StaticCache, Trainer, TrainingArguments
 
 from seqdyconv import ShortConv1d
 from seqdyconv.swap import ShortConvProjection, add_short_conv, load_swapped, swap_self_attention
@@ -367,6 +367,18 @@ class TestCompile:
                 step = model(IDS[:, :1], cache=output.cache, attention_mask=None if mask is None else
                              torch.cat([mask, mask[:, -1:]], dim=1))  # fmt: skip
                 assert_close(step.logits, expected, 1e-5)
+
+    @pytest.mark.parametrize("mask", [None, LEFT], ids=["no padding", "left padding"])
+    def test_generation_with_a_static_cache(self, mask):
+        """Its steps are one graph, as on a GPU, where transformers compiles them unasked."""
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        model = trained()
+        compile_config = CompileConfig(backend="aot_eager", fullgraph=True, mode=None)
+        compile_config._compile_all_devices = True
+        tokens = with_cache(model, IDS, mask, cache_implementation="static", compile_config=compile_config)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+        assert torch.equal(tokens, without_cache(model, IDS, mask))
 
     def test_steps_with_a_static_cache(self):
         torch._dynamo.reset()
