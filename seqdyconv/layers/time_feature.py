@@ -32,8 +32,7 @@ class _TimeFeatureConv(nn.Module):
         """Start as the convolution over time alone: the features come in as ``merge`` learns to read them."""
         for layer in self.children():
             layer.reset_parameters()  # type: ignore[operator]
-        with torch.no_grad():
-            self.merge.weight.copy_(torch.eye(self.channels, 2 * self.channels))
+        nn.init.eye_(self.merge.weight)
         nn.init.zeros_(self.merge.bias)
 
     def forward(self, input: Tensor, *, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
@@ -98,7 +97,7 @@ class TimeFeatureLightweightConv(_TimeFeatureConv):
 
     Shapes:
         input (B, T, C) → output (B, T, C). Parameters: ``conv``, over time; ``feature_conv.weight`` (1, K_f);
-        ``merge`` (2·C → C), which reads time first and starts as if there were no features.
+        ``merge`` (2·C → C), which reads time first.
 
     Raises:
         ValueError: options or input that do not fit.
@@ -161,7 +160,7 @@ class TimeFeatureDynamicConv(_TimeFeatureConv):
 
     Shapes:
         input (B, T, C) → output (B, T, C). Parameters: ``conv``, over time; ``feature_generator`` (C → K_f);
-        ``merge`` (2·C → C), which reads time first and starts as if there were no features.
+        ``merge`` (2·C → C), which reads time first.
 
     Raises:
         ValueError: options or input that do not fit.

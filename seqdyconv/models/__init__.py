@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MA
 
 from seqdyconv.models.configuration import SeqDyConvConfig
 from seqdyconv.models.configuration_speech import SeqDyConvSpeechConfig
+from seqdyconv.models.convbert import ConvBertEncoder, load_convbert
 from seqdyconv.models.fairseq import FairseqTranslation, fairseq_tokenizer, load_fairseq_checkpoint
 from seqdyconv.models.joint_decoding import CTCPrefixLogitsProcessor, CTCPrefixScorer
 from seqdyconv.models.kernels import plot_kernels, record_kernels
@@ -50,6 +51,7 @@ AutoTokenizer.register(SeqDyConvConfig, tokenizer_class=SeqDyConvTokenizer)
 __all__ = [
     "CTCPrefixLogitsProcessor",
     "CTCPrefixScorer",
+    "ConvBertEncoder",
     "FairseqTranslation",
     "Seq2SeqTranslationPipeline",
     "SeqDyConvConfig",
@@ -66,6 +68,7 @@ __all__ = [
     "SeqDyConvTokenizer",
     "ctc_loss",
     "fairseq_tokenizer",
+    "load_convbert",
     "load_fairseq_checkpoint",
     "plot_kernels",
     "record_kernels",

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 from seqdyconv.layers import MIXERS
 from seqdyconv.layers.checks import check_dropout
@@ -48,6 +49,10 @@ class SeqDyConvConfig(PreTrainedConfig):
         encoder_attention_heads, decoder_attention_heads: H of convolutions and attention; divides D and the
             convolution's width.
         encoder_ffn_dim, decoder_ffn_dim: the inner width of the feed-forward blocks.
+        activation_function: of the feed-forward blocks, a name of transformers' ``ACT2FN``, such as ``"gelu"``.
+        ffn_groups: G of the feed-forward blocks' linear layers, of which each reads and writes one G-th of the channels
+            (Jiang et al. 2020, arXiv 2008.02496).
+        layer_norm_eps: added to the variance in all layer norms.
         encoder_conv_dim, decoder_conv_dim: C, the width of the convolutions; None: D.
         encoder_glu, decoder_glu: gate the input of the convolutions.
         encoder_normalize_before, decoder_normalize_before: layer norm before each block instead of after it.
@@ -55,6 +60,9 @@ class SeqDyConvConfig(PreTrainedConfig):
         max_position_embeddings: rows of the learned table; sinusoidal positions have no end.
         position_offset: the number of the first position; 2 in models that come from fairseq.
         scale_embedding: multiply the token embeddings by √D.
+        embedding_size: the width of the embeddings, of tokens, token types and positions, where a linear layer makes D
+            of it; needs ``tie_word_embeddings=False``. None: D.
+        embedding_norm: layer norm of the embeddings.
         share_encoder_decoder_embeddings: one table for encoder and decoder; needs ``tie_word_embeddings``.
         tie_word_embeddings: one table for the decoder's input and output.
         dropout: of embeddings and of each block's output, before it is added to the residual.
@@ -113,6 +121,11 @@ class SeqDyConvConfig(PreTrainedConfig):
     weight_dropout: float | int = 0.0
     weight_softmax: bool = True
     type_vocab_size: int = 0
+    embedding_size: int | None = None
+    embedding_norm: bool = False
+    activation_function: str = "relu"
+    ffn_groups: int = 1
+    layer_norm_eps: float | int = 1e-5
     pooling: str = "mean"
     classifier_dropout: float | int | None = None
     is_encoder_decoder: bool = True
@@ -171,6 +184,22 @@ class SeqDyConvConfig(PreTrainedConfig):
                     f"{side}_attention_heads must divide hidden_size and {side}_conv_dim, got {heads} heads for "
                     f"{self.hidden_size} and {stack.conv_dim}{hint}"
                 )
+            if self.ffn_groups < 1 or self.hidden_size % self.ffn_groups or stack.ffn_dim % self.ffn_groups:
+                raise ValueError(
+                    f"ffn_groups must divide hidden_size and {side}_ffn_dim, got {self.ffn_groups} groups for "
+                    f"{self.hidden_size} and {stack.ffn_dim}"
+                )
+        if self.activation_function not in ACT2FN:
+            raise ValueError(
+                f"activation_function must be of {', '.join(sorted(ACT2FN))}, got {self.activation_function!r}"
+            )
+        if self.embedding_size is not None and self.embedding_size < 1:
+            raise ValueError(f"embedding_size must be None or >= 1, got {self.embedding_size}")
+        if self.embedding_size not in (None, self.hidden_size) and self.tie_word_embeddings:
+            raise ValueError(
+                f"embeddings of another size can't be the output's: embedding_size={self.embedding_size} with "
+                f"hidden_size={self.hidden_size} needs tie_word_embeddings=False"
+            )
         dropouts = ("dropout", "attention_dropout", "activation_dropout", "input_dropout", "weight_dropout")
         check_dropout(**{name: getattr(self, name) for name in dropouts})
         check_dropout(classifier_dropout=self.classifier_dropout or 0.0)

@@ -23,7 +23,8 @@ class SeqDyConvSpeechConfig(SeqDyConvConfig):
         subsampling_kernels: how many kernels attention mixes in these convolutions; 1: they are plain.
         encoder_block: ``"transformer"``: a mixer and a feed-forward block; ``"conformer"`` (Gulati et al. 2020, arXiv
             2005.08100): half a feed-forward block, a mixer, a convolution module, half a feed-forward block. The
-            conformer normalises before each part whatever ``encoder_normalize_before`` says.
+            conformer normalises before each part whatever ``encoder_normalize_before`` says, and its activation is
+            SiLU whatever ``activation_function`` says.
         conformer_kernel_size: of the depthwise convolution in the convolution module.
         encoder_lookahead: None: each layer sees the whole utterance, kernels are symmetric. L ≥ 0: the mixer of each
             layer sees L steps ahead, or as many as its kernel is long, and all else is causal: the model can stream.

@@ -19,14 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import EncoderDecoderCache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
+from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPast, Seq2SeqLMOutput
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from seqdyconv.layers import DeformableDepthwiseConv1d, LightweightConv1d, build_mixer
 from seqdyconv.functional.packing import positions as packed_positions
+from seqdyconv.layers import DeformableDepthwiseConv1d, LightweightConv1d, build_mixer
 from seqdyconv.layers.attention import CrossAttention
 from seqdyconv.models.cache import cross_attention_memory, decoder_cache, keep_cross_attention_memory
 from seqdyconv.models.configuration import SeqDyConvConfig, StackConfig
@@ -48,18 +49,24 @@ def to_padding_mask(attention_mask: Tensor | None) -> Tensor | None:
 
 
 class Embedding(nn.Module):
-    """Token embeddings plus those of token types, if any, scaled by √D; plus positions; dropped out."""
+    """Token embeddings plus those of token types, if any, scaled by √D; plus positions; dropped out.
+
+    With ``embedding_norm`` they go through a layer norm first, and a linear layer makes D of another embedding size.
+    """
 
     def __init__(self, config: SeqDyConvConfig, vocab_size: int, position_type: str, type_vocab_size: int = 0) -> None:
         super().__init__()
+        width = config.embedding_size or config.hidden_size
         self.scale = math.sqrt(config.hidden_size) if config.scale_embedding else 1.0
         self.dropout = config.dropout
         self.position_type = position_type
         self.position_offset = config.position_offset
-        self.tokens = nn.Embedding(vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.token_types = nn.Embedding(type_vocab_size, config.hidden_size) if type_vocab_size else None
+        self.tokens = nn.Embedding(vocab_size, width, padding_idx=config.pad_token_id)
+        self.token_types = nn.Embedding(type_vocab_size, width) if type_vocab_size else None
         if position_type == "learned":
-            self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+            self.positions = nn.Embedding(config.max_position_embeddings, width)
+        self.norm = nn.LayerNorm(width, config.layer_norm_eps) if config.embedding_norm else None
+        self.project = nn.Linear(width, config.hidden_size) if width != config.hidden_size else None
 
     def forward(
         self,
@@ -100,24 +107,47 @@ class Embedding(nn.Module):
             hidden = hidden + sinusoidal_positions(positions, hidden.shape[2]).to(hidden.dtype)
         elif self.position_type == "learned":
             hidden = hidden + self.positions(positions)
-        return F.dropout(hidden, self.dropout, self.training)
+        if self.norm is not None:
+            hidden = self.norm(hidden)
+        hidden = F.dropout(hidden, self.dropout, self.training)
+        return hidden if self.project is None else self.project(hidden)
+
+
+class GroupedLinear(nn.Module):
+    """G linear layers side by side, each of its own part of the channels: (..., D) → (..., D')."""
+
+    def __init__(self, dim: int, output_dim: int, groups: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(groups, output_dim // groups, dim // groups))
+        self.bias = nn.Parameter(torch.empty(output_dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        bound = math.sqrt(6 / (self.weight.shape[1] + self.weight.shape[2]))  # Xavier's, of each linear layer
+        init.uniform_(self.weight, -bound, bound)
+        init.zeros_(self.bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        parts = input.unflatten(-1, (len(self.weight), -1))
+        return torch.einsum("...gi,goi->...go", parts, self.weight).flatten(-2) + self.bias
+
+
+def grouped_linear(dim: int, output_dim: int, groups: int) -> nn.Module:
+    """A linear layer, grouped where there are several groups."""
+    return nn.Linear(dim, output_dim) if groups == 1 else GroupedLinear(dim, output_dim, groups)
 
 
 class FeedForward(nn.Module):
-    """Linear, ReLU or another activation, linear."""
+    """Linear, the configuration's activation or another one, linear; the linear layers may be grouped."""
 
     def __init__(
-        self,
-        dim: int,
-        inner_dim: int,
-        activation_dropout: float,
-        activation: Callable[[Tensor], Tensor] = F.relu,
+        self, config: SeqDyConvConfig, stack: StackConfig, activation: Callable[[Tensor], Tensor] | None = None
     ) -> None:
         super().__init__()
-        self.activation = activation
-        self.in_proj = nn.Linear(dim, inner_dim)
-        self.out_proj = nn.Linear(inner_dim, dim)
-        self.activation_dropout = activation_dropout
+        self.activation = ACT2FN[config.activation_function] if activation is None else activation
+        self.in_proj = grouped_linear(config.hidden_size, stack.ffn_dim, config.ffn_groups)
+        self.out_proj = grouped_linear(stack.ffn_dim, config.hidden_size, config.ffn_groups)
+        self.activation_dropout = config.activation_dropout
 
     def forward(self, input: Tensor) -> Tensor:
         inner = self.activation(self.in_proj(input))
@@ -129,7 +159,7 @@ class Residual(nn.Module):
 
     def __init__(self, config: SeqDyConvConfig, normalize_before: bool) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
         self.normalize_before = normalize_before
         self.dropout = config.dropout
 
@@ -171,7 +201,7 @@ class SeqDyConvEncoderLayer(GradientCheckpointingLayer):
         stack = config.stack("encoder")
         self.mixer: Any = stack_mixer(config, stack, layer, lookahead=lookahead)
         self.mixer_residual = Residual(config, stack.normalize_before)
-        self.ffn = FeedForward(config.hidden_size, stack.ffn_dim, config.activation_dropout)
+        self.ffn = FeedForward(config, stack)
         self.ffn_residual = Residual(config, stack.normalize_before)
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
@@ -208,7 +238,7 @@ class SeqDyConvDecoderLayer(GradientCheckpointingLayer):
             config.hidden_size, stack.attention_heads, attention_dropout=config.attention_dropout
         )
         self.cross_residual = Residual(config, stack.normalize_before)
-        self.ffn = FeedForward(config.hidden_size, stack.ffn_dim, config.activation_dropout)
+        self.ffn = FeedForward(config, stack)
         self.ffn_residual = Residual(config, stack.normalize_before)
 
     def forward(
@@ -290,7 +320,7 @@ class SeqDyConvPreTrainedModel(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
-        elif isinstance(module, (LightweightConv1d, DeformableDepthwiseConv1d)):
+        elif isinstance(module, (LightweightConv1d, DeformableDepthwiseConv1d, GroupedLinear)):
             module.reset_parameters()  # after its children's: a predictor of offsets starts at zero
 
 
@@ -320,7 +350,7 @@ class SeqDyConvModel(SeqDyConvPreTrainedModel):
         stack = config.stack("encoder")
         self.embedding = Embedding(self.config, self.config.vocab_size, stack.position_type, config.type_vocab_size)
         self.layers = nn.ModuleList(SeqDyConvEncoderLayer(config, layer) for layer in range(len(stack.layer_types)))
-        self.norm = nn.LayerNorm(config.hidden_size) if stack.normalize_before else None
+        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if stack.normalize_before else None
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -342,7 +372,7 @@ class SeqDyConvModel(SeqDyConvPreTrainedModel):
             attention_mask: (B, T), 1 = keep.
             token_type_ids: (B, T), which text of a pair a token is of; 0 where None. Without ``type_vocab_size`` in
                 the configuration the model does not look at them.
-            inputs_embeds: (B, T, D) rows of the embedding table, instead of ``input_ids``.
+            inputs_embeds: (B, T, D), or the embedding size, rows of the embedding table, instead of ``input_ids``.
             cu_seqlens: (N + 1,) int, where N sequences packed into one row, (1, T), begin and end, instead of a mask:
                 sequence n is the tokens from ``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``.
             kwargs: batches of transformers' ``DataCollatorWithFlattening`` tell the same by other names, of which one
@@ -382,7 +412,7 @@ class SeqDyConvDecoder(SeqDyConvPreTrainedModel):
         stack = config.stack("decoder")
         self.embedding = Embedding(config, config.vocab_size, stack.position_type)
         self.layers = nn.ModuleList(SeqDyConvDecoderLayer(config, layer) for layer in range(len(stack.layer_types)))
-        self.norm = nn.LayerNorm(config.hidden_size) if stack.normalize_before else None
+        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if stack.normalize_before else None
         self.gradient_checkpointing = False
         self.post_init()
 

@@ -49,9 +49,9 @@ class NormalizedDepthwiseConv(LightweightConv1d):
     The norm is a layer norm, which sees one step alone, where the paper has batch norm, which padding would touch.
     """
 
-    def __init__(self, channels: int, kernel_size: int, padding: Padding) -> None:
+    def __init__(self, channels: int, kernel_size: int, padding: Padding, eps: float) -> None:
         super().__init__(channels, kernel_size, channels, padding=padding, weight_softmax=False, bias=True)
-        self.norm = nn.LayerNorm(channels)
+        self.norm = nn.LayerNorm(channels, eps)
 
     def forward(self, input: Tensor, *, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         return F.silu(self.norm(super().forward(input, padding_mask=padding_mask, cu_seqlens=cu_seqlens)))
@@ -70,16 +70,17 @@ class SeqDyConvConformerLayer(GradientCheckpointingLayer):
     def __init__(self, config: SeqDyConvSpeechConfig, layer: int, lookahead: int | None = None) -> None:
         super().__init__()
         stack, dim = config.stack("encoder"), config.hidden_size
-        self.first_ffn = FeedForward(dim, stack.ffn_dim, config.activation_dropout, F.silu)
+        self.first_ffn = FeedForward(config, stack, F.silu)
         self.first_ffn_residual = Residual(config, normalize_before=True)
         self.mixer: Any = stack_mixer(config, stack, layer, lookahead=lookahead)
         self.mixer_residual = Residual(config, normalize_before=True)
         padding: Padding = "same" if lookahead is None else "causal"
-        self.conv = ConvMixer(dim, NormalizedDepthwiseConv(dim, config.conformer_kernel_size, padding))
+        conv = NormalizedDepthwiseConv(dim, config.conformer_kernel_size, padding, config.layer_norm_eps)
+        self.conv = ConvMixer(dim, conv)
         self.conv_residual = Residual(config, normalize_before=True)
-        self.last_ffn = FeedForward(dim, stack.ffn_dim, config.activation_dropout, F.silu)
+        self.last_ffn = FeedForward(config, stack, F.silu)
         self.last_ffn_residual = Residual(config, normalize_before=True)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim, config.layer_norm_eps)
 
     def forward(self, hidden: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         hidden = self.before_mixer(hidden)
@@ -202,7 +203,7 @@ class SeqDyConvSpeechModel(SeqDyConvSpeechPreTrainedModel):
         )
         # The conformer's layers end in a norm of their own.
         final_norm = stack.normalize_before and config.encoder_block == "transformer"
-        self.norm = nn.LayerNorm(config.hidden_size) if final_norm else None
+        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if final_norm else None
         self.gradient_checkpointing = False
         self.post_init()
 
