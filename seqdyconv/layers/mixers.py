@@ -47,8 +47,9 @@ def build_mixer(name: str, dim: int, num_heads: int, **options: Any) -> nn.Modul
         options: keywords of the mixers: ``kernel_size``, ``causal``, ``lookahead`` (the steps after
             the current one that a convolution sees, at most (K−1)·dilation, instead of ``causal``), ``conv_dim``,
             ``glu``, ``input_dropout``, ``dilation``, ``weight_softmax``, ``weight_dropout``, ``renormalize``,
-            ``generator_bias``, ``attention_dropout``, ``conv``, ``device``, ``dtype``. Those that only other mixers
-            have are left out, so that one set of options serves all; but not a ``lookahead``.
+            ``generator_bias``, ``dynamic_kernel``, ``static_kernel``, ``rank``, ``attention_dropout``, ``conv``,
+            ``device``, ``dtype``. Those that only other mixers have are left out, so that one set of options serves
+            all; but not a ``lookahead``.
 
     Raises:
         ValueError: a name that is no mixer, an option that no mixer has, or a ``lookahead`` of a mixer with attention.
