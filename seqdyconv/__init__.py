@@ -12,6 +12,8 @@ from seqdyconv.functional import (
     lightweight_conv1d_step,
     low_rank_conv1d,
     low_rank_conv1d_step,
+    talk_conv1d,
+    talk_conv1d_step,
 )
 from seqdyconv.layers import (
     ConvMixer,
@@ -30,6 +32,7 @@ from seqdyconv.layers import (
     ShortConv1d,
     SpanDynamicConv1d,
     SpanDynamicConvMixer,
+    TaLKConv1d,
     TimeFeatureDynamicConv,
     TimeFeatureLightweightConv,
     build_mixer,
@@ -54,6 +57,7 @@ __all__ = [
     "ShortConv1d",
     "SpanDynamicConv1d",
     "SpanDynamicConvMixer",
+    "TaLKConv1d",
     "TimeFeatureDynamicConv",
     "TimeFeatureLightweightConv",
     "build_mixer",
@@ -65,4 +69,6 @@ __all__ = [
     "lightweight_conv1d_step",
     "low_rank_conv1d",
     "low_rank_conv1d_step",
+    "talk_conv1d",
+    "talk_conv1d_step",
 ]

@@ -79,6 +79,7 @@ def test_public_names():
         "ShortConv1d",
         "SpanDynamicConv1d",
         "SpanDynamicConvMixer",
+        "TaLKConv1d",
         "TimeFeatureDynamicConv",
         "TimeFeatureLightweightConv",
         "build_mixer",
@@ -90,5 +91,7 @@ def test_public_names():
         "lightweight_conv1d_step",
         "low_rank_conv1d",
         "low_rank_conv1d_step",
+        "talk_conv1d",
+        "talk_conv1d_step",
     ]
     assert all(hasattr(seqdyconv, name) for name in seqdyconv.__all__)

@@ -8,6 +8,7 @@ from seqdyconv.functional.conv import (
 )
 from seqdyconv.functional.deformable import deformable_conv1d, deformable_depthwise_conv1d
 from seqdyconv.functional.short import low_rank_conv1d, low_rank_conv1d_step
+from seqdyconv.functional.talk import talk_conv1d, talk_conv1d_step
 
 __all__ = [
     "deformable_conv1d",
@@ -18,4 +19,6 @@ __all__ = [
     "lightweight_conv1d_step",
     "low_rank_conv1d",
     "low_rank_conv1d_step",
+    "talk_conv1d",
+    "talk_conv1d_step",
 ]

@@ -13,6 +13,7 @@ from seqdyconv.layers.parallel import ParallelMixer
 from seqdyconv.layers.short import ShortConv1d
 from seqdyconv.layers.span import MixedAttention, SpanDynamicConv1d, SpanDynamicConvMixer
 from seqdyconv.layers.subsampling import ConvSubsampling
+from seqdyconv.layers.talk import TaLKConv1d
 from seqdyconv.layers.time_feature import TimeFeatureDynamicConv, TimeFeatureLightweightConv
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "ShortConv1d",
     "SpanDynamicConv1d",
     "SpanDynamicConvMixer",
+    "TaLKConv1d",
     "TimeFeatureDynamicConv",
     "TimeFeatureLightweightConv",
     "build_mixer",

@@ -20,12 +20,14 @@ from seqdyconv.layers.gated_short import GatedShortConv
 from seqdyconv.layers.parallel import ParallelMixer
 from seqdyconv.layers.short import ShortConv1d
 from seqdyconv.layers.span import MixedAttention, SpanDynamicConvMixer
+from seqdyconv.layers.talk import TaLKConv1d
 from seqdyconv.layers.time_feature import TimeFeatureDynamicConv, TimeFeatureLightweightConv
 
 MIXERS: dict[str, Callable[..., nn.Module]] = {
     "lightweight_conv": conv_mixer(LightweightConv1d),
     "dynamic_conv": conv_mixer(DynamicConv1d),
     "deformable_conv": conv_mixer(DeformableDepthwiseConv1d),
+    "talk_conv": conv_mixer(TaLKConv1d),
     "self_attention": SelfAttention,
     "parallel": ParallelMixer,
     "span_dynamic_conv": SpanDynamicConvMixer,
@@ -47,8 +49,8 @@ def build_mixer(name: str, dim: int, num_heads: int, **options: Any) -> nn.Modul
         options: keywords of the mixers: ``kernel_size``, ``causal``, ``lookahead`` (the steps after
             the current one that a convolution sees, at most (K−1)·dilation, instead of ``causal``), ``conv_dim``,
             ``glu``, ``input_dropout``, ``dilation``, ``weight_softmax``, ``weight_dropout``, ``renormalize``,
-            ``generator_bias``, ``dynamic_kernel``, ``static_kernel``, ``rank``, ``attention_dropout``, ``conv``,
-            ``device``, ``dtype``. Those that only other mixers have are left out, so that one set of options serves
+            ``generator_bias``, ``dynamic_kernel``, ``static_kernel``, ``rank``, ``offset_dropout``,
+            ``attention_dropout``, ``conv``, ``device``, ``dtype``. Those that only other mixers have are left out, so that one set of options serves
             all; but not a ``lookahead``.
 
     Raises:

@@ -494,10 +494,16 @@ def test_packed_sequences_are_convolved_alone(kind, padding, backend, lengths):
 
 def test_public_names():
     assert seqdyconv.functional.__all__ == [
+        "deformable_conv1d",
+        "deformable_depthwise_conv1d",
         "dynamic_conv1d",
         "dynamic_conv1d_step",
         "lightweight_conv1d",
         "lightweight_conv1d_step",
+        "low_rank_conv1d",
+        "low_rank_conv1d_step",
+        "talk_conv1d",
+        "talk_conv1d_step",
     ]
     for op in OPS.values():
         names = list(inspect.signature(op).parameters)

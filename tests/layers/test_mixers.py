@@ -147,6 +147,7 @@ class TestRegistry:
             "lightweight_conv",
             "dynamic_conv",
             "deformable_conv",
+            "talk_conv",
             "self_attention",
             "parallel",
             "span_dynamic_conv",
