@@ -47,7 +47,6 @@ def positions(cu_seqlens: Tensor, time: int) -> Tensor:
     return step - cu_seqlens[sequence]
 
 
-@torch.compiler.disable  # the longest length is a size that no graph knows
 def unpack(packed: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
     """The sequences of a row (1, T, ...) as rows (N, longest, ...), zeros behind their ends, and the padding mask."""
     lengths = cu_seqlens.diff()
