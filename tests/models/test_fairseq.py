@@ -24,6 +24,7 @@ from seqdyconv.models import (
     fairseq_tokenizer,
     load_fairseq_checkpoint,
 )
+from tests.helpers import assert_close
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = sorted(path.stem for path in GOLDEN.glob("fairseq_model_*.safetensors"))
@@ -344,7 +345,7 @@ class TestOptions:
         names = ["old", "middle", "new"][seed % 3]
         path = save(tmp_path, to_fairseq(model, names), Namespace(**to_args(model.config)))
         converted = load_fairseq_checkpoint(path).model
-        assert torch.equal(logits(converted), logits(model))
+        assert_close(logits(converted), logits(model))
         learned = "learned" in (model.config.encoder_position_type, model.config.decoder_position_type)
         ignored = {"dtype", "max_position_embeddings" if not learned else ""}
         expected = {key: value for key, value in model.config.to_dict().items() if key not in ignored}
@@ -356,7 +357,7 @@ class TestOptions:
         args["_name"] = args.pop("arch")
         for inner in (args, Namespace(**args)):
             path = save(tmp_path, to_fairseq(model, "new"), None, cfg={"_name": None, "model": inner})
-            assert torch.equal(logits(load_fairseq_checkpoint(path).model), logits(model))
+            assert_close(logits(load_fairseq_checkpoint(path).model), logits(model))
 
     def test_arguments_kept_as_text(self, tmp_path: Path) -> None:
         model = small(encoder_glu=False, decoder_conv_dim=24)
@@ -364,7 +365,7 @@ class TestOptions:
         args |= {name: str(args[name]) for name in ("encoder_kernel_size_list", "encoder_glu", "decoder_glu",
                                                    "weight_softmax", "dropout", "decoder_conv_dim")}  # fmt: skip
         path = save(tmp_path, to_fairseq(model, "old"), Namespace(**args))
-        assert torch.equal(logits(load_fairseq_checkpoint(path).model), logits(model))
+        assert_close(logits(load_fairseq_checkpoint(path).model), logits(model))
 
     def test_one_kernel_size_stands_for_all_layers(self, tmp_path: Path) -> None:
         model = small(decoder_kernel_sizes=[3, 3, 3])
@@ -398,14 +399,14 @@ class TestOptions:
         state = to_fairseq(model, "middle")
         state = {key: tensor.squeeze(1) if key.endswith("conv.weight") else tensor for key, tensor in state.items()}
         path = save(tmp_path, state, Namespace(**to_args(model.config)))
-        assert torch.equal(logits(load_fairseq_checkpoint(path).model), logits(model))
+        assert_close(logits(load_fairseq_checkpoint(path).model), logits(model))
 
     def test_learned_tables_of_different_lengths(self, tmp_path: Path) -> None:
         model = small(encoder_position_type="learned", decoder_position_type="learned")
         state = to_fairseq(model, "new")
         state["decoder.embed_positions.weight"] = state["decoder.embed_positions.weight"][:12]
         converted = load_fairseq_checkpoint(save(tmp_path, state, Namespace(**to_args(model.config)))).model
-        assert torch.equal(logits(converted), logits(model))
+        assert_close(logits(converted), logits(model))
 
     @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
     def test_the_dtype_is_kept(self, dtype: torch.dtype, tmp_path: Path) -> None:
@@ -474,7 +475,7 @@ class TestReading:
         torch.save(checkpoint, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
         for name in [name for name in sys.modules if name.split(".")[0] == "fairseq"]:
             monkeypatch.delitem(sys.modules, name)
-        assert torch.equal(logits(load_fairseq_checkpoint(tmp_path / "a.pt").model), logits(model))
+        assert_close(logits(load_fairseq_checkpoint(tmp_path / "a.pt").model), logits(model))
         assert "fairseq" not in sys.modules
 
     def test_configurations_of_omegaconf_are_read_without_it(
@@ -497,7 +498,7 @@ class TestReading:
             return node
 
         path = save(tmp_path, to_fairseq(model, "new"), None, cfg=wrap({"model": to_args(model.config)}))
-        assert torch.equal(logits(load_fairseq_checkpoint(path).model), logits(model))
+        assert_close(logits(load_fairseq_checkpoint(path).model), logits(model))
 
     def test_arguments_can_be_passed(self, tmp_path: Path) -> None:
         model = small()
@@ -506,7 +507,7 @@ class TestReading:
             load_fairseq_checkpoint(tmp_path / "weights.pt")
         for args in (to_args(model.config), Namespace(**to_args(model.config))):
             converted = load_fairseq_checkpoint(tmp_path / "weights.pt", args=args).model
-            assert torch.equal(logits(converted), logits(model))
+            assert_close(logits(converted), logits(model))
 
     @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "format before 2020"])
     def test_a_truncated_file(self, zipped: bool, tmp_path: Path) -> None:
