@@ -107,6 +107,7 @@ class DeformableConv1d(nn.Module):
         self.clamp = clamp
         self.reach = (kernel_size - 1) * dilation  # steps between the first and the last tap
         self._pads = conv_padding(padding, self.reach, stride)
+        self.left = self._pads[0]
         self.weight = nn.Parameter(
             torch.empty(out_channels, in_channels // groups, kernel_size, device=device, dtype=dtype)
         )
@@ -171,8 +172,8 @@ class DeformableConv1d(nn.Module):
         low, high = limits(input, offset, self._pads, self.dilation, self.stride, self.clamp, padding_mask)
         start = torch.arange(offset.shape[1], device=input.device)[:, None, None] * self.stride - self._pads[0]
         norm = torch.linalg.vector_norm(self.weight, dim=(0, 1))
-        weight = norm.expand_as(offset) if modulation is None else norm * modulation
-        return start + sampled_positions(offset, self.dilation, low, high), weight
+        weights = norm * (torch.ones_like(offset) if modulation is None else modulation)
+        return start + sampled_positions(offset, self.dilation, low, high), weights
 
     def initial_state(self, batch_size: int) -> Tensor:
         """The state before the first chunk: (B, (K−1)·dilation, C) zeros."""
@@ -349,8 +350,8 @@ class DeformableDepthwiseConv1d(nn.Module):
         pads = (self.left, self.lookahead)
         low, high = limits(input, offset, pads, self.dilation, 1, self.clamp, padding_mask)
         start = torch.arange(offset.shape[1], device=input.device)[:, None, None] - self.left
-        weight = self.weight.expand_as(offset) if modulation is None else self.weight * modulation
-        return start + sampled_positions(offset, self.dilation, low, high), weight
+        weights = self.weight * (torch.ones_like(offset) if modulation is None else modulation)
+        return start + sampled_positions(offset, self.dilation, low, high), weights
 
     def initial_state(self, batch_size: int) -> Tensor:
         """The state before the first chunk: (B, (K−1)·dilation, C) zeros."""

@@ -32,6 +32,7 @@ from seqdyconv.models.modeling_speech import (
     ctc_loss,
 )
 from seqdyconv.models.pipelines import Seq2SeqTranslationPipeline
+from seqdyconv.models.sampling import Sampling, plot_sampling, record_sampling
 from seqdyconv.models.tokenization import SeqDyConvTokenizer
 
 AutoConfig.register(SeqDyConvConfig.model_type, SeqDyConvConfig)
@@ -53,6 +54,7 @@ __all__ = [
     "CTCPrefixScorer",
     "ConvBertEncoder",
     "FairseqTranslation",
+    "Sampling",
     "Seq2SeqTranslationPipeline",
     "SeqDyConvConfig",
     "SeqDyConvDecoder",
@@ -71,5 +73,7 @@ __all__ = [
     "load_convbert",
     "load_fairseq_checkpoint",
     "plot_kernels",
+    "plot_sampling",
     "record_kernels",
+    "record_sampling",
 ]

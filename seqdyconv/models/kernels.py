@@ -3,9 +3,9 @@
 import inspect
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,9 @@ PITCH = 0.108  # inches of a token on the axis: the labels, of FONT points, just
 FONT = 6.5
 WIDTH = 7.2  # inches of a page's text: as many heads side by side as fit
 MARGIN = 1.1  # inches of it for axis labels and colour bar
+
+
+Run = TypeVar("Run", bound=Any)  # what was recorded of a run of a convolution, with its ``name``
 
 
 class Recorded(NamedTuple):
@@ -61,38 +64,51 @@ def record_kernels(model: nn.Module, **inputs: Any) -> dict[str, Tensor]:
     return {one.name: one.kernels for one in _record(model, inputs)}
 
 
-@torch.no_grad()
 def _record(model: nn.Module, inputs: dict[str, Any]) -> list[Recorded]:
-    convolutions = {
-        name: module for name, module in model.named_modules() if isinstance(module, (LightweightConv1d, DynamicConv1d))
-    }
+    def read(conv: Any, input: Tensor, padding_mask: Tensor | None = None, **query: Tensor | None) -> Tensor:
+        if isinstance(conv, DynamicConv1d):
+            return conv.kernels(input, padding_mask=padding_mask, **query)
+        if padding_mask is None:
+            padding_mask = torch.zeros(input.shape[:2], dtype=torch.bool, device=input.device)
+        kernels = conv.kernels(padding_mask).clone()  # never the parameter itself
+        return kernels.expand(*input.shape[:2], *kernels.shape[-2:])
+
+    return [Recorded(*one) for one in record_runs(model, inputs, (LightweightConv1d, DynamicConv1d), read)]
+
+
+@torch.no_grad()
+def record_runs(
+    model: nn.Module, inputs: dict[str, Any], kinds: tuple[type[nn.Module], ...], read: Callable[..., Any]
+) -> list[tuple[str, Any, Any]]:
+    """Run a model once, and read something of each run of its convolutions.
+
+    Args:
+        model: runs in eval mode and without gradients, and is left as it was.
+        inputs: of the model.
+        kinds: the classes of the convolutions.
+        read: called with a convolution and what its ``forward`` was given, but for ``cu_seqlens``.
+
+    Returns:
+        For each run the convolution's name, the convolution, and what was read.
+
+    Raises:
+        ValueError: the model has no such convolution, ran none of them, or ran one on packed sequences.
+    """
+    convolutions = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
     if not convolutions:
-        raise ValueError(f"the model must have a LightweightConv1d or a DynamicConv1d, got a {type(model).__name__} "
-                         "without any")  # fmt: skip
+        raise ValueError(f"the model must have a {' or a '.join(kind.__name__ for kind in kinds)}, got a "
+                         f"{type(model).__name__} without any")  # fmt: skip
     if "use_cache" in inspect.signature(model.forward).parameters:
         inputs = {"use_cache": False} | inputs
-    recorded: list[Recorded] = []
+    recorded: list[tuple[str, Any, Any]] = []
     runs = dict.fromkeys(convolutions, 0)
 
-    def record(
-        name: str,
-        conv: Any,
-        input: Tensor,
-        padding_mask: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
-        **query: Tensor | None,
-    ) -> None:
+    def record(name: str, conv: Any, *args: Any, cu_seqlens: Tensor | None = None, **kwargs: Any) -> None:
         if cu_seqlens is not None:
             raise ValueError("kernels are recorded of padded batches: give the sequences without cu_seqlens")
-        if isinstance(conv, DynamicConv1d):
-            kernels = conv.kernels(input, padding_mask=padding_mask, **query)
-        else:
-            if padding_mask is None:
-                padding_mask = torch.zeros(input.shape[:2], dtype=torch.bool, device=input.device)
-            kernels = conv.kernels(padding_mask).clone()  # never the parameter itself
-            kernels = kernels.expand(*input.shape[:2], *kernels.shape[-2:])
         runs[name] += 1
-        recorded.append(Recorded(name if runs[name] == 1 else f"{name} (run {runs[name]})", conv, kernels))
+        name = name if runs[name] == 1 else f"{name} (run {runs[name]})"
+        recorded.append((name, conv, read(conv, *args, **kwargs)))
 
     training = {module: module.training for module in model.modules()}
     handles = [
@@ -163,7 +179,8 @@ def plot_kernels(
         every = list(range(recorded[layer].conv.num_heads))
         panels[layer] = _choose("heads", heads, every, every[: 4 if columns > 1 else 2])
     _draw(figure, recorded, panels, columns, tokens, special)
-    figure.suptitle(_title(model, recorded, panels), fontsize=FONT + 1)
+    most = max(one.conv.num_heads for one in recorded.values())
+    figure.suptitle(_title(f"Kernels of {type(model).__name__}", len(recorded), most, panels), fontsize=FONT + 1)
     if path is not None:
         with replacing(path) as temporary:
             figure.savefig(temporary, format=Path(path).suffix[1:], dpi=200)
@@ -212,7 +229,7 @@ def _encoder_call(model: Any, inputs: dict[str, Tensor]) -> tuple[nn.Module, dic
     return run, {name: value.to(model.device) for name, value in inputs.items() if name in known}
 
 
-def _by_layer(recorded: Sequence[Recorded]) -> dict[int, Recorded]:
+def _by_layer(recorded: Sequence[Run]) -> dict[int, Run]:
     """By the layer's number, which is the first in a module's name; where these aren't unique, by order."""
     found = [re.search(r"(?:^|\.)(\d+)(?:\.|$)", one.name) for one in recorded]
     numbers = [int(match[1]) for match in found if match]
@@ -235,16 +252,15 @@ def _choose(name: str, wanted: Iterable[int] | None, allowed: Sequence[int], def
     return chosen
 
 
-def _title(model: Any, recorded: dict[int, Recorded], panels: dict[int, list[int]]) -> str:
-    """The model's class and, where not all is drawn, a line that says what is."""
-    most = max(one.conv.num_heads for one in recorded.values())
+def _title(title: str, layers: int, most_heads: int, panels: dict[int, list[int]]) -> str:
+    """The title and, where not all layers and heads are drawn, a line that says how many are."""
     heads = sorted({head for chosen in panels.values() for head in chosen})
     parts = []
-    if len(panels) < len(recorded):
-        parts.append(f"{len(panels)} of {len(recorded)} layers")
-    if len(heads) < most:
-        parts.append(f"{len(heads)} of {most} heads")
-    return f"Kernels of {type(model).__name__}" + (f"\n{', '.join(parts)}" if parts else "")
+    if len(panels) < layers:
+        parts.append(f"{len(panels)} of {layers} layers")
+    if len(heads) < most_heads:
+        parts.append(f"{len(heads)} of {most_heads} heads")
+    return title + (f"\n{', '.join(parts)}" if parts else "")
 
 
 def _draw(

@@ -1,0 +1,198 @@
+"""record_sampling and plot_sampling."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification
+
+from seqdyconv import DeformableConv1d, DeformableDepthwiseConv1d, build_mixer
+from seqdyconv.models import (
+    SeqDyConvConfig,
+    SeqDyConvForConditionalGeneration,
+    SeqDyConvForCTC,
+    SeqDyConvSpeechConfig,
+    plot_sampling,
+    record_sampling,
+)
+from seqdyconv.swap import swap_self_attention
+from tests.helpers import assert_close, randomize
+from tests.models.test_kernels import TEXT, WORDS, tokenizer  # noqa: F401 the fixture
+
+FEATURES = torch.randn(103, 16, generator=torch.Generator().manual_seed(0))
+
+
+def translation_model():
+    return randomize(SeqDyConvForConditionalGeneration(SeqDyConvConfig(
+        vocab_size=len(WORDS), hidden_size=8, encoder_ffn_dim=8, decoder_ffn_dim=8, encoder_attention_heads=4,
+        decoder_attention_heads=2, encoder_layer_types=["deformable_conv", "dynamic_conv", "deformable_conv"],
+        encoder_kernel_sizes=[3, 3, 6], decoder_layer_types="deformable_conv", decoder_kernel_sizes=[5],
+    )))  # fmt: skip
+
+
+def speech_model():
+    return randomize(SeqDyConvForCTC(SeqDyConvSpeechConfig(
+        vocab_size=10, hidden_size=8, encoder_layer_types="deformable_conv", encoder_kernel_sizes=[3, 5],
+        encoder_attention_heads=2, encoder_ffn_dim=8, subsampling_channels=2, num_mel_bins=16,
+    )))  # fmt: skip
+
+
+def panels(figure):
+    """The axes with dots, in the order of reading."""
+    return [axis for axis in figure.axes if axis.collections and axis.get_label() != "<colorbar>"]
+
+
+def dots(axis):
+    """Where the dots are, (number, 2), and their areas."""
+    last = axis.collections[-1]
+    return np.asarray(last.get_offsets()), last.get_sizes()
+
+
+class TestRecordSampling:
+    def test_encoder_and_decoder(self):
+        source, target = torch.randint(4, 10, (2, 7)), torch.randint(4, 10, (2, 3))
+        found = record_sampling(translation_model(), input_ids=source, decoder_input_ids=target)
+        assert {name: tuple(one.positions.shape) for name, one in found.items()} == {
+            "encoder.layers.0.mixer.conv": (2, 7, 4, 3),
+            "encoder.layers.2.mixer.conv": (2, 7, 4, 6),
+            "decoder.layers.0.mixer.conv": (2, 3, 2, 5),
+        }
+        for one in found.values():
+            assert one.weights.shape == one.positions.shape and not one.weights.requires_grad
+        decoder = found["decoder.layers.0.mixer.conv"].positions
+        assert (decoder <= torch.arange(3)[:, None, None]).all()
+
+    def test_they_are_the_layers(self):
+        layer, input = randomize(DeformableConv1d(6, 4, 3, padding=1)), torch.randn(2, 9, 6)
+        mask = torch.arange(9) >= torch.tensor([[9], [5]])
+        found = record_sampling(nn.Sequential(layer), input=input)["0"]
+        for actual, expected in zip(found, layer.sampling(input)):
+            assert_close(actual, expected)
+        found = record_sampling(build_mixer("deformable_conv", 6, 3, kernel_size=3), input=input, padding_mask=mask)
+        assert (found["conv"].positions[0, 4, 0]).tolist() == [3, 4, 5]
+
+    def test_the_model_is_left_as_it_was(self):
+        model = translation_model().train()
+        model.encoder.layers[0].eval()
+        modes = [module.training for module in model.modules()]
+        source = torch.randint(4, 10, (2, 7))
+        record_sampling(model, input_ids=source, decoder_input_ids=source)
+        assert modes == [module.training for module in model.modules()]
+        assert not any(module._forward_hooks for module in model.modules())
+
+    def test_no_deformable_convolution(self):
+        with pytest.raises(ValueError, match="must have a DeformableConv1d or a DeformableDepthwiseConv1d, got a Lin"):
+            record_sampling(nn.Linear(3, 3), input=torch.zeros(1, 3))
+
+    def test_packed_sequences(self):
+        layer = DeformableDepthwiseConv1d(6, 3, 3)
+        with pytest.raises(ValueError, match="are recorded of padded batches: give the sequences without cu_seqlens"):
+            record_sampling(layer, input=torch.zeros(1, 9, 6), cu_seqlens=torch.tensor([0, 4, 9]))
+
+
+class TestPlotOverTokens:
+    def test_a_panel_shows_what_each_token_reads(self, tokenizer):  # noqa: F811
+        model = translation_model()
+        figure = plot_sampling(model, TEXT, tokenizer)
+        found = record_sampling(model.encoder, input_ids=tokenizer(TEXT, return_tensors="pt").input_ids)
+        assert [axis.get_title() for axis in panels(figure)] == [
+            f"layer {layer}, head {head}" for layer in (0, 2) for head in range(4)
+        ]
+        positions, weights = found["layers.2.mixer.conv"]
+        places, areas = dots(panels(figure)[5])  # layer 2, head 1
+        np.testing.assert_allclose(places[:, 0], np.repeat(np.arange(7), 6))
+        np.testing.assert_allclose(places[:, 1], positions[0, :, 1].flatten())
+        shares = weights[0, :, 1].abs().flatten().numpy()
+        np.testing.assert_allclose(areas / areas.max(), shares / shares.max(), rtol=1e-5)
+
+    def test_unmoved_taps_are_marked(self, tokenizer):  # noqa: F811
+        figure = plot_sampling(translation_model(), TEXT, tokenizer)
+        unmoved = np.asarray(panels(figure)[0].collections[0].get_offsets())
+        assert unmoved[:6].tolist() == [[0, -1], [0, 0], [0, 1], [1, 0], [1, 1], [1, 2]]
+
+    def test_tokens_stand_on_both_axes_and_special_ones_are_dimmed(self, tokenizer):  # noqa: F811
+        shown = panels(plot_sampling(translation_model(), TEXT, tokenizer))
+        for labels in (shown[-1].get_xticklabels(), shown[4].get_yticklabels()):  # two rows of four
+            assert [label.get_text() for label in labels] == ["[CLS]", *TEXT.split(), "[SEP]"]
+            assert [label.get_color() == "0.6" for label in labels] == [True, *[False] * 5, True]
+
+    def test_all_panels_share_one_scale(self, tokenizer):  # noqa: F811
+        figure = plot_sampling(translation_model(), TEXT, tokenizer)
+        ((low, high),) = {axis.collections[-1].get_clim() for axis in panels(figure)}
+        assert low == -high and max(dots(axis)[1].max() for axis in panels(figure)) == pytest.approx(26)
+
+    def test_layers_and_heads_are_chosen_and_counted(self, tokenizer):  # noqa: F811
+        figure = plot_sampling(translation_model(), TEXT, tokenizer, layers=[2], heads=[0, 3])
+        assert [axis.get_title() for axis in panels(figure)] == ["layer 2, head 0", "layer 2, head 3"]
+        title = "Where SeqDyConvForConditionalGeneration reads\n1 of 2 layers, 2 of 4 heads"
+        assert figure.get_suptitle() == title
+
+    def test_a_swapped_model(self, tokenizer):  # noqa: F811
+        config = BertConfig(vocab_size=len(WORDS), hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
+                            intermediate_size=8, max_position_embeddings=20)  # fmt: skip
+        model = swap_self_attention(
+            BertForSequenceClassification(config), layers=[1], mixer="deformable_conv", kernel_size=3, modulation=True
+        )
+        figure = plot_sampling(model, ("the kernels", "are wide"), tokenizer)
+        assert [axis.get_title() for axis in panels(figure)] == ["layer 1, head 0", "layer 1, head 1"]
+
+
+class TestPlotOverFeatures:
+    def test_a_panel_shows_what_some_steps_read(self):
+        model = speech_model()
+        figure = plot_sampling(model, FEATURES, steps=[3, 20])
+        found = record_sampling(model, input_features=FEATURES[None])
+        assert [axis.get_ylabel() for axis in panels(figure)] == ["layer 0", "layer 1"]
+        positions, _ = found["encoder.layers.1.mixer.conv"]
+        axis = panels(figure)[1]
+        assert len(axis.collections) == 2 * 2  # two steps, two heads
+        places, _ = dots(axis)
+        np.testing.assert_allclose(places[:, 0], (positions[0, 20, 1] + 0.5) * 0.04, rtol=1e-5)  # four frames each
+        assert (places[:, 1] == 4).all() and axis.images[0].get_extent() == [0, 1.03, 0, 16]
+        assert [line.get_xdata()[0] for line in axis.lines] == pytest.approx([3.5 * 0.04, 20.5 * 0.04])
+
+    def test_five_steps_are_drawn_of_many(self):
+        axis = panels(plot_sampling(speech_model(), FEATURES, heads=[1]))[0]
+        assert len(axis.lines) == 5
+        assert [label.get_text() for label in axis.get_yticklabels()] == ["head 1"]
+
+    def test_of_a_layer(self):
+        layer = randomize(DeformableConv1d(16, 4, 3, padding=1, offset_groups=2, clamp=False))
+        figure = plot_sampling(layer, FEATURES, seconds_per_feature=0.5)
+        assert len(panels(figure)) == 1 and panels(figure)[0].get_xlim() == (0, 51.5)
+        assert figure.get_suptitle() == "Where DeformableConv1d reads"
+
+
+class TestFiles:
+    @pytest.mark.parametrize("suffix, start", [("pdf", b"%PDF"), ("png", b"\x89PNG"), ("svg", b"<?xml")])
+    def test_writes_a_file_of_the_suffixes_type(self, tokenizer, tmp_path, suffix, start):  # noqa: F811
+        path = tmp_path / f"sampling.{suffix}"
+        for input in (TEXT, FEATURES):
+            plot_sampling(translation_model() if input is TEXT else speech_model(), input, tokenizer, path=path)
+            assert path.read_bytes().startswith(start) and list(tmp_path.iterdir()) == [path]
+
+    @pytest.mark.parametrize(
+        "arguments, message",
+        [
+            ({"layers": [1]}, r"layers must be of 0, 2, got \[1\]"),
+            ({"heads": [4]}, r"heads must be of 0, 1, 2, 3, got \[4\]"),
+            ({"input": " "}, r"text must be a text or a pair of texts, not empty, got ' '"),
+            ({"input": torch.zeros(3)}, r"features must be \(T, F\), neither of them 0, got \(3,\)"),
+            ({"path": "sampling.doc"}, r"path must end in one of .*\.pdf.*, got 'sampling.doc'"),
+        ],
+        ids=str,
+    )
+    def test_bad_arguments(self, tokenizer, arguments, message):  # noqa: F811
+        with pytest.raises(ValueError, match=message):
+            plot_sampling(translation_model(), **{"input": TEXT, "tokenizer": tokenizer} | arguments)
+
+    def test_a_step_that_is_not_there(self):
+        with pytest.raises(ValueError, match=r"steps must be of 0, 1, .*25, got \[26\]"):
+            plot_sampling(speech_model(), FEATURES, steps=[26])
+
+    def test_without_matplotlib(self, tokenizer, monkeypatch):  # noqa: F811
+        monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+        with pytest.raises(ImportError, match=r'pip install "seqdyconv\[recipes\]"'):
+            plot_sampling(translation_model(), TEXT, tokenizer)
