@@ -39,6 +39,11 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+def mixers_with(option: str) -> list[str]:
+    """The mixers that have an option."""
+    return [name for name, build in MIXERS.items() if option in inspect.signature(build).parameters]
+
+
 def build_mixer(name: str, dim: int, num_heads: int, **options: Any) -> nn.Module:
     """A mixer by its name in ``MIXERS``, (batch, time, channels).
 
@@ -50,8 +55,8 @@ def build_mixer(name: str, dim: int, num_heads: int, **options: Any) -> nn.Modul
             the current one that a convolution sees, at most (K−1)·dilation, instead of ``causal``), ``conv_dim``,
             ``glu``, ``input_dropout``, ``dilation``, ``weight_softmax``, ``weight_dropout``, ``renormalize``,
             ``generator_bias``, ``dynamic_kernel``, ``static_kernel``, ``rank``, ``offset_dropout``,
-            ``attention_dropout``, ``conv``, ``device``, ``dtype``. Those that only other mixers have are left out, so that one set of options serves
-            all; but not a ``lookahead``.
+            ``attention_dropout``, ``conv``, ``device``, ``dtype``. Those that only other mixers have are left out, so
+            that one set of options serves all; but not a ``lookahead``.
 
     Raises:
         ValueError: a name that is no mixer, an option that no mixer has, or a ``lookahead`` of a mixer with attention.
@@ -70,7 +75,6 @@ def build_mixer(name: str, dim: int, num_heads: int, **options: Any) -> nn.Modul
     known = set().union(*parameters.values())
     if unknown := sorted(set(options) - known):
         raise ValueError(f"no mixer has the option {', '.join(unknown)}; options are {', '.join(sorted(known))}")
-    if options.get("lookahead") is not None and "lookahead" not in parameters[name]:
-        able = ", ".join(mixer for mixer in MIXERS if "lookahead" in parameters[mixer])
-        raise ValueError(f"lookahead needs a mixer of {able}, got {name!r}")
+    if options.get("lookahead") is not None and name not in (able := mixers_with("lookahead")):
+        raise ValueError(f"lookahead needs a mixer of {', '.join(able)}, got {name!r}")
     return MIXERS[name](dim, num_heads, **{key: options[key] for key in options if key in parameters[name]})

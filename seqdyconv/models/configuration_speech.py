@@ -4,10 +4,10 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
+from seqdyconv.layers.mixers import mixers_with
 from seqdyconv.models.configuration import SeqDyConvConfig
 
 ENCODER_BLOCKS = ("transformer", "conformer")
-STREAMING_MIXERS = ("dynamic_conv", "lightweight_conv")
 
 
 @strict
@@ -100,10 +100,11 @@ class SeqDyConvSpeechConfig(SeqDyConvConfig):
     def _validate_streaming(self) -> None:
         if self.encoder_lookahead < 0:  # type: ignore[operator]
             raise ValueError(f"encoder_lookahead must be None or >= 0, got {self.encoder_lookahead}")
-        if others := sorted(set(self.encoder_layer_types) - set(STREAMING_MIXERS)):
+        able = mixers_with("lookahead")
+        if others := sorted(set(self.encoder_layer_types) - set(able)):
             raise ValueError(
                 f"encoder_lookahead needs layers that stream in constant memory, encoder_layer_types of "
-                f"{', '.join(STREAMING_MIXERS)}, got {', '.join(others)}"
+                f"{', '.join(able)}, got {', '.join(others)}"
             )
         if self.encoder_position_type != "none":
             raise ValueError(
