@@ -234,7 +234,7 @@ def _average(input: Tensor, left: Tensor, right: Tensor, reach: Reach, padding: 
 def _fastest(input: Tensor, reach: Reach) -> str:
     if _exports_any_length(input):
         return "prefix_sums"  # the bands of `blocked` would tie the exported graph to some lengths
-    return "blocked" if sum(reach) < 48 else "prefix_sums"  # measured: benchmarks/talk.py
+    return "blocked" if sum(reach) < 32 else "prefix_sums"  # measured: benchmarks/talk.py
 
 
 def _exports_any_length(input: Tensor) -> bool:

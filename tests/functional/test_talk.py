@@ -234,7 +234,7 @@ class TestPrecision:
     @pytest.mark.parametrize("mean", [0.0, 3.0])
     @pytest.mark.parametrize("reach", [(15, 15), (127, 127), (1000, 0)], ids=str)
     def test_sums_do_not_lose_precision_on_a_long_sequence(self, reach, mean):
-        """Also where the mean is not zero: there one float32 cumsum over 100,000 steps is wrong in the second digit."""
+        """Also where the mean is not zero: there one float32 cumsum over 100,000 steps is off by 2e-3."""
         input, left, right = make(reach, batch=1, time=100_000, channels=2, heads=1)
         input = (input + mean).float()
         exact = op(reach, "prefix_sums")(input.double(), left, right)
