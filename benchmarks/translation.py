@@ -2,6 +2,7 @@
 
     python benchmarks/translation.py                 # one thread, about three minutes
     python benchmarks/translation.py --threads 2 --beams 1
+    python benchmarks/translation.py --mixers all    # every mixer of the package, in encoder and decoder
 
 The model is that of ``recipes/translation/configs/libreoffice_help_de_en.yaml`` with random weights, the sentences are
 random tokens, all of one length, so that nothing but the mixer differs. In each round every mixer runs once; printed
@@ -16,6 +17,7 @@ from collections.abc import Callable
 
 import torch
 
+from seqdyconv.layers import MIXERS as LAYERS
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
 
 MIXERS = {
@@ -79,6 +81,7 @@ def measure(runs: dict[str, Callable[[], object]], tokens: int, rounds: int) -> 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mixers", choices=("few", "all"), default="few", help="the four of MIXERS, or all")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--length", type=int, default=24, help="tokens of a sentence, on both sides")
@@ -87,7 +90,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--beams", type=int, default=4)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    models = {name: build(*mixers) for name, mixers in MIXERS.items()}
+    others = {name: (name, name) for name in LAYERS if (name, name) not in MIXERS.values()}
+    models = {name: build(*mixers) for name, mixers in (MIXERS | (others if options.mixers == "all" else {})).items()}
     decoded = options.sentences * options.length
     trained = options.tokens // options.length * options.length
     speeds = {

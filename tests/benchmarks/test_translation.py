@@ -1,6 +1,7 @@
 """The benchmark of the translation model runs."""
 
 from benchmarks import translation
+from seqdyconv.layers import MIXERS
 
 
 def test_prints_a_row_for_each_mixer(capsys):
@@ -8,3 +9,10 @@ def test_prints_a_row_for_each_mixer(capsys):
     table = capsys.readouterr().out
     assert [name for name in translation.MIXERS if f"| {name} | " in table] == list(translation.MIXERS)
     assert "(1.00×)" in table
+
+
+def test_all_prints_a_row_for_each_mixer_of_the_package(capsys):
+    options = ["--rounds", "1", "--tokens", "40", "--length", "4", "--sentences", "2", "--beams", "2"]
+    translation.main([*options, "--mixers", "all"])
+    table = capsys.readouterr().out
+    assert table.count("×) |\n") == len(MIXERS) + 1  # and a mixed model
