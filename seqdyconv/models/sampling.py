@@ -247,6 +247,7 @@ def _draw_over_features(
     figure.set_size_inches(WIDTH, len(panels) * (0.6 + 0.22 * count) + 0.7)
     axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
     seconds = frames * seconds_per_feature
+    shades = features.float().cpu().flatten().quantile(torch.tensor([0.05, 0.995])).tolist()
     for axis, (layer, heads) in zip(axes, panels.items()):
         positions, weights = (part[0].float().cpu() for part in recorded[layer].sampling)
         time = len(positions)
@@ -262,14 +263,17 @@ def _draw_over_features(
             aspect="auto",
             cmap="Greys",
             alpha=0.55,
+            vmin=shades[0],
+            vmax=shades[1],
         )
         for number, step in enumerate(chosen):
             colour = colormaps["tab10"](number % 10)
             axis.axvline((step + 0.5) * step_seconds, color=colour, linewidth=0.8, linestyle=(0, (3, 2)), zorder=2)
             for row, head in enumerate(heads):
+                height = row + 0.5 + (0.12 if number % 2 else -0.12)  # the windows of neighbours may overlap
                 axis.scatter(
                     (positions[step, head] + 0.5) * step_seconds,
-                    torch.full((positions.shape[-1],), bins * (1 - (row + 0.5) / len(heads))),
+                    torch.full((positions.shape[-1],), bins * (1 - height / len(heads))),
                     s=DOT * weights[step, head].abs() / top,
                     color=colour,
                     linewidths=0.3,
