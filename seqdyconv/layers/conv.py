@@ -8,13 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqdyconv.functional import dynamic_conv1d, dynamic_conv1d_step, lightweight_conv1d, lightweight_conv1d_step
-from seqdyconv.functional.conv import Padding, left_padding
+from seqdyconv.functional.conv import Padding
 from seqdyconv.functional.packing import check_packed, run_packed
-from seqdyconv.layers.checks import check_dropout, check_heads, check_input, check_positive
+from seqdyconv.layers.checks import check_dropout, check_input, check_positive
 from seqdyconv.layers.masking import last_inputs, zero_padding
+from seqdyconv.layers.window import WindowConv
 
 
-class _HeadConv1d(nn.Module):
+class _HeadConv1d(WindowConv):
     """What both layers share: all but where the logits of their kernels come from."""
 
     bias: Tensor | None
@@ -32,29 +33,14 @@ class _HeadConv1d(nn.Module):
         renormalize: bool,
         factory: dict[str, Any],
     ) -> None:
-        super().__init__()
-        check_heads(num_heads, channels=channels)
-        check_positive(kernel_size=kernel_size, dilation=dilation)
+        super().__init__(channels, kernel_size, num_heads, padding, dilation)
         check_dropout(weight_dropout=weight_dropout)
         if renormalize and not weight_softmax:
             raise ValueError("renormalize is a softmax over the taps inside the sequence: it needs weight_softmax=True")
-        self.channels = channels
-        self.kernel_size = kernel_size
-        self.num_heads = num_heads
-        self.padding = padding
-        self.dilation = dilation
         self.weight_softmax = weight_softmax
         self.weight_dropout = weight_dropout
         self.renormalize = renormalize
-        self.reach = (kernel_size - 1) * dilation  # steps between the first and the last tap
-        self.left = left_padding(padding, kernel_size, dilation)
-        self.lookahead = self.reach - self.left  # steps after the current one that the last tap reads
         self.register_parameter("bias", nn.Parameter(torch.empty(channels, **factory)) if bias else None)
-
-    @property
-    def _gap(self) -> int:
-        """The steps that must be between packed sequences."""
-        return max(self.left, self.lookahead)
 
     def extra_repr(self) -> str:
         text = f"{self.channels}, kernel_size={self.kernel_size}, num_heads={self.num_heads}, padding={self.padding!r}"
@@ -102,19 +88,11 @@ class _HeadConv1d(nn.Module):
         convolve = lightweight_conv1d if kernels.dim() == 2 else dynamic_conv1d
         return convolve(input, kernels.to(input.dtype), self.bias, padding=self.padding, dilation=self.dilation)
 
-    def _check_stream(self, input: Tensor, state: Tensor) -> None:
-        if self.padding == "same" and self.lookahead:
-            raise ValueError('only a causal layer streams, or one whose padding is an int: padding must be "causal" or '
-                             'P, got "same"')  # fmt: skip
-        expected = (input.shape[0], self.reach, self.channels)
-        if state.shape != expected:
-            raise ValueError(f"state must be (B, (K-1)*dilation, C) = {expected}, got {tuple(state.shape)}")
-
     def _past(self, state: Tensor) -> Tensor:
         """The inputs before a chunk: zeros where ``renormalize`` marks that there was none."""
         return torch.where(state.isnan(), 0, state) if self.renormalize else state
 
-    def _stream(
+    def _stream_kernels(
         self, input: Tensor, logits: Tensor, state: Tensor, padding_mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         valid, marked = None, input
@@ -191,27 +169,8 @@ class LightweightConv1d(_HeadConv1d):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, input: Tensor, *, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
-        """Convolve a whole sequence.
-
-        Args:
-            input: (B, T, C).
-            padding_mask: (B, T) bool, True at padded steps, which are read as zeros.
-            cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, instead of a mask:
-                sequence n is the steps from ``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``.
-
-        Returns:
-            (B, T, C).
-        """
-        check_input(input, self.channels, self.weight.dtype, padding_mask)
-        if cu_seqlens is not None:
-            check_packed(cu_seqlens, input, padding_mask)
-            return run_packed(self._forward, input, cu_seqlens, self._gap)
-        return self._forward(input, padding_mask)
-
     def _forward(self, input: Tensor, padding_mask: Tensor | None) -> Tensor:
-        kernels = self.kernels(self._mask(input, padding_mask))
-        return self._convolve(zero_padding(input, padding_mask), kernels)
+        return self._convolve(input, self.kernels(self._mask(input, padding_mask)))
 
     def kernels(self, padding_mask: Tensor | None = None) -> Tensor:
         """The finished kernels that :meth:`forward` convolves with, after softmax and, in training, DropConnect.
@@ -233,22 +192,9 @@ class LightweightConv1d(_HeadConv1d):
         return self._whole_kernels(self.weight, padding_mask).to(self.weight.dtype)
 
     def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Convolve the next chunk of a causal layer; any chunking of a sequence gives what ``forward`` gives.
-
-        A layer with ``padding=P`` looks L = (K−1)·dilation − P steps ahead, so its output comes L steps late: the
-        first L steps of it mean nothing, and a last chunk of L padded steps brings the rest.
-
-        Args:
-            input: (B, T, C), T ≥ 1.
-            state: (B, (K−1)·dilation, C), of :meth:`initial_state` or the last call.
-            padding_mask: (B, T) bool; padding at a row's end does not enter its state.
-
-        Returns:
-            The output (B, T, C), and the next state.
-        """
         check_input(input, self.channels, self.weight.dtype, padding_mask)
         self._check_stream(input, state)
-        return self._stream(zero_padding(input, padding_mask), self.weight, state, padding_mask)
+        return self._stream_kernels(zero_padding(input, padding_mask), self.weight, state, padding_mask)
 
 
 class DynamicConv1d(_HeadConv1d):
@@ -397,7 +343,7 @@ class DynamicConv1d(_HeadConv1d):
             logits = self._logits(window[:, self.left : self.left + input.shape[1]], None, None)
         else:
             logits = self._logits(input, query, None)
-        return self._stream(input, logits, state, padding_mask)
+        return self._stream_kernels(input, logits, state, padding_mask)
 
     def _input_and_kernels(
         self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None

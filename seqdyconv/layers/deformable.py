@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqdyconv.functional.conv import Padding, dynamic_conv1d_step, left_padding
+from seqdyconv.functional.conv import Padding, dynamic_conv1d_step
 from seqdyconv.functional.deformable import (
     PADDING_MODES,
     ConvPadding,
@@ -20,8 +20,9 @@ from seqdyconv.functional.deformable import (
     sampled_positions,
 )
 from seqdyconv.functional.packing import check_packed, run_packed
-from seqdyconv.layers.checks import check_dropout, check_heads, check_input, check_positive
+from seqdyconv.layers.checks import check_dropout, check_input, check_positive
 from seqdyconv.layers.masking import last_inputs, zero_padding
+from seqdyconv.layers.window import WindowConv
 
 
 class DeformableConv1d(nn.Module):
@@ -225,7 +226,7 @@ class DeformableConv1d(nn.Module):
         return _split(self.predictor(padded.transpose(1, 2)).transpose(1, 2), self.offset_groups, self.kernel_size)
 
 
-class DeformableDepthwiseConv1d(nn.Module):
+class DeformableDepthwiseConv1d(WindowConv):
     """Depthwise deformable convolution (Dai et al. 2017, https://arxiv.org/abs/1703.06211), (batch, time, channels).
 
     Each of the H heads has one kernel, shared by its R = C // H neighbouring channels, and moves its taps. A linear
@@ -281,24 +282,14 @@ class DeformableDepthwiseConv1d(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        check_heads(num_heads, channels=channels)
-        check_positive(kernel_size=kernel_size, dilation=dilation)
+        super().__init__(channels, kernel_size, num_heads, padding, dilation)
         check_dropout(weight_dropout=weight_dropout)
         if not clamp and padding != "same":
             raise ValueError('clamp=False needs padding="same", as a tap that is not clamped may read any step, got '
                              f"padding={padding!r}")  # fmt: skip
-        self.channels = channels
-        self.kernel_size = kernel_size
-        self.num_heads = num_heads
-        self.padding = padding
-        self.dilation = dilation
         self.modulation = modulation
         self.clamp = clamp
         self.weight_dropout = weight_dropout
-        self.reach = (kernel_size - 1) * dilation  # steps between the first and the last tap
-        self.left = left_padding(padding, kernel_size, dilation)
-        self.lookahead = self.reach - self.left  # steps after the current one that a clamped tap reads at most
         self.weight = nn.Parameter(torch.empty(num_heads, kernel_size, device=device, dtype=dtype))
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(channels, device=device, dtype=dtype)) if bias else None
@@ -316,23 +307,6 @@ class DeformableDepthwiseConv1d(nn.Module):
         text = f"{self.channels}, kernel_size={self.kernel_size}, num_heads={self.num_heads}, padding={self.padding!r}"
         defaults = {"dilation": 1, "modulation": False, "clamp": True, "weight_dropout": 0.0}
         return text + _changed(self, defaults) + (", bias=True" if self.bias is not None else "")
-
-    def forward(self, input: Tensor, *, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
-        """Convolve a whole sequence.
-
-        Args:
-            input: (B, T, C).
-            padding_mask: (B, T) bool, True at padded steps, which are read as zeros.
-            cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, instead of a mask.
-
-        Returns:
-            (B, T, C).
-        """
-        check_input(input, self.channels, self.weight.dtype, padding_mask)
-        if cu_seqlens is None:
-            return self._forward(input, padding_mask)
-        check_packed(cu_seqlens, input, padding_mask)
-        return run_packed(self._forward, input, cu_seqlens, max(self.left, self.lookahead) if self.clamp else None)
 
     def sampling(self, input: Tensor, *, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Where the taps read, and by what they multiply what they read.
@@ -353,39 +327,7 @@ class DeformableDepthwiseConv1d(nn.Module):
         weights = self.weight * (torch.ones_like(offset) if modulation is None else modulation)
         return start + sampled_positions(offset, self.dilation, low, high), weights
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        """The state before the first chunk: (B, (K−1)·dilation, C) zeros."""
-        return self.weight.new_zeros(batch_size, self.reach, self.channels)
-
-    def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Convolve the next chunk of a causal layer; any chunking of a sequence gives what ``forward`` gives.
-
-        A layer with ``padding=P`` looks L = (K−1)·dilation − P steps ahead, so its output comes L steps late: the
-        first L steps of it mean nothing, and a last chunk of L padded steps brings the rest.
-
-        Args:
-            input: (B, T, C), T ≥ 1.
-            state: (B, (K−1)·dilation, C), of :meth:`initial_state` or the last call.
-            padding_mask: (B, T) bool; padding at a row's end does not enter its state.
-
-        Returns:
-            The output (B, T, C), and the next state.
-        """
-        check_input(input, self.channels, self.weight.dtype, padding_mask)
-        if not self.clamp or (self.padding == "same" and self.lookahead):
-            raise ValueError("only a causal layer streams, or one whose padding is an int: padding must be "
-                             f'"causal" or P, got {self.padding!r} and clamp={self.clamp}')  # fmt: skip
-        window = _window(state, zero_padding(input, padding_mask), self.reach)
-        # An output's offsets come from its own step, which is L before the newest one.
-        offset, modulation = self._predict(window[:, self.left : self.left + input.shape[1]])
-        kernels = deformable_kernels(offset, self._weight(), modulation=modulation, dilation=self.dilation)
-        output, _ = dynamic_conv1d_step(
-            window[:, self.reach :], window[:, : self.reach], kernels.to(window.dtype), self.bias
-        )
-        return output, last_inputs(window, padding_mask, self.reach)
-
     def _forward(self, input: Tensor, padding_mask: Tensor | None) -> Tensor:
-        input = zero_padding(input, padding_mask)
         offset, modulation = self._predict(input)
         return deformable_depthwise_conv1d(
             input,
@@ -398,6 +340,22 @@ class DeformableDepthwiseConv1d(nn.Module):
             clamp=self.clamp,
             padding_mask=padding_mask,
         )
+
+    def _stream(self, window: Tensor) -> Tensor:
+        offset, modulation = self._predict(self._current(window))
+        kernels = deformable_kernels(offset, self._weight(), modulation=modulation, dilation=self.dilation)
+        state, input = window[:, : self.reach], window[:, self.reach :]
+        return dynamic_conv1d_step(input, state, kernels.to(window.dtype), self.bias)[0]
+
+    def _check_stream(self, input: Tensor, state: Tensor) -> None:
+        if not self.clamp:
+            raise ValueError("only a causal layer streams, in which taps stay in their window: clamp must be True, got "
+                             "False")  # fmt: skip
+        super()._check_stream(input, state)
+
+    @property
+    def _gap(self) -> int | None:
+        return super()._gap if self.clamp else None
 
     def _weight(self) -> Tensor:
         return F.dropout(self.weight, self.weight_dropout, self.training)

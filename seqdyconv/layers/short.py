@@ -15,13 +15,14 @@ from seqdyconv.functional import (
     low_rank_conv1d,
     low_rank_conv1d_step,
 )
-from seqdyconv.functional.conv import Padding, left_padding
+from seqdyconv.functional.conv import Padding
 from seqdyconv.functional.packing import check_packed, run_packed
-from seqdyconv.layers.checks import check_heads, check_input, check_positive
+from seqdyconv.layers.checks import check_input, check_positive
 from seqdyconv.layers.masking import last_inputs, zero_padding
+from seqdyconv.layers.window import WindowConv
 
 
-class ShortConv1d(nn.Module):
+class ShortConv1d(WindowConv):
     """Dynamic short convolution (2026, https://arxiv.org/abs/2606.03825), (batch, time, channels).
 
     A residual convolution of few taps, without softmax. Its kernels are predicted at every step, one for each head; or,
@@ -89,10 +90,7 @@ class ShortConv1d(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        num_heads = channels if num_heads is None else num_heads
-        check_heads(num_heads, channels=channels)
-        check_positive(kernel_size=kernel_size)
+        super().__init__(channels, kernel_size, channels if num_heads is None else num_heads, padding)
         if not (dynamic_kernel or static_kernel):
             raise ValueError("a short convolution has a kernel: dynamic_kernel, static_kernel or both must be True")
         of_dynamic = {"rank": rank, "query_dim": query_dim, "generator_reduction": generator_reduction}
@@ -100,17 +98,10 @@ class ShortConv1d(nn.Module):
         check_positive(**given)
         if given and not dynamic_kernel:
             raise ValueError(f"{', '.join(given)} must be None where dynamic_kernel=False, got {given}")
-        self.channels = channels
-        self.kernel_size = kernel_size
-        self.num_heads = num_heads
-        self.padding = padding
         self.rank = rank
         self.residual = residual
         self.silu = silu
         self.query_dim = query_dim
-        self.reach = kernel_size - 1  # steps between the first and the last tap
-        self.left = left_padding(padding, kernel_size)
-        self.lookahead = self.reach - self.left  # steps after the current one that the last tap reads
 
         def parameter(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -118,7 +109,7 @@ class ShortConv1d(nn.Module):
         self.generator: nn.Linear | nn.Sequential | None = None
         if dynamic_kernel:
             width = channels if query_dim is None else query_dim
-            size = num_heads * kernel_size if rank is None else rank
+            size = self.num_heads * kernel_size if rank is None else rank
             if generator_reduction is None:
                 self.generator = nn.Linear(width, size, bias=generator_bias, device=device, dtype=dtype)
             else:
@@ -177,24 +168,18 @@ class ShortConv1d(nn.Module):
             (B, T, C).
         """
         self._check(input, padding_mask, query)
-        if cu_seqlens is None:
-            return self._forward(input, padding_mask, query)
-        check_packed(cu_seqlens, input, padding_mask)
         if query is None:
-            return run_packed(
-                lambda row, mask: self._forward(row, mask, None), input, cu_seqlens, max(self.left, self.lookahead)
-            )
-        widths = [self.channels, query.shape[-1]]
-
-        def forward(rows: Tensor, mask: Tensor) -> Tensor:
-            row, queries = rows.split(widths, dim=-1)
-            return self._forward(row, mask, queries)
-
-        return run_packed(forward, torch.cat([input, query], dim=-1), cu_seqlens, max(self.left, self.lookahead))
-
-    def initial_state(self, batch_size: int) -> Tensor:
-        """The state before the first chunk: (B, K−1, C) zeros on the layer's device, in its dtype."""
-        return next(self.parameters()).new_zeros(batch_size, self.reach, self.channels)
+            return super().forward(input, padding_mask=padding_mask, cu_seqlens=cu_seqlens)
+        if cu_seqlens is None:
+            return self._forward(zero_padding(input, padding_mask), padding_mask, query)
+        check_packed(cu_seqlens, input, padding_mask)
+        return run_packed(
+            lambda rows, mask, query: self._forward(zero_padding(rows, mask), mask, query),
+            input,
+            cu_seqlens,
+            self._gap,
+            query,
+        )
 
     def stream(
         self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None, query: Tensor | None = None
@@ -214,25 +199,17 @@ class ShortConv1d(nn.Module):
             The output (B, T, C), and the next state.
         """
         self._check(input, padding_mask, query)
-        if self.padding == "same" and self.lookahead:
-            raise ValueError('only a causal layer streams, or one whose padding is an int: padding must be "causal" or '
-                             'P, got "same"')  # fmt: skip
-        expected = (input.shape[0], self.reach, self.channels)
-        if state.shape != expected:
-            raise ValueError(f"state must be (B, K-1, C) = {expected}, got {tuple(state.shape)}")
-        input = zero_padding(input, padding_mask)
-        window = torch.cat([state.to(input.dtype), input], dim=1)
-        current = window[:, self.left : self.left + input.shape[1]]
-        if query is None:
-            query = current
-        elif self.lookahead == 0:
+        window = self._window(input, state, padding_mask)
+        if query is not None and self.lookahead == 0:
             query = zero_padding(query, padding_mask)
-        output = self._convolve(input, current, query, state)
-        return output, last_inputs(window, padding_mask, self.reach)
+        return self._stream(window, query), last_inputs(window, padding_mask, self.reach)
 
-    def _forward(self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None) -> Tensor:
-        input = zero_padding(input, padding_mask)
+    def _forward(self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None = None) -> Tensor:
         return self._convolve(input, input, input if query is None else zero_padding(query, padding_mask), None)
+
+    def _stream(self, window: Tensor, query: Tensor | None = None) -> Tensor:
+        state, input, current = window[:, : self.reach], window[:, self.reach :], self._current(window)
+        return self._convolve(input, current, current if query is None else query, state)
 
     def _convolve(self, input: Tensor, current: Tensor, query: Tensor, state: Tensor | None) -> Tensor:
         """The sum of all parts for the steps ``current`` of a whole sequence, or of the chunk after ``state``."""

@@ -1,0 +1,122 @@
+"""What convolutions over time share whose output at a step depends on a window of the input around it."""
+
+import torch
+from torch import Tensor, nn
+
+from seqdyconv.functional.conv import Padding, left_padding
+from seqdyconv.functional.packing import check_packed, run_packed
+from seqdyconv.layers.checks import check_heads, check_input, check_positive
+from seqdyconv.layers.masking import last_inputs, zero_padding
+
+
+class WindowConv(nn.Module):
+    """A convolution with K taps, (batch, time, channels): its checks, padding, packed sequences and streaming.
+
+    A subclass brings parameters and two methods: ``_forward`` for whole sequences, and ``_stream`` for the chunk at the
+    end of a window. Layers that are given more than one sequence have a ``forward`` and ``stream`` of their own.
+
+    Args:
+        channels: C.
+        kernel_size: K ≥ 1, odd or even, also longer than the sequence.
+        num_heads: H, divides C.
+        padding: ``"causal"``, ``"same"`` or the number of zeros before the sequence.
+        dilation: steps between taps.
+    """
+
+    def __init__(
+        self, channels: int, kernel_size: int, num_heads: int, padding: Padding = "same", dilation: int = 1
+    ) -> None:
+        super().__init__()
+        check_heads(num_heads, channels=channels)
+        check_positive(kernel_size=kernel_size, dilation=dilation)
+        self.channels = channels
+        self.kernel_size = kernel_size
+        self.num_heads = num_heads
+        self.padding = padding
+        self.dilation = dilation
+        self.reach = (kernel_size - 1) * dilation  # steps between the first and the last tap
+        self.left = left_padding(padding, kernel_size, dilation)
+        self.lookahead = self.reach - self.left  # steps after the current one that the last tap reads
+
+    def forward(self, input: Tensor, *, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Convolve a whole sequence.
+
+        Args:
+            input: (B, T, C).
+            padding_mask: (B, T) bool, True at padded steps, which are read as zeros.
+            cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, instead of a mask:
+                sequence n is the steps from ``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``.
+
+        Returns:
+            (B, T, C).
+        """
+        check_input(input, self.channels, self._dtype, padding_mask)
+        if cu_seqlens is None:
+            return self._forward(zero_padding(input, padding_mask), padding_mask)
+        check_packed(cu_seqlens, input, padding_mask)
+        return run_packed(
+            lambda rows, mask: self._forward(zero_padding(rows, mask), mask), input, cu_seqlens, self._gap
+        )
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        """The state before the first chunk: (B, (K−1)·dilation, C) zeros on the layer's device, in its dtype."""
+        return next(self.parameters()).new_zeros(batch_size, self.reach, self.channels)
+
+    def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Convolve the next chunk of a causal layer; any chunking of a sequence gives what ``forward`` gives.
+
+        A layer with ``padding=P`` looks L = (K−1)·dilation − P steps ahead, so its output comes L steps late: the
+        first L steps of it mean nothing, and a last chunk of L padded steps brings the rest.
+
+        Args:
+            input: (B, T, C), T ≥ 1.
+            state: (B, (K−1)·dilation, C), of :meth:`initial_state` or the last call.
+            padding_mask: (B, T) bool; padding at a row's end does not enter its state.
+
+        Returns:
+            The output (B, T, C), and the next state.
+        """
+        check_input(input, self.channels, self._dtype, padding_mask)
+        window = self._window(input, state, padding_mask)
+        return self._stream(window), last_inputs(window, padding_mask, self.reach)
+
+    # What a subclass brings
+
+    def _forward(self, input: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """(B, T, C) from a whole sequence (B, T, C), in which padded steps are zeros already."""
+        raise NotImplementedError
+
+    def _stream(self, window: Tensor) -> Tensor:
+        """The output (B, T, C) of a chunk from the inputs (B, (K−1)·dilation + T, C) that end with it.
+
+        The output's steps are ``self._current(window)``, ``self.lookahead`` before the newest ones.
+        """
+        raise NotImplementedError
+
+    # What it may use
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @property
+    def _gap(self) -> int | None:
+        """The steps that must be between packed sequences; None: any step may matter."""
+        return max(self.left, self.lookahead)
+
+    def _current(self, window: Tensor) -> Tensor:
+        return window[:, self.left : window.shape[1] - self.lookahead]
+
+    def _window(self, input: Tensor, state: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """State and chunk in one, zeros at padded steps."""
+        self._check_stream(input, state)
+        input = zero_padding(input, padding_mask)
+        return torch.cat([state.to(input.dtype), input], dim=1)
+
+    def _check_stream(self, input: Tensor, state: Tensor) -> None:
+        if self.padding == "same" and self.lookahead:
+            raise ValueError('only a causal layer streams, or one whose padding is an int: padding must be "causal" or '
+                             'P, got "same"')  # fmt: skip
+        expected = (input.shape[0], self.reach, self.channels)
+        if state.shape != expected:
+            raise ValueError(f"state must be (B, (K-1)*dilation, C) = {expected}, got {tuple(state.shape)}")
