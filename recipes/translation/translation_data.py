@@ -105,7 +105,9 @@ class DataArguments:
         default=8000,
         metadata={"help": "Size of the joint vocabulary to train, the 260 special and byte tokens included."},
     )
-    tokenizer_type: str = field(default="unigram", metadata={"help": "The vocabulary to train: unigram or bpe."})
+    tokenizer_type: str = field(
+        default="unigram", metadata={"help": "The vocabulary to train: unigram or bpe, which is the same every time."}
+    )
     tokenizer_name: str | None = field(
         default=None, metadata={"help": "Use this tokenizer (a folder or a Hub name) instead of training one."}
     )
@@ -295,7 +297,8 @@ def train_tokenizer(
     The ids are ``<s>`` 0, ``<pad>`` 1, ``</s>`` 2, ``<unk>`` 3, then the 256 bytes, then the pieces. Characters without
     a piece are written as UTF-8 bytes, so nothing becomes ``<unk>`` and ``decode(encode(text))`` is the text, but for
     white space at its start (and case, with ``lowercase``). ``</s>`` ends every sequence. The same texts give the same
-    tokenizer every time.
+    tokenizer with ``"bpe"``; with ``"unigram"`` a few of the rarest pieces may differ each time, as its trainer adds up
+    in a random order.
 
     Args:
         texts: the sentences of all languages of the joint vocabulary.
@@ -390,7 +393,7 @@ def _with_byte_tokens(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _without_chance(vocab: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Take out of the pieces and scores of the unigram trainer what differs between two runs on the same texts.
+    """Take out of the unigram trainer's pieces and scores what need not differ between two runs on the same texts.
 
     That is noise of 1e-11 in the scores, the order of equal ones, and which of the characters that no longer are pieces
     gets which of the lowest scores: they all get the lowest.
