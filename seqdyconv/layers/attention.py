@@ -77,15 +77,13 @@ class SelfAttention(nn.Module):
             (B, T, D).
         """
         check_packed(cu_seqlens, input, padding_mask)
-        projected = self._project(input, padding_mask)
+        query, key, value = self._project(input, padding_mask)
         if cu_seqlens is None:
-            return self.out_proj(self._mix(*projected, padding_mask))
-
-        def mix(rows: Tensor, mask: Tensor) -> Tensor:
-            query, key, value = rows.chunk(3, dim=-1)
-            return self._mix(query, key, value, mask)
-
-        return self.out_proj(run_packed(mix, torch.cat(projected, dim=-1), cu_seqlens, gap=None))
+            return self.out_proj(self._mix(query, key, value, padding_mask))
+        mixed = run_packed(
+            lambda rows, mask, key, value: self._mix(rows, key, value, mask), query, cu_seqlens, None, key, value
+        )
+        return self.out_proj(mixed)
 
     def initial_state(self, batch_size: int) -> Tensor:
         """The state before the first chunk: (B, 0, 2·D + 1), no steps yet."""

@@ -296,14 +296,11 @@ class DynamicConv1d(_HeadConv1d):
         check_input(input, self.channels, self.generator.weight.dtype, padding_mask)
         check_packed(cu_seqlens, input, padding_mask)
         self._check_query(input, query)
-        widths = [self.channels] if query is None else [self.channels, query.shape[-1]]
 
-        def forward(rows: Tensor, mask: Tensor) -> Tensor:
-            row, *queries = rows.split(widths, dim=-1)
-            return self._convolve(*self._input_and_kernels(row, mask, *(queries or [None])))
+        def forward(rows: Tensor, mask: Tensor, query: Tensor | None = None) -> Tensor:
+            return self._convolve(*self._input_and_kernels(rows, mask, query))
 
-        packed = input if query is None else torch.cat([input, query], dim=-1)
-        return run_packed(forward, packed, cu_seqlens, self._gap)
+        return run_packed(forward, input, cu_seqlens, self._gap, *([] if query is None else [query]))
 
     def kernels(self, input: Tensor, *, padding_mask: Tensor | None = None, query: Tensor | None = None) -> Tensor:
         """The finished kernels that :meth:`forward` convolves with, after softmax and, in training, DropConnect.
@@ -340,7 +337,7 @@ class DynamicConv1d(_HeadConv1d):
             logits = self._logits(input, query, padding_mask)
         elif query is None:  # an output's kernel comes from its own step, L before the newest
             window = torch.cat([self._past(state).to(input.dtype), input], dim=1)
-            logits = self._logits(window[:, self.left : self.left + input.shape[1]], None, None)
+            logits = self._logits(self._current(window), None, None)
         else:
             logits = self._logits(input, query, None)
         return self._stream_kernels(input, logits, state, padding_mask)

@@ -121,12 +121,14 @@ class SpanDynamicConv1d(nn.Module):
         if cu_seqlens is None:
             return self._forward(input, query, source, padding_mask)
         check_packed(cu_seqlens, input, padding_mask)
-
-        def forward(rows: Tensor, mask: Tensor) -> Tensor:
-            input, query, source = rows.split([self.channels, self.channels, self.source_dim], dim=-1)
-            return self._forward(input, query, source, mask)
-
-        return run_packed(forward, torch.cat([input, query, source], dim=-1), cu_seqlens, self.conv._gap)
+        return run_packed(
+            lambda rows, mask, query, source: self._forward(rows, query, source, mask),
+            input,
+            cu_seqlens,
+            self.conv._gap,
+            query,
+            source,
+        )
 
     def initial_state(self, batch_size: int) -> Tensor:
         """The state before the first chunk: (B, (K−1)·dilation, S + C), of both convolutions."""
@@ -174,7 +176,7 @@ class SpanDynamicConv1d(nn.Module):
 
     def output_steps(self, past: Tensor, rows: Tensor) -> Tensor:
         """Of a stream's ``rows`` (B, T, C) and those before, (B, (K−1)·dilation, C), the T that the output is of."""
-        return torch.cat([past.to(rows.dtype), rows], dim=1)[:, self.conv.left : self.conv.left + rows.shape[1]]
+        return self.conv._current(torch.cat([past.to(rows.dtype), rows], dim=1))
 
     def _check(
         self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None, source: Tensor | None
@@ -222,11 +224,10 @@ class _SpanBlock(nn.Module):
         projected = self.in_proj(input)
         if cu_seqlens is None:
             return self.out_proj(self._mix(input, projected, padding_mask))
-
-        def mix(rows: Tensor, mask: Tensor) -> Tensor:
-            return self._mix(rows[..., : self.dim], rows[..., self.dim :], mask)
-
-        return self.out_proj(run_packed(mix, torch.cat([input, projected], dim=-1), cu_seqlens, self._gap))
+        mixed = run_packed(
+            lambda rows, mask, projected: self._mix(rows, projected, mask), input, cu_seqlens, self._gap, projected
+        )
+        return self.out_proj(mixed)
 
     @property
     def _gap(self) -> int | None:

@@ -62,8 +62,7 @@ class _TimeFeatureConv(nn.Module):
         input = zero_padding(input, padding_mask)
         output, following = self.conv.stream(input, state, padding_mask)
         if self.lookahead:  # the output is of steps before the newest, and so are its features
-            window = torch.cat([self.conv._past(state).to(input.dtype), input], dim=1)
-            input = window[:, self.conv.left : self.conv.left + input.shape[1]]
+            input = self.conv._current(torch.cat([self.conv._past(state).to(input.dtype), input], dim=1))
         return self._merge(output, input), following
 
     def _forward(self, input: Tensor, padding_mask: Tensor | None) -> Tensor:
