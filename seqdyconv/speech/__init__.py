@@ -9,7 +9,7 @@ except Exception as error:  # torchaudio beside a torch that does not fit raises
         f"'torchaudio==2.11.*'. Install both by: pip install 'seqdyconv[speech]' ({type(error).__name__}: {error})"
     ) from error
 
-from transformers import AutoFeatureExtractor, AutoProcessor
+from transformers import AutoFeatureExtractor, AutoProcessor, AutoTokenizer
 
 from seqdyconv.models import SeqDyConvSpeechConfig
 from seqdyconv.speech.alignment import AlignedToken, Word, align, align_words, plot_alignment, to_srt
@@ -25,9 +25,10 @@ from seqdyconv.speech.features import (
 )
 from seqdyconv.speech.language_model import NGramModel, read_vocabulary, train_ngram_model
 from seqdyconv.speech.processing import SeqDyConvSpeechProcessor
-from seqdyconv.speech.tokenization import train_character_tokenizer, train_subword_tokenizer
+from seqdyconv.speech.tokenization import SeqDyConvCTCTokenizer, train_character_tokenizer, train_subword_tokenizer
 
 AutoFeatureExtractor.register(SeqDyConvSpeechConfig, SeqDyConvFeatureExtractor)
+AutoTokenizer.register(SeqDyConvSpeechConfig, fast_tokenizer_class=SeqDyConvCTCTokenizer)
 AutoProcessor.register(SeqDyConvSpeechConfig, SeqDyConvSpeechProcessor)
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "CTCBeamSearch",
     "FeatureStream",
     "NGramModel",
+    "SeqDyConvCTCTokenizer",
     "SeqDyConvFeatureExtractor",
     "SeqDyConvSpeechProcessor",
     "SpecAugment",

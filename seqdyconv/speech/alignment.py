@@ -10,7 +10,7 @@ from torch import Tensor
 from torchaudio.functional import forced_align, merge_tokens
 
 from seqdyconv.files import replacing
-from seqdyconv.speech.tokenization import WORD_BOUNDARY, clean_text
+from seqdyconv.speech.tokenization import WORD_BOUNDARY, clean_text, group_words
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -128,19 +128,9 @@ def join_words(
         offset: seconds before the first frame.
     """
     strings = token_strings(tokenizer)
-    groups: list[list[AlignedToken]] = []
-    begins = True
-    for one in tokens:
-        text = strings[one.token]
-        begins = begins or text.startswith(WORD_BOUNDARY)
-        if not text.replace(WORD_BOUNDARY, ""):
-            continue
-        if begins:
-            groups.append([])
-        groups[-1].append(one)
-        begins = False
     words = []
-    for group in groups:
+    for indices in group_words(strings[one.token] for one in tokens):
+        group = [tokens[index] for index in indices]
         frames = sum(one.end - one.start for one in group)
         score = math.exp(sum((one.end - one.start) * one.score for one in group) / frames)
         text = "".join(strings[one.token] for one in group).replace(WORD_BOUNDARY, "")

@@ -1,15 +1,121 @@
 """Tokenizers for CTC models and attention decoders, trained on transcripts: characters or subwords."""
 
+import itertools
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import ParakeetTokenizer, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
+from transformers.utils.generic import ModelOutput
 
 # The blank of CTC is <pad>, 0, which is what torch.nn.CTCLoss takes unless told otherwise.
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
 WORD_BOUNDARY = "▁"
+
+
+@dataclass
+class CTCText(ModelOutput):
+    """Text and the frames of its parts, what ``SeqDyConvCTCTokenizer.decode`` returns if asked for offsets.
+
+    Attributes:
+        text: the text.
+        char_offsets: ``{"char", "start_offset", "end_offset"}`` of each token (a character, or a subword), the frames
+            from the first to the one after the last where it was said; a space for ``▁``.
+        word_offsets: ``{"word", "start_offset", "end_offset"}`` of each word.
+    """
+
+    text: str | None = None
+    char_offsets: list[dict[str, Any]] | None = None
+    word_offsets: list[dict[str, Any]] | None = None
+
+
+class SeqDyConvCTCTokenizer(PreTrainedTokenizerFast):
+    """A tokenizer whose ``decode`` takes the labels of frames, as a CTC model gives them, and knows when each was said.
+
+    :func:`train_character_tokenizer` and :func:`train_subword_tokenizer` make it, ``AutoTokenizer`` loads it.
+    ``decode`` and ``batch_decode`` remove repeats, then blanks (the padding token), and have the options of
+    ``Wav2Vec2CTCTokenizer``:
+
+    - ``group_tokens=False`` keeps repeats, for labels that are collapsed already.
+    - ``output_char_offsets=True``, ``output_word_offsets=True`` return a :class:`CTCText`. Offsets are frames of the
+      logits; times ``config.inputs_to_logits_ratio`` they are samples. ``pipeline("automatic-speech-recognition",
+      return_timestamps="word")`` (or ``"char"``) gives seconds.
+
+    Example:
+        >>> from seqdyconv.speech.tokenization import train_character_tokenizer
+        >>> tokenizer = train_character_tokenizer(["ahoj"])  # ▁ 4, a 5, h 6, j 7, o 8
+        >>> frames = [0, 5, 5, 0, 5, 4, 0, 6]
+        >>> tokenizer.decode(frames)
+        'aa h'
+        >>> tokenizer.decode(frames, output_word_offsets=True).word_offsets[1]
+        {'word': 'h', 'start_offset': 7, 'end_offset': 8}
+    """
+
+    replace_word_delimiter_char = " "  # What the pipeline asks _get_word_offsets to split at.
+
+    def _decode(  # type: ignore[override]  # Offsets make it more than a text, as in Wav2Vec2CTCTokenizer.
+        self,
+        token_ids: int | list[int],
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+        group_tokens: bool = True,
+        output_char_offsets: bool = False,
+        output_word_offsets: bool = False,
+        **kwargs: Any,
+    ) -> str | CTCText:
+        ids = [token_ids] if isinstance(token_ids, int) else token_ids
+        runs = [list(run) for _, run in itertools.groupby(ids)] if group_tokens else [[token] for token in ids]
+        skipped = {self.pad_token_id, *(self.all_special_ids if skip_special_tokens else ())}
+        ends = list(itertools.accumulate(map(len, runs)))
+        tokens = self.convert_ids_to_tokens([run[0] for run in runs])
+        offsets = [
+            {
+                "char": token.replace(WORD_BOUNDARY, self.replace_word_delimiter_char),
+                "start_offset": end - len(run),
+                "end_offset": end,
+            }
+            for run, token, end in zip(runs, tokens, ends)
+            if run[0] not in skipped
+        ]
+        text = "".join(str(one["char"]) for one in offsets).strip()
+        if not output_char_offsets and not output_word_offsets:
+            return text
+        words = self._get_word_offsets(offsets) if output_word_offsets else None
+        return CTCText(text=text, char_offsets=offsets if output_char_offsets else None, word_offsets=words)
+
+    @staticmethod
+    def _get_word_offsets(offsets: Sequence[dict[str, Any]], word_delimiter_char: str = " ") -> list[dict[str, Any]]:
+        """The words that characters or subwords make; the pipeline calls it by this name."""
+        words = []
+        for group in group_words([one["char"] for one in offsets], word_delimiter_char):
+            text = "".join(offsets[index]["char"] for index in group).replace(word_delimiter_char, "")
+            start, end = offsets[group[0]]["start_offset"], offsets[group[-1]]["end_offset"]
+            words.append({"word": text, "start_offset": start, "end_offset": end})
+        return words
+
+
+def group_words(tokens: Iterable[str], boundary: str = WORD_BOUNDARY) -> list[list[int]]:
+    """The indices of the tokens of each word; ``boundary`` begins a word, or stands alone between two.
+
+    Example:
+        >>> from seqdyconv.speech.tokenization import group_words
+        >>> group_words(["▁", "a", "b", "▁c", "d"])
+        [[1, 2], [3, 4]]
+    """
+    words: list[list[int]] = []
+    begins = True
+    for index, token in enumerate(tokens):
+        begins = begins or token.startswith(boundary)
+        if not token.replace(boundary, ""):
+            continue
+        if begins:
+            words.append([])
+        words[-1].append(index)
+        begins = False
+    return words
 
 
 def train_character_tokenizer(
@@ -28,9 +134,9 @@ def train_character_tokenizer(
             ``skip_special_tokens=True``.
 
     Returns:
-        A tokenizer that lies in ``tokenizer.json`` and needs no code of this package. Without ``add_eos`` it is one
-        for CTC: ``decode`` takes the labels of frames, whose repeats and blanks it removes; of labels that are
-        collapsed already, ``decode(..., group_tokens=False)`` keeps double letters.
+        Without ``add_eos`` a :class:`SeqDyConvCTCTokenizer`: ``decode`` takes the labels of frames, whose repeats and
+        blanks it removes; of labels that are collapsed already, ``decode(..., group_tokens=False)`` keeps double
+        letters. It lies in ``tokenizer.json``, which decodes frames without this package, too.
 
     Raises:
         ValueError: no text has a character that occurs ``min_frequency`` times, or a text is not a string.
@@ -125,8 +231,9 @@ def _finish(tokenizer: Tokenizer, add_eos: bool) -> PreTrainedTokenizerFast:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"$A {eos}", special_tokens=[(eos, SPECIAL_TOKENS.index(eos))]
         )
-    # Both are tokenizer.json and no more; the former's decode takes CTC labels of frames, as the pipeline gives them.
-    build = PreTrainedTokenizerFast if add_eos else ParakeetTokenizer
+    else:  # So that tokenizer.json alone decodes frames, where AutoTokenizer doesn't know the class.
+        tokenizer.decoder = decoders.Sequence([decoders.CTC(pad, WORD_BOUNDARY, cleanup=False), tokenizer.decoder])
+    build = PreTrainedTokenizerFast if add_eos else SeqDyConvCTCTokenizer
     return build(
         tokenizer_object=tokenizer,
         pad_token=pad,

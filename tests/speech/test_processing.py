@@ -102,6 +102,18 @@ class TestPipeline:
         assert recognise(samples)["text"] == text
         assert recognise({"array": samples, "sampling_rate": 16000})["text"] == text
 
+    @pytest.mark.parametrize("chunk", [0, 0.8])
+    def test_tells_when(self, folder, chunk):
+        recognise = pipeline("automatic-speech-recognition", model=str(folder), chunk_length_s=chunk)
+        samples = noise(20000).numpy()
+        result = recognise(samples, return_timestamps="word")
+        assert " ".join(word["text"] for word in result["chunks"]) == result["text"] == recognise(samples)["text"]
+        letters = recognise(samples, return_timestamps="char")["chunks"]
+        assert "".join(letter["text"] for letter in letters).strip() == result["text"]
+        times = [time for letter in letters for time in letter["timestamp"]]
+        assert len(times) > 6 and times == sorted(times) and times[0] >= 0 and times[-1] <= 20000 / 16000
+        assert {time for word in result["chunks"] for time in word["timestamp"]} <= set(times)
+
     def test_batches_of_different_lengths(self, folder):
         recognise = pipeline("automatic-speech-recognition", model=str(folder))
         samples = [noise(length).numpy() for length in (4000, 16000, 9000)]

@@ -1,9 +1,13 @@
 """Tokenizers for CTC: text comes back, and the ids are those that the models expect."""
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from seqdyconv.speech.tokenization import train_character_tokenizer, train_subword_tokenizer
+from seqdyconv.speech.tokenization import (
+    SeqDyConvCTCTokenizer,
+    train_character_tokenizer,
+    train_subword_tokenizer,
+)
 
 TEXTS = ["příliš žluťoučký kůň", "hello llama, don't stop!", "ale ne , really ?"]
 TRAINERS = {
@@ -46,6 +50,30 @@ def test_frames_of_ctc_lose_repeats_and_blanks_unless_told_not_to():
     assert train_character_tokenizer(["ahoj"], add_eos=True).decode([5, 5, 6]) == "aah"  # its decoder writes no frames
 
 
+def test_frames_tell_when_tokens_and_words_were_said():
+    tokenizer = train_character_tokenizer(["ahoj"])
+    frames = [0, 4, 5, 5, 0, 5, 4, 4, 0, 6, 3]
+    said = tokenizer.decode(frames, output_char_offsets=True, output_word_offsets=True)
+    assert said.text == tokenizer.decode(frames) == "aa h<unk>"
+    assert [tuple(one.values()) for one in said.word_offsets] == [("aa", 2, 6), ("h<unk>", 9, 11)]
+    assert [tuple(one.values()) for one in said.char_offsets] == [
+        (" ", 1, 2), ("a", 2, 4), ("a", 5, 6), (" ", 6, 8), ("h", 9, 10), ("<unk>", 10, 11)
+    ]  # fmt: skip
+    assert tokenizer.decode([], output_word_offsets=True).word_offsets == []
+    said = tokenizer.batch_decode([frames, [7]], output_word_offsets=True, skip_special_tokens=True)
+    assert [one.text for one in said] == ["aa h", "j"]
+
+
+def test_offsets_of_subwords(train):
+    tokenizer = train(TEXTS)
+    frames = [0, *(token for token in tokenizer("ale kůň ne")["input_ids"] for _ in range(3)), 0]
+    said = tokenizer.decode(frames, output_word_offsets=True)
+    assert said.text == " ".join(one["word"] for one in said.word_offsets) == "ale kůň ne"
+    assert said.word_offsets[-1]["end_offset"] == len(frames) - 1 and said.char_offsets is None
+    for one in said.word_offsets:
+        assert tokenizer.decode(frames[one["start_offset"] : one["end_offset"]]) == one["word"]
+
+
 def test_attention_decoders_get_an_end(train):
     tokenizer = train(TEXTS, add_eos=True)
     ids = tokenizer("ale ne")["input_ids"]
@@ -60,6 +88,10 @@ def test_the_folder_alone_is_enough_to_load_it(train, tmp_path):
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     assert loaded(TEXTS)["input_ids"] == tokenizer(TEXTS)["input_ids"]
     assert loaded.batch_decode(loaded(TEXTS)["input_ids"], group_tokens=False) == TEXTS and loaded.pad_token_id == 0
+    assert isinstance(loaded, SeqDyConvCTCTokenizer)
+    frames = [0, *(token for token in loaded(TEXTS[0])["input_ids"] for _ in range(2)), 0]
+    plain = PreTrainedTokenizerFast.from_pretrained(tmp_path)  # as where this package is not imported
+    assert plain.decode(frames) == loaded.decode(frames) == TEXTS[0]
 
 
 def test_training_is_deterministic_and_independent_of_the_order(train):
