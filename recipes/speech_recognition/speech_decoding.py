@@ -43,12 +43,14 @@ class DecodingArguments:
     ctc_weight: float | None = field(
         default=None, metadata={"help": "Weight of CTC beside an attention decoder; None is that of the training."}
     )
-    max_label_length: int = field(default=448, metadata={"help": "The most units that an attention decoder writes."})
+    max_label_length: int | None = field(
+        default=None, metadata={"help": "The most units that an attention decoder writes; None: what the model allows."}
+    )
 
     def __post_init__(self) -> None:
         for name in ("beam_size", "max_label_length"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         for name in ("language_model", "word_list"):
             if (value := getattr(self, name)) not in ("none", "auto") and not Path(value).is_file():
                 raise ValueError(f"{name} must be none, auto or a file, got {value!r}")
@@ -131,7 +133,7 @@ class Decoder:
         return logits, self.recogniser.output_lengths(inputs, logits.shape[1])
 
     def _generated(self, inputs: dict[str, Tensor]) -> list[str]:
-        options: dict[str, Any] = {"num_beams": self.args.beam_size, "max_new_tokens": self.args.max_label_length}
+        options: dict[str, Any] = {"num_beams": self.args.beam_size, "max_length": self.args.max_label_length}
         if self.args.ctc_weight is not None:
             options["ctc_weight"] = self.args.ctc_weight
         return self.recogniser.recognise(inputs, **options)

@@ -1,8 +1,10 @@
 """Models for speech recognition: new ones, pretrained ones of a folder or the Hub, and swapped ones."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from transformers import (
     AutoModelForSpeechSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    WhisperFeatureExtractor,
 )
 
 from seqdyconv.models import SeqDyConvForCTC, SeqDyConvForSpeechSeq2Seq, SeqDyConvSpeechConfig
@@ -37,7 +40,9 @@ from seqdyconv.training.loading import (
 HEADS = ("ctc", "seq2seq")
 UNITS = ("characters", "bpe")
 KIND = "speech recognition model"
-_PRETRAINED = ("model_name_or_path", "new_vocabulary", "units", "vocab_size", "min_frequency")
+WHISPER_PROMPT = 4
+"""Whisper models put so many tokens before a text (start, language, task, no timestamps)."""
+_PRETRAINED = ("model_name_or_path", "new_vocabulary", "whisper_language", "units", "vocab_size", "min_frequency")
 
 
 @dataclass
@@ -49,6 +54,10 @@ class ModelArguments:
     )
     new_vocabulary: bool = field(
         default=False, metadata={"help": "Give a pretrained CTC model the units of the training texts and a new head."}
+    )
+    whisper_language: str | None = field(
+        default=None,
+        metadata={"help": "The language that a Whisper model hears and writes (cs, czech); None: it finds out itself."},
     )
     head: str = field(default="ctc", metadata={"help": "ctc, or seq2seq: an attention decoder beside it."})
     units: str = field(default="characters", metadata={"help": "What is recognised: characters or bpe."})
@@ -141,6 +150,8 @@ class ModelArguments:
             raise ValueError("swap_mixer swaps the self-attention of a pretrained model: give model_name_or_path")
         if self.new_vocabulary and self.model_name_or_path is None:
             raise ValueError("new_vocabulary is for a pretrained model: give model_name_or_path")
+        if self.whisper_language is not None and self.model_name_or_path is None:
+            raise ValueError("whisper_language is for a pretrained model: give model_name_or_path")
         if self.encoder_lookahead is not None and self.feature_normalize == "utterance":
             raise ValueError("a streaming model (encoder_lookahead) needs feature_normalize: global or none")
 
@@ -185,6 +196,32 @@ class Recogniser:
             return model.output_lengths(mask).cpu()
         return model._get_feat_extract_output_lengths(mask.sum(-1)).cpu().clamp(max=frames)
 
+    @property
+    def max_seconds(self) -> float:
+        """The longest utterance that is heard to its end; all but Whisper models hear any."""
+        whisper = isinstance(self.feature_extractor, WhisperFeatureExtractor)
+        return self.feature_extractor.chunk_length if whisper else math.inf
+
+    def labels(self, texts: Sequence[str]) -> list[list[int]]:
+        """The ids of texts to train on, without the start of a decoder, which the models put before them."""
+        rows: list[list[int]] = self.tokenizer(list(texts))["input_ids"]
+        start = None if self.is_ctc else self.model.config.decoder_start_token_id
+        return [ids[1:] if ids and ids[0] == start else list(ids) for ids in rows]
+
+    def too_long(self, text: str, num_samples: int) -> str | None:
+        """Why an utterance of that many samples can't be trained on, or None."""
+        [ids] = self.labels([text])
+        if self.is_ctc:
+            # Between two equal labels CTC needs a blank.
+            needed = len(ids) + sum(one == other for one, other in pairwise(ids))
+            frames = self.frames(num_samples)
+            return f"its text needs {needed} frames, more than the {frames} of its audio" if needed > frames else None
+        seconds = num_samples / self.feature_extractor.sampling_rate
+        if seconds > self.max_seconds:
+            return f"it is {seconds:.1f} s long, and the model hears {self.max_seconds} s"
+        limit = getattr(self.model.config, "max_target_positions", math.inf)
+        return f"its text has {len(ids)} units, more than the model's {limit}" if len(ids) > limit else None
+
     def save(self, folder: str | Path) -> None:
         """Write the feature extractor and the tokenizer, for the Auto classes."""
         if self.own_features:
@@ -194,12 +231,21 @@ class Recogniser:
             self.tokenizer.save_pretrained(folder)
 
     @torch.no_grad()
-    def recognise(self, inputs: dict[str, Tensor], **options: Any) -> list[str]:
-        """Texts of a batch, greedy; `options` are those of ``generate``, for models with a decoder."""
+    def recognise(self, inputs: dict[str, Tensor], max_length: int | None = None, **options: Any) -> list[str]:
+        """Texts of a batch, greedy.
+
+        Args:
+            inputs: of the model.
+            max_length: the most units that a decoder writes; None: as many as the model finds fit.
+            options: of ``generate``, for models with a decoder.
+        """
         if self.is_ctc:
             logits = self.model(**inputs).logits
             return self.decode_logits(logits, self.output_lengths(inputs, logits.shape[1]))
         model: Any = self.model
+        if max_length is not None:
+            room = getattr(model.config, "max_target_positions", math.inf) - WHISPER_PROMPT
+            options["max_new_tokens"] = int(min(max_length, room))
         ids = model.generate(**inputs, **options)
         return [clean(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
@@ -305,6 +351,11 @@ def build_model(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> Pre
             f"the tokenizer has {len(tokenizer)} entries, but {args.model_name_or_path} gives {model.config.vocab_size}"
             " outputs: set new_vocabulary"
         )
+    if args.whisper_language is not None:
+        if model.config.model_type != "whisper":
+            raise ModelError(f"whisper_language is for Whisper models, and {args.model_name_or_path} is none")
+        model.generation_config.language = args.whisper_language
+        model.generation_config.task = "transcribe"
     if args.swap_mixer is not None:
         try:
             swap_self_attention(

@@ -35,8 +35,9 @@ class SpeechTrainingArguments(TokenBatchArguments):
     eval_max_batch_seconds: float | None = field(
         default=None, metadata={"help": "The same for evaluation; None is max_batch_seconds."}
     )
-    max_label_length: int = field(
-        default=448, metadata={"help": "The most units that a model with a decoder writes for an utterance."}
+    max_label_length: int | None = field(
+        default=None,
+        metadata={"help": "The most units that a decoder writes for an utterance; None: what the model allows."},
     )
 
     # Other defaults than the Trainer's.
@@ -68,7 +69,7 @@ class SpeechTrainingArguments(TokenBatchArguments):
         for name in ("max_batch_seconds", "eval_max_batch_seconds"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, got {value}")
-        if self.max_label_length < 1:
+        if self.max_label_length is not None and self.max_label_length < 1:
             raise ValueError(f"max_label_length must be at least 1, got {self.max_label_length}")
         super().__post_init__()
 
@@ -195,4 +196,4 @@ class SpeechTrainer(TokenBatches):
             lengths = self.recogniser.output_lengths(inputs, outputs.logits.shape[1])
             return self.recogniser.decode_logits(outputs.logits, lengths)
         with self.compute_loss_context_manager():
-            return self.recogniser.recognise(inputs, max_new_tokens=self.args.max_label_length)
+            return self.recogniser.recognise(inputs, max_length=self.args.max_label_length)

@@ -7,7 +7,6 @@ Several processes: torchrun --nproc_per_node 2 recipes/speech_recognition/train.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +201,9 @@ def make_processor(args: ModelArguments, train: Dataset, folder: Path | None) ->
     if source is not None:
         extractor = load_feature_extractor(source)
         if folder is not None or not args.new_vocabulary:
-            return extractor, load_tokenizer(source)
+            language = args.whisper_language
+            options = {} if language is None else {"language": language, "task": "transcribe"}
+            return extractor, load_tokenizer(source, **options)
         return extractor, make_tokenizer(args, train["text"])
     tokenizer = make_tokenizer(args, train["text"])
     return make_feature_extractor(args, some_samples(train, STATISTICS_UTTERANCES)), tokenizer
@@ -218,23 +219,17 @@ def some_samples(table: Dataset, number: int) -> Iterator[Tensor]:
 def make_labels(
     data: DatasetDict, recogniser: Recogniser, data_args: DataArguments
 ) -> tuple[dict[str, list[list[int]]], DatasetDict, list[BadFile]]:
-    """The ids of all texts; utterances with more of them than a CTC model has frames are left out of train.
+    """The ids of all texts; utterances that are longer than the model can learn from are left out of train.
 
     An evaluation utterance of that kind stays: it is recognised as far as it goes, and its errors count.
     """
     tokenizer = recogniser.tokenizer
-    bad: list[BadFile] = []
-    if recogniser.is_ctc:
 
-        def reason(row: Mapping[str, Any], _: DataArguments) -> str | None:
-            ids = tokenizer(row["text"])["input_ids"]
-            # Between two equal labels CTC needs a blank.
-            needed = len(ids) + sum(one == other for one, other in pairwise(ids))
-            frames = recogniser.frames(row["num_samples"])
-            return f"its text needs {needed} frames, more than the {frames} of its audio" if needed > frames else None
+    def reason(row: Mapping[str, Any], _: DataArguments) -> str | None:
+        return recogniser.too_long(row["text"], row["num_samples"])
 
-        data["train"], bad = drop_bad(data["train"], "train", data_args, reason)
-    labels = {split: [list(ids) for ids in tokenizer(data[split]["text"][:])["input_ids"]] for split in data}
+    data["train"], bad = drop_bad(data["train"], "train", data_args, reason)
+    labels = {split: recogniser.labels(data[split]["text"][:]) for split in data}
     total = sum(map(len, labels["train"]))
     unknown = sum(ids.count(tokenizer.unk_token_id) for ids in labels["train"])
     if unknown > UNKNOWN_SHARE * total:

@@ -113,7 +113,7 @@ def transcribe(decoder: Decoder, file: str, segment_seconds: float) -> list[Word
     Raises:
         AudioError: The file can't be used.
     """
-    segments = read_segments(file, SAMPLING_RATE, segment_seconds)
+    segments = read_segments(file, SAMPLING_RATE, min(segment_seconds, decoder.recogniser.max_seconds))
     return [word for start, samples in segments for word in decoder.words(samples, start)]
 
 

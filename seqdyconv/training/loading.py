@@ -60,15 +60,15 @@ def load_pretrained(
     return model.eval()
 
 
-def load_tokenizer(name_or_path: str) -> PreTrainedTokenizerBase:
-    """Load a model's tokenizer.
+def load_tokenizer(name_or_path: str, **options: Any) -> PreTrainedTokenizerBase:
+    """Load a model's tokenizer; `options` are those of ``from_pretrained``.
 
     Raises:
         ModelError: There is none, or it can't be read.
     """
     check_folder(name_or_path)
     try:
-        return AutoTokenizer.from_pretrained(name_or_path)
+        return AutoTokenizer.from_pretrained(name_or_path, **options)
     except Exception as error:  # The tokenizers library raises plain Exception for a broken file.
         raise ModelError(f"can't load the tokenizer of {name_or_path}: {first_line(error)}") from None
 
