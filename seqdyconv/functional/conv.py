@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from seqdyconv.functional import blocked, reference
+from seqdyconv.functional.context import exports_any_length, in_autocast
 from seqdyconv.functional.packing import check_packed, run_packed
 
 Padding = Literal["causal", "same"] | int
@@ -62,7 +63,7 @@ def lightweight_conv1d(
         >>> lightweight_conv1d(torch.tensor([[[3.0], [6.0], [9.0]]]), average).flatten().tolist()
         [3.0, 6.0, 5.0]
     """
-    input, weight, bias = _autocast(input, weight, bias)
+    input, weight, bias = in_autocast(input, weight, bias)
     _check(input, weight, bias, dilation, weight_shape="(H, K)")
     left = left_padding(padding, weight.shape[-1], dilation)
     right = (weight.shape[-1] - 1) * dilation - left
@@ -115,7 +116,7 @@ def dynamic_conv1d(
         >>> dynamic_conv1d(torch.tensor([[[2.0], [4.0], [6.0]]]), kernels, padding="causal").flatten().tolist()
         [2.0, 2.0, 5.0]
     """
-    input, weight, bias = _autocast(input, weight, bias)
+    input, weight, bias = in_autocast(input, weight, bias)
     _check(input, weight, bias, dilation, weight_shape="(B, T, H, K)")
     left = left_padding(padding, weight.shape[-1], dilation)
     right = (weight.shape[-1] - 1) * dilation - left
@@ -214,7 +215,7 @@ def _step(
     backend: str | None,
     weight_shape: str,
 ) -> tuple[Tensor, Tensor]:
-    input, weight, bias = _autocast(input, weight, bias)
+    input, weight, bias = in_autocast(input, weight, bias)
     _check(input, weight, bias, dilation, weight_shape)
     batch, time, channels = input.shape
     expected = (batch, (weight.shape[-1] - 1) * dilation, channels)
@@ -249,18 +250,9 @@ def _fastest(input: Tensor, weight: Tensor) -> str:
     shared = weight.dim() == 2 and weight.shape[0] < input.shape[-1]
     if weight.shape[-1] <= (2 if shared else 7):
         return "reference"
-    if torch.compiler.is_exporting() and any(isinstance(size, torch.SymInt) for size in input.shape[:2]):
+    if exports_any_length(input):
         return "reference"  # blocks would tie the exported graph to some lengths
     return "blocked"
-
-
-def _autocast(input: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Under autocast do what ``F.conv1d`` does: compute in autocast's dtype, whatever arrives (float64 stays)."""
-    device = input.device.type
-    if not torch.is_autocast_enabled(device) or not input.is_floating_point() or input.dtype == torch.float64:
-        return input, weight, bias
-    dtype = torch.get_autocast_dtype(device)
-    return input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
 def _check(input: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, weight_shape: str) -> None:

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqdyconv.functional.conv import Padding, _autocast, dynamic_conv1d, left_padding
+from seqdyconv.functional.context import in_autocast
+from seqdyconv.functional.conv import Padding, dynamic_conv1d, left_padding
 
 ConvPadding = Literal["causal", "same", "valid"] | int
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
@@ -77,7 +78,7 @@ def deformable_conv1d(
         >>> deformable_conv1d(input, offset, weight, clamp=False).flatten().tolist()
         [2.0, 2.0, 5.0]
     """
-    input, weight, bias = _autocast(input, weight, bias)
+    input, weight, bias = in_autocast(input, weight, bias)
     _check_weight(input, weight, bias, groups)
     for name, value in {"stride": stride, "dilation": dilation}.items():
         _check_positive(name, value)
@@ -145,7 +146,7 @@ def deformable_depthwise_conv1d(
         >>> deformable_depthwise_conv1d(input, offset, kernel, padding="causal").flatten().tolist()
         [2.0, 4.0, 5.0]
     """
-    input, weight, bias = _autocast(input, weight, bias)
+    input, weight, bias = in_autocast(input, weight, bias)
     _check_input(input)
     if weight.dim() != 2 or 0 in weight.shape or input.shape[-1] % weight.shape[0]:
         raise ValueError(f"weight must be (H, K) with K >= 1 and an H that divides C = {input.shape[-1]}, got "

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqdyconv.functional import blocked, reference
+from seqdyconv.functional.context import exports_any_length, in_autocast
 from seqdyconv.functional.packing import check_packed, run_packed
 
 Reach = tuple[int, int]
@@ -69,7 +70,7 @@ def talk_conv1d(
         >>> talk_conv1d(input, left, torch.zeros(1, 3, 1), max_left=2, max_right=0).flatten().tolist()
         [1.0, 3.0, 4.0]
     """
-    input, reach = _autocast(input), (max_left, max_right)
+    (input,), reach = in_autocast(input), (max_left, max_right)
     _check(input, left, right, reach)
     if cu_seqlens is None:
         return _average(input, left, right, reach, reach, backend)
@@ -116,7 +117,7 @@ def talk_conv1d_step(
         >>> output.item(), state.flatten().tolist()
         (1.0, [2.0, 1.0])
     """
-    input, reach = _autocast(input), (max_left, max_right)
+    (input,), reach = in_autocast(input), (max_left, max_right)
     _check(input, left, right, reach)
     expected = (input.shape[0], sum(reach), input.shape[2])
     if state.shape != expected:
@@ -173,7 +174,7 @@ def _by_prefix_sums(input: Tensor, left: Tensor, right: Tensor, reach: Reach, pa
     size = 4 * beyond
     rows = input.to(torch.promote_types(input.dtype, torch.float32))
     step = torch.arange(time, device=input.device)
-    if (any_length := _exports_any_length(input)) or time > size:
+    if (any_length := exports_any_length(input)) or time > size:
         blocks = time // size + (2 if any_length else 1)  # two at least: one would tie an exported graph to its length
         rows = F.pad(rows, (0, 0, before, blocks * size + beyond - input.shape[1] - before))
         sums = _prefix_sums(rows.unfold(1, size + beyond, size).mT).flatten(1, 2)
@@ -232,21 +233,9 @@ def _average(input: Tensor, left: Tensor, right: Tensor, reach: Reach, padding: 
 
 
 def _fastest(input: Tensor, reach: Reach) -> str:
-    if _exports_any_length(input):
+    if exports_any_length(input):
         return "prefix_sums"  # the bands of `blocked` would tie the exported graph to some lengths
     return "blocked" if sum(reach) < 32 else "prefix_sums"  # measured: benchmarks/talk.py
-
-
-def _exports_any_length(input: Tensor) -> bool:
-    return torch.compiler.is_exporting() and any(isinstance(size, torch.SymInt) for size in input.shape[:2])
-
-
-def _autocast(input: Tensor) -> Tensor:
-    """Under autocast compute in its dtype, as the other convolutions do (float64 stays)."""
-    device = input.device.type
-    if not torch.is_autocast_enabled(device) or not input.is_floating_point() or input.dtype == torch.float64:
-        return input
-    return input.to(torch.get_autocast_dtype(device))
 
 
 def _check(input: Tensor, left: Tensor, right: Tensor, reach: Reach) -> None:

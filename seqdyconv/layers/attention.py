@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from seqdyconv.functional.packing import check_packed, repack, run_packed, unpack
 from seqdyconv.layers.checks import check_dropout, check_heads, check_input
+from seqdyconv.layers.initialization import reset_linear
 from seqdyconv.layers.masking import zero_padding
 
 
@@ -58,9 +59,7 @@ class SelfAttention(nn.Module):
     in_proj_roles = ("query", "key", "value")
 
     def reset_parameters(self) -> None:
-        for layer in (self.in_proj, self.out_proj):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        reset_linear(self.in_proj, self.out_proj)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, num_heads={self.num_heads}, causal={self.causal}"
@@ -149,9 +148,7 @@ class CrossAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        for layer in (self.query_proj, self.memory_proj, self.out_proj):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        reset_linear(self.query_proj, self.memory_proj, self.out_proj)
 
     def project(self, memory: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Keys and values, each (B, S, D), of the encoder's output (B, S, D); they stay while a sentence is decoded."""

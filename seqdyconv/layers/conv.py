@@ -11,6 +11,7 @@ from seqdyconv.functional import dynamic_conv1d, dynamic_conv1d_step, lightweigh
 from seqdyconv.functional.conv import Padding
 from seqdyconv.functional.packing import check_packed, run_packed
 from seqdyconv.layers.checks import check_dropout, check_input, check_positive
+from seqdyconv.layers.initialization import reset_linear
 from seqdyconv.layers.masking import last_inputs, zero_padding
 from seqdyconv.layers.window import WindowConv
 
@@ -88,7 +89,7 @@ class _HeadConv1d(WindowConv):
         convolve = lightweight_conv1d if kernels.dim() == 2 else dynamic_conv1d
         return convolve(input, kernels.to(input.dtype), self.bias, padding=self.padding, dilation=self.dilation)
 
-    def _past(self, state: Tensor) -> Tensor:
+    def past_inputs(self, state: Tensor) -> Tensor:
         """The inputs before a chunk: zeros where ``renormalize`` marks that there was none."""
         return torch.where(state.isnan(), 0, state) if self.renormalize else state
 
@@ -102,7 +103,7 @@ class _HeadConv1d(WindowConv):
             valid = ~torch.cat([state[..., 0], marked[..., 0]], dim=1).isnan()
         kernels = self._kernels(logits, valid).to(input.dtype)
         step = lightweight_conv1d_step if kernels.dim() == 2 else dynamic_conv1d_step
-        output, following = step(input, self._past(state), kernels, self.bias, dilation=self.dilation)
+        output, following = step(input, self.past_inputs(state), kernels, self.bias, dilation=self.dilation)
         if self.renormalize or padding_mask is not None:  # marks, or padding at a row's end, which the op knows not of
             window = torch.cat([state.to(input.dtype), marked], dim=1)
             following = last_inputs(window, padding_mask, self.reach)
@@ -266,10 +267,9 @@ class DynamicConv1d(_HeadConv1d):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.xavier_uniform_(self.generator.weight)
-        for bias in (self.generator.bias, self.bias):
-            if bias is not None:
-                nn.init.zeros_(bias)
+        reset_linear(self.generator)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(
         self,
@@ -300,7 +300,7 @@ class DynamicConv1d(_HeadConv1d):
         def forward(rows: Tensor, mask: Tensor, query: Tensor | None = None) -> Tensor:
             return self._convolve(*self._input_and_kernels(rows, mask, query))
 
-        return run_packed(forward, input, cu_seqlens, self._gap, *([] if query is None else [query]))
+        return run_packed(forward, input, cu_seqlens, self.packing_gap, *([] if query is None else [query]))
 
     def kernels(self, input: Tensor, *, padding_mask: Tensor | None = None, query: Tensor | None = None) -> Tensor:
         """The finished kernels that :meth:`forward` convolves with, after softmax and, in training, DropConnect.
@@ -336,8 +336,8 @@ class DynamicConv1d(_HeadConv1d):
         if self.lookahead == 0:
             logits = self._logits(input, query, padding_mask)
         elif query is None:  # an output's kernel comes from its own step, L before the newest
-            window = torch.cat([self._past(state).to(input.dtype), input], dim=1)
-            logits = self._logits(self._current(window), None, None)
+            window = torch.cat([self.past_inputs(state).to(input.dtype), input], dim=1)
+            logits = self._logits(self.current_inputs(window), None, None)
         else:
             logits = self._logits(input, query, None)
         return self._stream_kernels(input, logits, state, padding_mask)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from seqdyconv.functional.conv import Padding
 from seqdyconv.functional.packing import check_packed
 from seqdyconv.layers.checks import check_dropout, check_input
+from seqdyconv.layers.initialization import reset_linear
 from seqdyconv.layers.masking import zero_padding
 
 # What the block decides, or what only the layer by itself has.
@@ -57,9 +58,7 @@ class ConvMixer(nn.Module):
         return ("value", "gate") if self.glu else ("value",)
 
     def reset_parameters(self) -> None:
-        for layer in (self.in_proj, self.out_proj):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        reset_linear(self.in_proj, self.out_proj)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, glu={self.glu}"

@@ -342,7 +342,7 @@ class DeformableDepthwiseConv1d(WindowConv):
         )
 
     def _stream(self, window: Tensor) -> Tensor:
-        offset, modulation = self._predict(self._current(window))
+        offset, modulation = self._predict(self.current_inputs(window))
         kernels = deformable_kernels(offset, self._weight(), modulation=modulation, dilation=self.dilation)
         state, input = window[:, : self.reach], window[:, self.reach :]
         return dynamic_conv1d_step(input, state, kernels.to(window.dtype), self.bias)[0]
@@ -354,8 +354,8 @@ class DeformableDepthwiseConv1d(WindowConv):
         super()._check_stream(input, state)
 
     @property
-    def _gap(self) -> int | None:
-        return super()._gap if self.clamp else None
+    def packing_gap(self) -> int | None:
+        return super().packing_gap if self.clamp else None
 
     def _weight(self) -> Tensor:
         return F.dropout(self.weight, self.weight_dropout, self.training)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from seqdyconv.functional.packing import check_packed
 from seqdyconv.layers.checks import check_heads, check_input
+from seqdyconv.layers.initialization import reset_linear
 from seqdyconv.layers.masking import zero_padding
 from seqdyconv.layers.short import ShortConv1d
 
@@ -78,9 +79,7 @@ class GatedShortConv(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        for layer in (self.in_proj, self.out_proj):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        reset_linear(self.in_proj, self.out_proj)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, dynamic_kernel={self.dynamic_kernel}"

@@ -18,6 +18,7 @@ from seqdyconv.functional import (
 from seqdyconv.functional.conv import Padding
 from seqdyconv.functional.packing import check_packed, run_packed
 from seqdyconv.layers.checks import check_input, check_positive
+from seqdyconv.layers.initialization import reset_linear
 from seqdyconv.layers.masking import last_inputs, zero_padding
 from seqdyconv.layers.window import WindowConv
 
@@ -128,10 +129,7 @@ class ShortConv1d(WindowConv):
         return [] if self.generator is None else [m for m in self.generator.modules() if isinstance(m, nn.Linear)]
 
     def reset_parameters(self) -> None:
-        for layer in self._linear:
-            nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+        reset_linear(*self._linear)
         if self.basis is not None:
             nn.init.zeros_(self.basis)
         elif self._linear:
@@ -177,7 +175,7 @@ class ShortConv1d(WindowConv):
             lambda rows, mask, query: self._forward(zero_padding(rows, mask), mask, query),
             input,
             cu_seqlens,
-            self._gap,
+            self.packing_gap,
             query,
         )
 
@@ -208,7 +206,7 @@ class ShortConv1d(WindowConv):
         return self._convolve(input, input, input if query is None else zero_padding(query, padding_mask), None)
 
     def _stream(self, window: Tensor, query: Tensor | None = None) -> Tensor:
-        state, input, current = window[:, : self.reach], window[:, self.reach :], self._current(window)
+        state, input, current = window[:, : self.reach], window[:, self.reach :], self.current_inputs(window)
         return self._convolve(input, current, current if query is None else query, state)
 
     def _convolve(self, input: Tensor, current: Tensor, query: Tensor, state: Tensor | None) -> Tensor:

@@ -12,6 +12,7 @@ from seqdyconv.layers.attention import self_attend, self_attend_chunk
 from seqdyconv.layers.checks import check_dropout, check_heads, check_input, check_positive
 from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
 from seqdyconv.layers.conv_mixer import mixer_padding
+from seqdyconv.layers.initialization import reset_linear
 from seqdyconv.layers.masking import zero_padding
 
 
@@ -92,8 +93,7 @@ class SpanDynamicConv1d(nn.Module):
 
     def reset_parameters(self) -> None:
         self.depthwise.reset_parameters()
-        nn.init.xavier_uniform_(self.pointwise.weight)
-        nn.init.zeros_(self.pointwise.bias)
+        reset_linear(self.pointwise)
         self.conv.reset_parameters()
 
     def forward(
@@ -125,7 +125,7 @@ class SpanDynamicConv1d(nn.Module):
             lambda rows, mask, query, source: self._forward(rows, query, source, mask),
             input,
             cu_seqlens,
-            self.conv._gap,
+            self.conv.packing_gap,
             query,
             source,
         )
@@ -164,7 +164,7 @@ class SpanDynamicConv1d(nn.Module):
         sources, inputs = state.split([self.source_dim, self.channels], dim=-1)
         span, sources = self.depthwise.stream(source, sources, padding_mask)
         if late:
-            query = self.output_steps(self.conv._past(inputs), zero_padding(input, padding_mask))
+            query = self.output_steps(self.conv.past_inputs(inputs), zero_padding(input, padding_mask))
         elif self.lookahead == 0:
             query = zero_padding(query, padding_mask)
         output, inputs = self.conv.stream(input, inputs, padding_mask, query * self.pointwise(span))
@@ -176,7 +176,7 @@ class SpanDynamicConv1d(nn.Module):
 
     def output_steps(self, past: Tensor, rows: Tensor) -> Tensor:
         """Of a stream's ``rows`` (B, T, C) and those before, (B, (K−1)·dilation, C), the T that the output is of."""
-        return self.conv._current(torch.cat([past.to(rows.dtype), rows], dim=1))
+        return self.conv.current_inputs(torch.cat([past.to(rows.dtype), rows], dim=1))
 
     def _check(
         self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None, source: Tensor | None
@@ -204,9 +204,7 @@ class _SpanBlock(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        for layer in (self.in_proj, self.out_proj):
-            nn.init.xavier_uniform_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        reset_linear(self.in_proj, self.out_proj)
 
     def forward(self, input: Tensor, *, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """Mix a whole sequence.
@@ -225,14 +223,18 @@ class _SpanBlock(nn.Module):
         if cu_seqlens is None:
             return self.out_proj(self._mix(input, projected, padding_mask))
         mixed = run_packed(
-            lambda rows, mask, projected: self._mix(rows, projected, mask), input, cu_seqlens, self._gap, projected
+            lambda rows, mask, projected: self._mix(rows, projected, mask),
+            input,
+            cu_seqlens,
+            self.packing_gap,
+            projected,
         )
         return self.out_proj(mixed)
 
     @property
-    def _gap(self) -> int | None:
+    def packing_gap(self) -> int | None:
         """The steps that must be between packed sequences."""
-        return self.conv.conv._gap
+        return self.conv.conv.packing_gap
 
     def _enter(self, input: Tensor, padding_mask: Tensor | None) -> Tensor:
         """The block's input: what is projected, and the source of the kernels."""
@@ -455,7 +457,7 @@ class MixedAttention(_SpanBlock):
         return self.out_proj(torch.cat([attended, convolved], dim=-1)), torch.cat([kept, memory], dim=1)
 
     @property
-    def _gap(self) -> None:
+    def packing_gap(self) -> None:
         return None
 
     @property

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from seqdyconv.functional import talk_conv1d, talk_conv1d_step
 from seqdyconv.functional.conv import Padding
 from seqdyconv.layers.checks import check_dropout, check_input
+from seqdyconv.layers.initialization import reset_linear
 from seqdyconv.layers.window import WindowConv
 
 
@@ -70,8 +71,7 @@ class TaLKConv1d(WindowConv):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.xavier_uniform_(self.generator.weight)
-        nn.init.zeros_(self.generator.bias)
+        reset_linear(self.generator)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
@@ -106,7 +106,7 @@ class TaLKConv1d(WindowConv):
 
     def _stream(self, window: Tensor) -> Tensor:
         state, input = window[:, : self.reach], window[:, self.reach :]
-        extents = self.extents(self._current(window))
+        extents = self.extents(self.current_inputs(window))
         return self._add_bias(talk_conv1d_step(input, state, *extents, max_left=self.left, max_right=self.lookahead)[0])
 
     def _add_bias(self, output: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from seqdyconv.functional.conv import Padding
 from seqdyconv.functional.packing import check_packed, run_packed
 from seqdyconv.layers.checks import check_input, check_positive
 from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
+from seqdyconv.layers.initialization import reset_linear
 from seqdyconv.layers.masking import zero_padding
 
 
@@ -49,7 +50,7 @@ class _TimeFeatureConv(nn.Module):
         check_input(input, self.channels, self.merge.weight.dtype, padding_mask)
         if cu_seqlens is not None:
             check_packed(cu_seqlens, input, padding_mask)
-            return run_packed(self._forward, input, cu_seqlens, self.conv._gap)
+            return run_packed(self._forward, input, cu_seqlens, self.conv.packing_gap)
         return self._forward(input, padding_mask)
 
     def initial_state(self, batch_size: int) -> Tensor:
@@ -62,7 +63,7 @@ class _TimeFeatureConv(nn.Module):
         input = zero_padding(input, padding_mask)
         output, following = self.conv.stream(input, state, padding_mask)
         if self.lookahead:  # the output is of steps before the newest, and so are its features
-            input = self.conv._current(torch.cat([self.conv._past(state).to(input.dtype), input], dim=1))
+            input = self.conv.current_inputs(torch.cat([self.conv.past_inputs(state).to(input.dtype), input], dim=1))
         return self._merge(output, input), following
 
     def _forward(self, input: Tensor, padding_mask: Tensor | None) -> Tensor:
@@ -199,9 +200,7 @@ class TimeFeatureDynamicConv(_TimeFeatureConv):
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        nn.init.xavier_uniform_(self.feature_generator.weight)
-        if self.feature_generator.bias is not None:
-            nn.init.zeros_(self.feature_generator.bias)
+        reset_linear(self.feature_generator)
 
     def _features(self, input: Tensor) -> Tensor:
         kernels = F.dropout(self.feature_generator(input), self.conv.weight_dropout, self.training)

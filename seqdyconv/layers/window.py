@@ -55,7 +55,7 @@ class WindowConv(nn.Module):
             return self._forward(zero_padding(input, padding_mask), padding_mask)
         check_packed(cu_seqlens, input, padding_mask)
         return run_packed(
-            lambda rows, mask: self._forward(zero_padding(rows, mask), mask), input, cu_seqlens, self._gap
+            lambda rows, mask: self._forward(zero_padding(rows, mask), mask), input, cu_seqlens, self.packing_gap
         )
 
     def initial_state(self, batch_size: int) -> Tensor:
@@ -89,7 +89,7 @@ class WindowConv(nn.Module):
     def _stream(self, window: Tensor) -> Tensor:
         """The output (B, T, C) of a chunk from the inputs (B, (K−1)·dilation + T, C) that end with it.
 
-        The output's steps are ``self._current(window)``, ``self.lookahead`` before the newest ones.
+        The output's steps are ``self.current_inputs(window)``, ``self.lookahead`` before the newest ones.
         """
         raise NotImplementedError
 
@@ -100,11 +100,12 @@ class WindowConv(nn.Module):
         return next(self.parameters()).dtype
 
     @property
-    def _gap(self) -> int | None:
+    def packing_gap(self) -> int | None:
         """The steps that must be between packed sequences; None: any step may matter."""
         return max(self.left, self.lookahead)
 
-    def _current(self, window: Tensor) -> Tensor:
+    def current_inputs(self, window: Tensor) -> Tensor:
+        """Of a chunk's window, the steps that its output belongs to."""
         return window[:, self.left : window.shape[1] - self.lookahead]
 
     def _window(self, input: Tensor, state: Tensor, padding_mask: Tensor | None) -> Tensor:

@@ -1,0 +1,21 @@
+"""What surrounds a call: autocast, and an export whose sequences may have any length."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def in_autocast(input: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
+    """The tensors in autocast's dtype where it is on, as ``F.conv1d`` takes them, whatever arrives (float64 stays)."""
+    device = input.device.type
+    dtype = input.dtype
+    if torch.is_autocast_enabled(device) and input.is_floating_point() and dtype != torch.float64:
+        dtype = torch.get_autocast_dtype(device)
+        return tuple(x if x is None else x.to(dtype) for x in (input, *others))
+    return input, *others
+
+
+def exports_any_length(input: Tensor) -> bool:
+    """Whether a graph is being exported in which batch or time may have any size, so that nothing may depend on it."""
+    return torch.compiler.is_exporting() and any(isinstance(size, torch.SymInt) for size in input.shape[:2])
