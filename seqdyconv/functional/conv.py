@@ -15,6 +15,7 @@ from seqdyconv.functional.context import exports_any_length, in_autocast
 from seqdyconv.functional.packing import check_packed, run_packed
 
 Padding = Literal["causal", "same"] | int
+ConvPadding = Literal["causal", "same", "valid"] | int
 
 BACKENDS: dict[str, Callable[[Tensor, Tensor, tuple[int, int], int], Tensor]] = {
     "reference": reference.depthwise,
@@ -253,6 +254,20 @@ def _fastest(input: Tensor, weight: Tensor) -> str:
     if exports_any_length(input):
         return "reference"  # blocks would tie the exported graph to some lengths
     return "blocked"
+
+
+def conv_padding(padding: ConvPadding, reach: int, stride: int) -> tuple[int, int]:
+    """The padded steps before and after the input of a convolution whose taps span ``reach`` + 1 steps."""
+    if padding == "causal":
+        return reach, 0
+    if padding == "same" and stride == 1:
+        return reach // 2, reach - reach // 2
+    if padding == "valid":
+        return 0, 0
+    if isinstance(padding, int) and not isinstance(padding, bool) and padding >= 0:
+        return padding, padding
+    raise ValueError('padding must be an int >= 0, "valid", "causal" or, where the stride is 1, "same", got '
+                     f"{padding!r} with stride {stride}")  # fmt: skip
 
 
 def _check(input: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, weight_shape: str) -> None:

@@ -9,16 +9,13 @@ zero offsets, the slopes on its two sides differ: the one to the right is taken,
 may go no further. Where an offset points beyond the limit, its derivative is zero.
 """
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from seqdyconv.functional.context import in_autocast
-from seqdyconv.functional.conv import Padding, dynamic_conv1d, left_padding
+from seqdyconv.functional.conv import ConvPadding, Padding, conv_padding, dynamic_conv1d, left_padding
 
-ConvPadding = Literal["causal", "same", "valid"] | int
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 Limit = int | Tensor
 
@@ -270,20 +267,6 @@ def pad_time(input: Tensor, pads: tuple[int, int], mode: str = "zeros") -> Tenso
     if max(pads) > longest:
         raise ValueError(f"padding_mode={mode!r} pads {time} steps by at most {longest}, got {pads}")
     return F.pad(input.transpose(1, 2), pads, mode).transpose(1, 2)
-
-
-def conv_padding(padding: ConvPadding, reach: int, stride: int) -> tuple[int, int]:
-    """The padded steps before and after the input of a convolution whose taps span ``reach`` + 1 steps."""
-    if padding == "causal":
-        return reach, 0
-    if padding == "same" and stride == 1:
-        return reach // 2, reach - reach // 2
-    if padding == "valid":
-        return 0, 0
-    if isinstance(padding, int) and not isinstance(padding, bool) and padding >= 0:
-        return padding, padding
-    raise ValueError('padding must be an int >= 0, "valid", "causal" or, where the stride is 1, "same", got '
-                     f"{padding!r} with stride {stride}")  # fmt: skip
 
 
 def _check_input(input: Tensor) -> None:

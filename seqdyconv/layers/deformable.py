@@ -7,11 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqdyconv.functional.conv import Padding, dynamic_conv1d_step
+from seqdyconv.functional.conv import ConvPadding, Padding, conv_padding, dynamic_conv1d_step
 from seqdyconv.functional.deformable import (
     PADDING_MODES,
-    ConvPadding,
-    conv_padding,
     deformable_conv1d,
     deformable_depthwise_conv1d,
     deformable_kernels,

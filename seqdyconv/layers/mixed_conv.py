@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqdyconv.functional.conv import conv_padding
 from seqdyconv.functional.packing import check_packed, run_packed
 from seqdyconv.layers.checks import check_input, check_positive
 from seqdyconv.layers.masking import last_inputs, zero_padding
@@ -87,18 +88,10 @@ class MixedConv(nn.Module):
             check_positive(**{name: each})
         return values
 
-    def _axis_pads(self, axis: int, padding: int | str) -> tuple[int, int]:
-        reach = self._reach[axis]
-        if padding == "causal" and axis == 0:
-            return reach, 0
-        if padding == "same" and self.stride[axis] == 1:
-            return reach // 2, reach - reach // 2
-        if padding == "valid":
-            return 0, 0
-        if isinstance(padding, int) and not isinstance(padding, bool) and padding >= 0:
-            return padding, padding
-        raise ValueError('padding must be an int >= 0, "valid", "same" where the stride is 1, or "causal" in time, the '
-                         f"first axis, got {padding!r} for axis {axis} with stride {self.stride[axis]}")  # fmt: skip
+    def _axis_pads(self, axis: int, padding: Any) -> tuple[int, int]:
+        if padding == "causal" and axis > 0:
+            raise ValueError(f'padding may be "causal" in time, the first axis, got it for axis {axis}')
+        return conv_padding(padding, self._reach[axis], self.stride[axis])
 
     def reset_parameters(self) -> None:
         """Draw each kernel as ``nn.Conv`` draws its one."""
