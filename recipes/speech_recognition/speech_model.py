@@ -148,10 +148,9 @@ class ModelArguments:
             raise ValueError(f"kernel_temperature must be at least 1, got {self.kernel_temperature}")
         if self.swap_mixer is not None and self.model_name_or_path is None:
             raise ValueError("swap_mixer swaps the self-attention of a pretrained model: give model_name_or_path")
-        if self.new_vocabulary and self.model_name_or_path is None:
-            raise ValueError("new_vocabulary is for a pretrained model: give model_name_or_path")
-        if self.whisper_language is not None and self.model_name_or_path is None:
-            raise ValueError("whisper_language is for a pretrained model: give model_name_or_path")
+        for name in ("new_vocabulary", "whisper_language"):
+            if getattr(self, name) not in (None, False) and self.model_name_or_path is None:
+                raise ValueError(f"{name} is for a pretrained model: give model_name_or_path")
         if self.encoder_lookahead is not None and self.feature_normalize == "utterance":
             raise ValueError("a streaming model (encoder_lookahead) needs feature_normalize: global or none")
 
@@ -202,15 +201,19 @@ class Recogniser:
         whisper = isinstance(self.feature_extractor, WhisperFeatureExtractor)
         return self.feature_extractor.chunk_length if whisper else math.inf
 
+    @property
+    def max_units(self) -> float:
+        """The most units that a decoder has positions for; all but Whisper's go on for ever."""
+        return getattr(self.model.config, "max_target_positions", math.inf)
+
     def labels(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of texts to train on, without the start of a decoder, which the models put before them."""
         rows: list[list[int]] = self.tokenizer(list(texts))["input_ids"]
         start = None if self.is_ctc else self.model.config.decoder_start_token_id
         return [ids[1:] if ids and ids[0] == start else list(ids) for ids in rows]
 
-    def too_long(self, text: str, num_samples: int) -> str | None:
-        """Why an utterance of that many samples can't be trained on, or None."""
-        [ids] = self.labels([text])
+    def too_long(self, ids: Sequence[int], num_samples: int) -> str | None:
+        """Why an utterance of those labels and that many samples can't be trained on, or None."""
         if self.is_ctc:
             # Between two equal labels CTC needs a blank.
             needed = len(ids) + sum(one == other for one, other in pairwise(ids))
@@ -219,8 +222,9 @@ class Recogniser:
         seconds = num_samples / self.feature_extractor.sampling_rate
         if seconds > self.max_seconds:
             return f"it is {seconds:.1f} s long, and the model hears {self.max_seconds} s"
-        limit = getattr(self.model.config, "max_target_positions", math.inf)
-        return f"its text has {len(ids)} units, more than the model's {limit}" if len(ids) > limit else None
+        if len(ids) > self.max_units:
+            return f"its text has {len(ids)} units, more than the model's {self.max_units}"
+        return None
 
     def save(self, folder: str | Path) -> None:
         """Write the feature extractor and the tokenizer, for the Auto classes."""
@@ -244,8 +248,7 @@ class Recogniser:
             return self.decode_logits(logits, self.output_lengths(inputs, logits.shape[1]))
         model: Any = self.model
         if max_length is not None:
-            room = getattr(model.config, "max_target_positions", math.inf) - WHISPER_PROMPT
-            options["max_new_tokens"] = int(min(max_length, room))
+            options["max_new_tokens"] = int(min(max_length, self.max_units - WHISPER_PROMPT))
         ids = model.generate(**inputs, **options)
         return [clean(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 

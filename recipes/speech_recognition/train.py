@@ -226,10 +226,12 @@ def make_labels(
     tokenizer = recogniser.tokenizer
 
     def reason(row: Mapping[str, Any], _: DataArguments) -> str | None:
-        return recogniser.too_long(row["text"], row["num_samples"])
+        return recogniser.too_long(by_text[row["text"]], row["num_samples"])
 
-    data["train"], bad = drop_bad(data["train"], "train", data_args, reason)
     labels = {split: recogniser.labels(data[split]["text"][:]) for split in data}
+    by_text = dict(zip(data["train"]["text"][:], labels["train"]))
+    data["train"], bad = drop_bad(data["train"], "train", data_args, reason)
+    labels["train"] = [by_text[text] for text in data["train"]["text"][:]]
     total = sum(map(len, labels["train"]))
     unknown = sum(ids.count(tokenizer.unk_token_id) for ids in labels["train"])
     if unknown > UNKNOWN_SHARE * total:

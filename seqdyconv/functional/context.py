@@ -9,11 +9,10 @@ from torch import Tensor
 def in_autocast(input: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
     """The tensors in autocast's dtype where it is on, as ``F.conv1d`` takes them, whatever arrives (float64 stays)."""
     device = input.device.type
-    dtype = input.dtype
-    if torch.is_autocast_enabled(device) and input.is_floating_point() and dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(device)
-        return tuple(x if x is None else x.to(dtype) for x in (input, *others))
-    return input, *others
+    if not torch.is_autocast_enabled(device) or not input.is_floating_point() or input.dtype == torch.float64:
+        return input, *others
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(x if x is None else x.to(dtype) for x in (input, *others))
 
 
 def exports_any_length(input: Tensor) -> bool:

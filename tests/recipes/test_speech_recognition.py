@@ -251,9 +251,12 @@ class TestTraining:
         [labels] = recogniser.labels(["a"])
         before = ["<|cs|>", "<|transcribe|>", "<|notimestamps|>"]
         assert recogniser.tokenizer.convert_ids_to_tokens(labels) == [*before, "a", "<|endoftext|>"]
-        assert recogniser.too_long("a", 30 * 16000) is None
-        assert recogniser.too_long("a", 31 * 16000) == "it is 31.0 s long, and the model hears 30 s"
-        assert recogniser.too_long("a" * 125, 16000) == "its text has 129 units, more than the model's 128"
+        assert recogniser.too_long(labels, 30 * 16000) is None
+        assert recogniser.too_long(labels, 31 * 16000) == "it is 31.0 s long, and the model hears 30 s"
+        assert (
+            recogniser.too_long(recogniser.labels(["a" * 125])[0], 16000)
+            == "its text has 129 units, more than the model's 128"
+        )
 
     @pytest.mark.parametrize(
         "more, said",
