@@ -172,11 +172,17 @@ class SpeechCollator:
 
 
 def extract(feature_extractor: Any, samples: Sequence[Tensor]) -> dict[str, Tensor]:
-    """What a model takes, of the samples (N,) of several utterances, padded to the longest (Whisper: to 30 seconds)."""
-    padding = "max_length" if isinstance(feature_extractor, WhisperFeatureExtractor) else "longest"
+    """What a model takes, of the samples (N,) of several utterances, padded to the longest or to all that it hears."""
+    padding = "longest" if max_seconds(feature_extractor) == math.inf else "max_length"
     arrays = [row.numpy() for row in samples]
     options = {"sampling_rate": SAMPLING_RATE, "padding": padding, "return_tensors": "pt"}
     return dict(feature_extractor(arrays, **options))
+
+
+def max_seconds(feature_extractor: Any) -> float:
+    """What a model hears of an utterance: Whisper 30 seconds, always; all others any length."""
+    whisper = isinstance(feature_extractor, WhisperFeatureExtractor)
+    return feature_extractor.chunk_length if whisper else math.inf
 
 
 def example_batches(table: Dataset, seconds: float) -> list[list[int]]:

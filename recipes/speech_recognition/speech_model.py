@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from speech_batches import extract
+from speech_batches import extract, max_seconds
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -18,7 +18,6 @@ from transformers import (
     AutoModelForSpeechSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    WhisperFeatureExtractor,
 )
 
 from seqdyconv.models import SeqDyConvForCTC, SeqDyConvForSpeechSeq2Seq, SeqDyConvSpeechConfig
@@ -197,9 +196,8 @@ class Recogniser:
 
     @property
     def max_seconds(self) -> float:
-        """The longest utterance that is heard to its end; all but Whisper models hear any."""
-        whisper = isinstance(self.feature_extractor, WhisperFeatureExtractor)
-        return self.feature_extractor.chunk_length if whisper else math.inf
+        """The longest utterance that is heard to its end."""
+        return max_seconds(self.feature_extractor)
 
     @property
     def max_units(self) -> float:
