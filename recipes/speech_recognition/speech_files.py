@@ -93,6 +93,8 @@ class StreamResampler:
         self.period = rate // math.gcd(rate, new_rate)
         self.new_period = new_rate // math.gcd(rate, new_rate)
         self.context = math.ceil(_RESAMPLING_CONTEXT * rate / self.period)  # In periods.
+        self.latency = 0.0 if rate == new_rate else (self.context + 1) * self.period / rate
+        """Seconds until a sample comes out, at most."""
         self.buffer = torch.empty(0)
         self.before = 0  # Periods at the start of the buffer that have come out already.
 

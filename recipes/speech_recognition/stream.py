@@ -94,9 +94,10 @@ def run(args: StreamArguments) -> None:
         raise AudioError(
             "there are no samples in standard input" if args.file == "-" else f"{args.file} has no samples"
         )
+    ahead = stream.latency + resampler.latency
     print(
-        f"latency {stream.latency + args.chunk_seconds:.2f} s ({args.chunk_seconds:g} s chunk, {stream.latency:.2f} s "
-        f"ahead) and at most {longest:.3f} s of computing; real-time factor {busy / heard:.4f} of {heard:.1f} s",
+        f"latency {ahead + args.chunk_seconds:.2f} s ({args.chunk_seconds:g} s chunk, {ahead:.2f} s ahead) and at most "
+        f"{longest:.3f} s of computing; real-time factor {busy / heard:.4f} of {heard:.1f} s",
         file=sys.stderr,
     )
 
@@ -138,7 +139,7 @@ class RecognitionStream:
         """Return the words that are left; then the stream begins anew."""
         words = self._recognise(self.features.finish(), flush=True)
         if self.ids:
-            words += self._text().split()
+            words += self.recogniser.decode_ids(self.ids).split()
         self._restart()
         return words
 
@@ -171,9 +172,6 @@ class RecognitionStream:
                 parts.append([])
             parts[-1].append(label)
         return parts
-
-    def _text(self) -> str:
-        return self.recogniser.decode_ids(self.ids)
 
 
 def read_raw(stream: BinaryIO, args: StreamArguments) -> Iterator[Tensor]:

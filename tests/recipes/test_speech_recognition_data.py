@@ -354,3 +354,5 @@ class TestFiles:
         found = torch.cat([*pieces, resampler.finish()])
         torch.testing.assert_close(found, resample(samples, rate, 16000), atol=1e-5, rtol=0)
         assert max(map(len, pieces[5:])) < 2500
+        taken, given = (np.cumsum([len(piece) for piece in group]) for group in (samples.split(777), pieces))
+        assert (given >= (taken / rate - resampler.latency) * 16000 - 1e-6).all()
