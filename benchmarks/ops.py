@@ -135,8 +135,10 @@ def check(contenders: dict[str, Callable], options: argparse.Namespace, steps: i
         for what, one, other in zip(("values", "gradients of the input", "gradients of the kernels"), actual, expected):
             error = (one.double() - other).abs().max().item() / max(1.0, other.abs().max().item())
             if not error <= TOLERANCES[options.dtype]:  # NaN is wrong too
-                sys.exit(f"{name} is wrong, so nothing is timed: at T={steps} K={kernel_size} its {what} differ from "
-                         f"reference in float64 by {error:.2g} (allowed {TOLERANCES[options.dtype]:.2g})")  # fmt: skip
+                sys.exit(
+                    f"{name} is wrong, so nothing is timed: at T={steps} K={kernel_size} its {what} differ from "
+                    f"reference in float64 by {error:.2g} (allowed {TOLERANCES[options.dtype]:.2g})"
+                )
 
 
 def with_gradients(function: Callable, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -171,10 +173,17 @@ def measure(contenders: dict[str, Callable], options: argparse.Namespace, steps:
         print(".", end="", file=sys.stderr, flush=True)
     print(f" T={steps}", file=sys.stderr)
     return [
-        {"time_steps": steps, "kernel_size": kernel_size, "contender": name, "pass": which,
-         "milliseconds": round(1e3 * statistics.median(times[key]), 4), "peak_bytes": memory[key]}
-        for key in calls for kernel_size, name, which in [key]
-    ]  # fmt: skip
+        {
+            "time_steps": steps,
+            "kernel_size": kernel_size,
+            "contender": name,
+            "pass": which,
+            "milliseconds": round(1e3 * statistics.median(times[key]), 4),
+            "peak_bytes": memory[key],
+        }
+        for key in calls
+        for kernel_size, name, which in [key]
+    ]
 
 
 def passes(function: Callable, *inputs: Tensor) -> list[tuple[str, Callable[[], object]]]:
@@ -294,8 +303,15 @@ def draw(results: list[dict], names: list[str], title: str, path: Path) -> None:
         "sdpa": {"color": "0.45", "linestyle": "--"},
         "reference": {"color": "#4f9d69", "marker": "^"},
     }
-    figure, axes = plt.subplots(len(panels), len(lengths), figsize=(3.4 * len(lengths) + 0.8, 8.2), sharex=True,
-                                sharey="row", squeeze=False, layout="constrained")  # fmt: skip
+    figure, axes = plt.subplots(
+        len(panels),
+        len(lengths),
+        figsize=(3.4 * len(lengths) + 0.8, 8.2),
+        sharex=True,
+        sharey="row",
+        squeeze=False,
+        layout="constrained",
+    )
     for i, (which, quantity, unit, label) in enumerate(panels):
         for j, steps in enumerate(lengths):
             axis = axes[i, j]

@@ -143,8 +143,10 @@ def batches(
         tokens = pad_sequence(sources, batch_first=True, padding_value=1)
         mask = torch.arange(tokens.shape[1]) < torch.tensor([len(source) for source in sources])[:, None]
         target = torch.tensor(labels) if len(texts[0]) == 1 else pad_sequence(labels, True, -100)
-        examples = [{"input_ids": source.tolist(), "labels": label if isinstance(label, int) else label.tolist()}
-                    for source, label in zip(sources, labels)]  # fmt: skip
+        examples = [
+            {"input_ids": source.tolist(), "labels": label if isinstance(label, int) else label.tolist()}
+            for source, label in zip(sources, labels)
+        ]
         padded = {"input_ids": tokens, "attention_mask": mask.long(), "labels": target}
         found.append({"padded": padded, "packed": PackingCollator(model)(examples)})
     return found

@@ -91,12 +91,16 @@ def swapped_copies(original: Any, options: argparse.Namespace) -> dict[str, Any]
     count = original.config.num_hidden_layers
     return {
         f"{mixer}, {share}": swap_self_attention(
-            copy.deepcopy(original), mixer=mixer, layers=layers, kernel_size=options.kernel_size, glu=options.glu,
+            copy.deepcopy(original),
+            mixer=mixer,
+            layers=layers,
+            kernel_size=options.kernel_size,
+            glu=options.glu,
             weights="random",
         )
         for mixer in options.mixer
         for share, layers in {"half": list(range(count // 2, count)), "all": list(range(count))}.items()
-    }  # fmt: skip
+    }
 
 
 def measure(models: dict[str, Any], length: int, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -32,11 +32,18 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    text = "\n".join([
-        f"talk_conv1d, C={options.channels} H={options.heads}, {options.threads} thread{'s' * (options.threads > 1)}, "
-        f"{processor('cpu')}, torch {torch.__version__}, median of {options.rounds} rounds beside other work.",
-        "", *time_over_length(options), "", *time_over_windows(options), "", *errors(options),
-    ])  # fmt: skip
+    text = "\n".join(
+        [
+            f"talk_conv1d, C={options.channels} H={options.heads}, {options.threads} thread(s), "
+            f"{processor('cpu')}, torch {torch.__version__}, median of {options.rounds} rounds beside other work.",
+            "",
+            *time_over_length(options),
+            "",
+            *time_over_windows(options),
+            "",
+            *errors(options),
+        ]
+    )
     print(text)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(text + "\n", encoding="utf-8")
@@ -145,8 +152,10 @@ def errors(options: argparse.Namespace) -> list[str]:
         "one cumsum": one_cumsum,
     }
     lines = [f"Largest error at T={steps}, inputs of standard deviation 1:", ""]
-    lines += [f"| K | mean | dtype | {' | '.join(contenders)} | rounding of the output |",
-              f"|--:|--:|---|{'--:|' * (len(contenders) + 1)}"]  # fmt: skip
+    lines += [
+        f"| K | mean | dtype | {' | '.join(contenders)} | rounding of the output |",
+        f"|--:|--:|---|{'--:|' * (len(contenders) + 1)}",
+    ]
     for kernel_size in options.kernel_size:
         most, noise, left, right = make(options, steps, kernel_size)
         for mean in (0, 3):

@@ -63,8 +63,9 @@ def training_step(model: SeqDyConvForConditionalGeneration, options: argparse.Na
 def decoding(model: SeqDyConvForConditionalGeneration, options: argparse.Namespace) -> Callable[[], object]:
     tokens = torch.randint(4, 6000, (options.sentences, options.length))
     lengths = {"min_new_tokens": options.length, "max_new_tokens": options.length}
-    return lambda: model.eval().generate(tokens, attention_mask=torch.ones_like(tokens), num_beams=options.beams,
-                                         do_sample=False, **lengths)  # fmt: skip
+    return lambda: model.eval().generate(
+        tokens, attention_mask=torch.ones_like(tokens), num_beams=options.beams, do_sample=False, **lengths
+    )
 
 
 def measure(runs: dict[str, Callable[[], object]], tokens: int, rounds: int) -> dict[str, float]:
@@ -102,8 +103,10 @@ def main(arguments: list[str] | None = None) -> None:
             {name: training_step(model, options) for name, model in models.items()}, trained, options.rounds
         ),
     }
-    print(f"{options.threads} thread(s), torch {torch.__version__}, sentences of {options.length} tokens, median of "
-          f"{options.rounds} rounds\n")  # fmt: skip
+    print(
+        f"{options.threads} thread(s), torch {torch.__version__}, sentences of {options.length} tokens, median of "
+        f"{options.rounds} rounds\n"
+    )
     print(f"| mixer | parameters | training, tokens/s | decoding, beam {options.beams}, tokens/s |")
     print("|---|--:|--:|--:|")
     for name, model in models.items():

@@ -17,8 +17,14 @@ def my_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tokenizer = train_tokenizer(["a film of great charm", "dull and far too long"], vocab_size=60)
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=4, num_attention_heads=4,
-                        intermediate_size=32, pad_token_id=tokenizer.pad_token_id)  # fmt: skip
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=32,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     BertModel(config).save_pretrained("my-encoder")
     tokenizer.save_pretrained("my-encoder")
 

@@ -43,8 +43,13 @@ def table(summary: Mapping[str, Mapping[str, float]]) -> str:
         accuracies = (
             f"{row[name]:.2f} ± {row[name + '_std']:.2f}" for name in ("validation_accuracy", "test_accuracy")
         )
-        cells = (NAMES[layer], f"{row['parameters']:,}", f"{row['megaflops']:.2f}", *accuracies,
-                 f"{row['train_seconds']:.1f}")  # fmt: skip
+        cells = (
+            NAMES[layer],
+            f"{row['parameters']:,}",
+            f"{row['megaflops']:.2f}",
+            *accuracies,
+            f"{row['train_seconds']:.1f}",
+        )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -127,8 +127,11 @@ def dynamic_conv1d(
     gap = max(left, right)
     return run_packed(
         lambda row, _, kernels: _convolve(row, kernels, bias, (left, right), dilation, backend),
-        input, cu_seqlens, gap, weight,
-    )  # fmt: skip
+        input,
+        cu_seqlens,
+        gap,
+        weight,
+    )
 
 
 def lightweight_conv1d_step(
@@ -266,8 +269,10 @@ def conv_padding(padding: ConvPadding, reach: int, stride: int) -> tuple[int, in
         return 0, 0
     if isinstance(padding, int) and not isinstance(padding, bool) and padding >= 0:
         return padding, padding
-    raise ValueError('padding must be an int >= 0, "valid", "causal" or, where the stride is 1, "same", got '
-                     f"{padding!r} with stride {stride}")  # fmt: skip
+    raise ValueError(
+        'padding must be an int >= 0, "valid", "causal" or, where the stride is 1, "same", got '
+        f"{padding!r} with stride {stride}"
+    )
 
 
 def _check(input: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, weight_shape: str) -> None:
@@ -284,13 +289,16 @@ def _check(input: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, we
     if heads < 1 or channels % heads:
         raise ValueError(f"the number of heads must divide the channels, got {heads} heads and {channels} channels")
     if weight.dim() == 4 and weight.shape[:2] != input.shape[:2]:
-        raise ValueError(f"weight must be (B, T, H, K) with the input's (B, T) = {(batch, time)}, got "
-                         f"{tuple(weight.shape)}")  # fmt: skip
+        raise ValueError(
+            f"weight must be (B, T, H, K) with the input's (B, T) = {(batch, time)}, got {tuple(weight.shape)}"
+        )
     if bias is not None and bias.shape != (channels,):
         raise ValueError(f"bias must be (C,) = ({channels},), got {tuple(bias.shape)}")
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None and (tensor.dtype != input.dtype or tensor.device != input.device):
-            raise ValueError(f"{name} must have the input's dtype and device, {input.dtype} on {input.device}, got "
-                             f"{tensor.dtype} on {tensor.device}")  # fmt: skip
+            raise ValueError(
+                f"{name} must have the input's dtype and device, {input.dtype} on {input.device}, got "
+                f"{tensor.dtype} on {tensor.device}"
+            )
     if not isinstance(dilation, int) or isinstance(dilation, bool) or dilation < 1:
         raise ValueError(f"dilation must be an int >= 1, got {dilation!r}")

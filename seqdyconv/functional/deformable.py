@@ -83,8 +83,10 @@ def deformable_conv1d(
     pads = conv_padding(padding, (kernel_size - 1) * dilation, stride)
     free = input.shape[1] + sum(pads) - (kernel_size - 1) * dilation - 1
     if free < 0:
-        raise ValueError(f"a kernel that spans {(kernel_size - 1) * dilation + 1} steps does not fit into an input of "
-                         f"{input.shape[1]} with padding {pads}")  # fmt: skip
+        raise ValueError(
+            f"a kernel that spans {(kernel_size - 1) * dilation + 1} steps does not fit into an input of "
+            f"{input.shape[1]} with padding {pads}"
+        )
     _check_offset(input, offset, modulation, (input.shape[0], free // stride + 1, None, kernel_size))
     _check_mask(input, padding_mask)
     low, high = limits(input, offset, pads, dilation, stride, clamp, padding_mask)
@@ -146,8 +148,9 @@ def deformable_depthwise_conv1d(
     input, weight, bias = in_autocast(input, weight, bias)
     _check_input(input)
     if weight.dim() != 2 or 0 in weight.shape or input.shape[-1] % weight.shape[0]:
-        raise ValueError(f"weight must be (H, K) with K >= 1 and an H that divides C = {input.shape[-1]}, got "
-                         f"{tuple(weight.shape)}")  # fmt: skip
+        raise ValueError(
+            f"weight must be (H, K) with K >= 1 and an H that divides C = {input.shape[-1]}, got {tuple(weight.shape)}"
+        )
     _check_like(input, weight, bias, input.shape[-1])
     _check_positive("dilation", dilation)
     _check_offset(input, offset, modulation, (*input.shape[:2], *weight.shape))
@@ -271,8 +274,9 @@ def pad_time(input: Tensor, pads: tuple[int, int], mode: str = "zeros") -> Tenso
 
 def _check_input(input: Tensor) -> None:
     if input.dim() != 3 or not input.is_floating_point() or input.shape[1] < 1 or input.shape[2] < 1:
-        raise ValueError(f"input must be a floating-point (B, T, C) tensor with T, C >= 1, got {input.dtype} "
-                         f"{tuple(input.shape)}")  # fmt: skip
+        raise ValueError(
+            f"input must be a floating-point (B, T, C) tensor with T, C >= 1, got {input.dtype} {tuple(input.shape)}"
+        )
 
 
 def _check_weight(input: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> None:
@@ -280,8 +284,10 @@ def _check_weight(input: Tensor, weight: Tensor, bias: Tensor | None, groups: in
     _check_positive("groups", groups)
     channels = input.shape[-1]
     if weight.dim() != 3 or 0 in weight.shape or weight.shape[1] * groups != channels or weight.shape[0] % groups:
-        raise ValueError(f"weight must be (O, C // groups, K) with K >= 1, C = {channels} and groups = {groups}, which "
-                         f"divides C and O, got {tuple(weight.shape)}")  # fmt: skip
+        raise ValueError(
+            f"weight must be (O, C // groups, K) with K >= 1, C = {channels} and groups = {groups}, which "
+            f"divides C and O, got {tuple(weight.shape)}"
+        )
     _check_like(input, weight, bias, weight.shape[0])
 
 
@@ -290,8 +296,10 @@ def _check_like(input: Tensor, weight: Tensor, bias: Tensor | None, width: int) 
         raise ValueError(f"bias must be ({width},), got {tuple(bias.shape)}")
     for name, tensor in (("weight", weight), ("bias", bias)):
         if tensor is not None and (tensor.dtype != input.dtype or tensor.device != input.device):
-            raise ValueError(f"{name} must have the input's dtype and device, {input.dtype} on {input.device}, got "
-                             f"{tensor.dtype} on {tensor.device}")  # fmt: skip
+            raise ValueError(
+                f"{name} must have the input's dtype and device, {input.dtype} on {input.device}, got "
+                f"{tensor.dtype} on {tensor.device}"
+            )
 
 
 def _check_positive(name: str, value: int) -> None:
@@ -309,14 +317,20 @@ def _check_offset(
         groups = offset.shape[2]
     if not fits or offset.shape != (batch, time, groups, kernel_size):
         wanted = f"G that divides C = {input.shape[-1]}" if expected[2] is None else f"{groups}"
-        raise ValueError(f"offset must be floating point, on {input.device}, ({batch}, {time}, {wanted}, "
-                         f"{kernel_size}), got {offset.dtype} {tuple(offset.shape)} on {offset.device}")  # fmt: skip
+        raise ValueError(
+            f"offset must be floating point, on {input.device}, ({batch}, {time}, {wanted}, "
+            f"{kernel_size}), got {offset.dtype} {tuple(offset.shape)} on {offset.device}"
+        )
     if modulation is not None and (modulation.shape != offset.shape or not modulation.is_floating_point()):
-        raise ValueError(f"modulation must be floating point and have the offset's shape, {tuple(offset.shape)}, got "
-                         f"{modulation.dtype} {tuple(modulation.shape)}")  # fmt: skip
+        raise ValueError(
+            f"modulation must be floating point and have the offset's shape, {tuple(offset.shape)}, got "
+            f"{modulation.dtype} {tuple(modulation.shape)}"
+        )
 
 
 def _check_mask(input: Tensor, padding_mask: Tensor | None) -> None:
     if padding_mask is not None and (padding_mask.dtype != torch.bool or padding_mask.shape != input.shape[:2]):
-        raise ValueError(f"padding_mask must be bool (B, T) = {tuple(input.shape[:2])}, got {padding_mask.dtype} "
-                         f"{tuple(padding_mask.shape)}")  # fmt: skip
+        raise ValueError(
+            f"padding_mask must be bool (B, T) = {tuple(input.shape[:2])}, got {padding_mask.dtype} "
+            f"{tuple(padding_mask.shape)}"
+        )

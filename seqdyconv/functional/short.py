@@ -107,5 +107,7 @@ def _check(input: Tensor, coefficients: Tensor, basis: Tensor) -> None:
     for name, tensor in (("coefficients", coefficients), ("basis", basis)):
         differs = tensor.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type)
         if differs or tensor.device != input.device:
-            raise ValueError(f"{name} must have the input's dtype and device, {input.dtype} on {input.device}, got "
-                             f"{tensor.dtype} on {tensor.device}")  # fmt: skip
+            raise ValueError(
+                f"{name} must have the input's dtype and device, {input.dtype} on {input.device}, got "
+                f"{tensor.dtype} on {tensor.device}"
+            )

@@ -78,8 +78,12 @@ def talk_conv1d(
     gap = max(reach)
     return run_packed(
         lambda row, _, left, right: _average(row, left, right, reach, reach, backend),
-        input, cu_seqlens, gap, left, right,
-    )  # fmt: skip
+        input,
+        cu_seqlens,
+        gap,
+        left,
+        right,
+    )
 
 
 def talk_conv1d_step(
@@ -248,8 +252,10 @@ def _check(input: Tensor, left: Tensor, right: Tensor, reach: Reach) -> None:
             raise ValueError(f"{name} must be an int >= 0, got {most!r}")
     for name, extent in (("left", left), ("right", right)):
         if extent.dim() != 3 or extent.shape[:2] != input.shape[:2] or not extent.is_floating_point():
-            raise ValueError(f"{name} must be a floating-point (B, T, H) tensor with the input's (B, T) = "
-                             f"{tuple(input.shape[:2])}, got {extent.dtype} {tuple(extent.shape)}")  # fmt: skip
+            raise ValueError(
+                f"{name} must be a floating-point (B, T, H) tensor with the input's (B, T) = "
+                f"{tuple(input.shape[:2])}, got {extent.dtype} {tuple(extent.shape)}"
+            )
         if extent.device != input.device:
             raise ValueError(f"{name} must be on the input's device, {input.device}, got {extent.device}")
     heads = left.shape[2]

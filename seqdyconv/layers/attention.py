@@ -103,8 +103,9 @@ class SelfAttention(nn.Module):
             raise ValueError("only a causal layer streams, got causal=False")
         query, key, value = self._project(input, padding_mask)
         if state.dim() != 3 or state.shape[0] != input.shape[0] or state.shape[2] != 2 * self.dim + 1:
-            raise ValueError(f"state must be (B, S, 2*D+1) = ({input.shape[0]}, S, {2 * self.dim + 1}), got "
-                             f"{tuple(state.shape)}")  # fmt: skip
+            raise ValueError(
+                f"state must be (B, S, 2*D+1) = ({input.shape[0]}, S, {2 * self.dim + 1}), got {tuple(state.shape)}"
+            )
         real = key.new_ones(key.shape[:2]) if padding_mask is None else (~padding_mask).to(key.dtype)
         rows = torch.cat([key, value, real[..., None]], dim=-1)
         mixed, state = self._mix_chunk(query, torch.cat([state.to(rows.dtype), rows], dim=1), padding_mask)

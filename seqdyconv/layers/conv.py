@@ -160,8 +160,18 @@ class LightweightConv1d(_HeadConv1d):
         dtype: torch.dtype | None = None,
     ) -> None:
         factory = {"device": device, "dtype": dtype}
-        super().__init__(channels, kernel_size, num_heads, padding, dilation, bias, weight_softmax, weight_dropout,
-                         renormalize, factory)  # fmt: skip
+        super().__init__(
+            channels,
+            kernel_size,
+            num_heads,
+            padding,
+            dilation,
+            bias,
+            weight_softmax,
+            weight_dropout,
+            renormalize,
+            factory,
+        )
         self.weight = nn.Parameter(torch.empty(num_heads, kernel_size, **factory))  # type: ignore[arg-type]
         self.reset_parameters()
 
@@ -256,8 +266,18 @@ class DynamicConv1d(_HeadConv1d):
         dtype: torch.dtype | None = None,
     ) -> None:
         factory = {"device": device, "dtype": dtype}
-        super().__init__(channels, kernel_size, num_heads, padding, dilation, bias, weight_softmax, weight_dropout,
-                         renormalize, factory)  # fmt: skip
+        super().__init__(
+            channels,
+            kernel_size,
+            num_heads,
+            padding,
+            dilation,
+            bias,
+            weight_softmax,
+            weight_dropout,
+            renormalize,
+            factory,
+        )
         if query_dim is not None:
             check_positive(query_dim=query_dim)
         self.query_dim = query_dim

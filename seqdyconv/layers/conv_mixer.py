@@ -149,8 +149,9 @@ def conv_mixer(layer: Callable[..., nn.Module]) -> Callable[..., ConvMixer]:
         return ConvMixer(dim, conv, glu=glu, input_dropout=input_dropout, device=device, dtype=dtype)
 
     signature = inspect.signature(build)
-    own = [parameter for parameter in inspect.signature(layer).parameters.values()
-           if parameter.name not in _NOT_OF_A_MIXER]  # fmt: skip
+    own = [
+        parameter for parameter in inspect.signature(layer).parameters.values() if parameter.name not in _NOT_OF_A_MIXER
+    ]
     block = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
     build.__signature__ = signature.replace(parameters=[*block, *own])  # type: ignore[attr-defined]
     return build

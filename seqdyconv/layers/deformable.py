@@ -80,19 +80,30 @@ class DeformableConv1d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_positive(kernel_size=kernel_size, stride=stride, dilation=dilation, groups=groups,
-                       offset_groups=offset_groups, in_channels=in_channels, out_channels=out_channels)  # fmt: skip
+        check_positive(
+            kernel_size=kernel_size,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+            offset_groups=offset_groups,
+            in_channels=in_channels,
+            out_channels=out_channels,
+        )
         if in_channels % groups or out_channels % groups:
-            raise ValueError(f"groups must divide in_channels and out_channels, got {groups} groups, {in_channels} and "
-                             f"{out_channels} channels")  # fmt: skip
+            raise ValueError(
+                f"groups must divide in_channels and out_channels, got {groups} groups, {in_channels} and "
+                f"{out_channels} channels"
+            )
         if in_channels % offset_groups:
-            raise ValueError(f"offset_groups must divide in_channels, got {offset_groups} groups and {in_channels} "
-                             "channels")  # fmt: skip
+            raise ValueError(
+                f"offset_groups must divide in_channels, got {offset_groups} groups and {in_channels} channels"
+            )
         if padding_mode not in PADDING_MODES:
             raise ValueError(f"padding_mode must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}")
         if padding == "causal" and (padding_mode != "zeros" or not clamp):
-            raise ValueError('causal padding needs padding_mode="zeros" and clamp=True, got '
-                             f"{padding_mode!r} and clamp={clamp}")  # fmt: skip
+            raise ValueError(
+                f'causal padding needs padding_mode="zeros" and clamp=True, got {padding_mode!r} and clamp={clamp}'
+            )
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.kernel_size = kernel_size
@@ -113,8 +124,15 @@ class DeformableConv1d(nn.Module):
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         )
-        self.predictor = nn.Conv1d(in_channels, offset_groups * kernel_size * (1 + modulation), kernel_size, stride,
-                                   dilation=dilation, device=device, dtype=dtype)  # fmt: skip
+        self.predictor = nn.Conv1d(
+            in_channels,
+            offset_groups * kernel_size * (1 + modulation),
+            kernel_size,
+            stride,
+            dilation=dilation,
+            device=device,
+            dtype=dtype,
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -126,8 +144,15 @@ class DeformableConv1d(nn.Module):
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, padding={self.padding!r}"
-        defaults = {"stride": 1, "dilation": 1, "groups": 1, "offset_groups": 1, "padding_mode": "zeros",
-                    "modulation": False, "clamp": True}  # fmt: skip
+        defaults = {
+            "stride": 1,
+            "dilation": 1,
+            "groups": 1,
+            "offset_groups": 1,
+            "padding_mode": "zeros",
+            "modulation": False,
+            "clamp": True,
+        }
         return text + _changed(self, defaults) + ("" if self.bias is not None else ", bias=False")
 
     def forward(self, input: Tensor, *, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
@@ -145,14 +170,18 @@ class DeformableConv1d(nn.Module):
         """
         check_input(input, self.in_channels, self.weight.dtype, padding_mask)
         if self.padding_mode != "zeros" and not (padding_mask is None and cu_seqlens is None):
-            raise ValueError('a padding_mask or cu_seqlens needs padding_mode="zeros", as other modes would copy '
-                             f"padded steps, got {self.padding_mode!r}")  # fmt: skip
+            raise ValueError(
+                'a padding_mask or cu_seqlens needs padding_mode="zeros", as other modes would copy '
+                f"padded steps, got {self.padding_mode!r}"
+            )
         if cu_seqlens is None:
             return self._forward(input, padding_mask)
         check_packed(cu_seqlens, input, padding_mask)
         if self.stride != 1 or sum(self._pads) != self.reach:
-            raise ValueError("cu_seqlens needs a layer whose output has as many steps as its input: stride 1 and "
-                             f'padding "same" or "causal", got {self}')  # fmt: skip
+            raise ValueError(
+                "cu_seqlens needs a layer whose output has as many steps as its input: stride 1 and "
+                f'padding "same" or "causal", got {self}'
+            )
         return run_packed(self._forward, input, cu_seqlens, max(self._pads) if self.clamp else None)
 
     def sampling(self, input: Tensor, *, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -191,8 +220,10 @@ class DeformableConv1d(nn.Module):
         """
         check_input(input, self.in_channels, self.weight.dtype, padding_mask)
         if self.padding != "causal" or self.stride != 1:
-            raise ValueError('only a causal layer streams: padding must be "causal" and stride 1, got '
-                             f"{self.padding!r} and {self.stride}")  # fmt: skip
+            raise ValueError(
+                'only a causal layer streams: padding must be "causal" and stride 1, got '
+                f"{self.padding!r} and {self.stride}"
+            )
         window = _window(state, zero_padding(input, padding_mask), self.reach)
         return self._convolve(window, window, 0, None), last_inputs(window, padding_mask, self.reach)
 
@@ -219,8 +250,10 @@ class DeformableConv1d(nn.Module):
 
     def _predict(self, padded: Tensor) -> tuple[Tensor, Tensor | None]:
         if padded.shape[1] <= self.reach:
-            raise ValueError(f"input must have at least {self.reach + 1 - sum(self._pads)} steps for a kernel that "
-                             f"spans {self.reach + 1}, got {padded.shape[1] - sum(self._pads)}")  # fmt: skip
+            raise ValueError(
+                f"input must have at least {self.reach + 1 - sum(self._pads)} steps for a kernel that "
+                f"spans {self.reach + 1}, got {padded.shape[1] - sum(self._pads)}"
+            )
         return _split(self.predictor(padded.transpose(1, 2)).transpose(1, 2), self.offset_groups, self.kernel_size)
 
 
@@ -283,8 +316,10 @@ class DeformableDepthwiseConv1d(WindowConv):
         super().__init__(channels, kernel_size, num_heads, padding, dilation)
         check_dropout(weight_dropout=weight_dropout)
         if not clamp and padding != "same":
-            raise ValueError('clamp=False needs padding="same", as a tap that is not clamped may read any step, got '
-                             f"padding={padding!r}")  # fmt: skip
+            raise ValueError(
+                'clamp=False needs padding="same", as a tap that is not clamped may read any step, got '
+                f"padding={padding!r}"
+            )
         self.modulation = modulation
         self.clamp = clamp
         self.weight_dropout = weight_dropout
@@ -347,8 +382,9 @@ class DeformableDepthwiseConv1d(WindowConv):
 
     def _check_stream(self, input: Tensor, state: Tensor) -> None:
         if not self.clamp:
-            raise ValueError("only a causal layer streams, in which taps stay in their window: clamp must be True, got "
-                             "False")  # fmt: skip
+            raise ValueError(
+                "only a causal layer streams, in which taps stay in their window: clamp must be True, got False"
+            )
         super()._check_stream(input, state)
 
     @property

@@ -55,8 +55,21 @@ class _KernelAttentionConv(MixedConv):
         dtype: torch.dtype | None = None,
     ) -> None:
         factory = {"device": device, "dtype": dtype}
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode,
-                         num_kernels, temperature, mixing, factory)  # fmt: skip
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            num_kernels,
+            temperature,
+            mixing,
+            factory,
+        )
         check_word("routing", routing, ("softmax", "sigmoid"))
         if reduction is not None:
             check_reduction(reduction)

@@ -47,8 +47,10 @@ class MixedConv(nn.Module):
         super().__init__()
         check_positive(in_channels=in_channels, out_channels=out_channels, groups=groups, num_kernels=num_kernels)
         if in_channels % groups or out_channels % groups:
-            raise ValueError(f"groups must divide in_channels and out_channels, got {groups} groups, {in_channels} and "
-                             f"{out_channels} channels")  # fmt: skip
+            raise ValueError(
+                f"groups must divide in_channels and out_channels, got {groups} groups, {in_channels} and "
+                f"{out_channels} channels"
+            )
         check_word("padding_mode", padding_mode, ("zeros", "reflect", "replicate", "circular"))
         check_word("mixing", mixing, ("global", "time", "frequency")[: self.axes + 1])
         _check_temperature(temperature)
@@ -106,8 +108,16 @@ class MixedConv(nn.Module):
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, num_kernels={self.num_kernels}"
         )
         ones = (1,) * self.axes
-        defaults = {"stride": ones, "padding": 0, "dilation": ones, "groups": 1, "padding_mode": "zeros",
-                    "routing": "softmax", "mixing": "global", "temperature": 1.0}  # fmt: skip
+        defaults = {
+            "stride": ones,
+            "padding": 0,
+            "dilation": ones,
+            "groups": 1,
+            "padding_mode": "zeros",
+            "routing": "softmax",
+            "mixing": "global",
+            "temperature": 1.0,
+        }
         values = {name: getattr(self, name, default) for name, default in defaults.items()}
         changed = (f", {name}={value!r}" for name, value in values.items() if value != defaults[name])
         return text + "".join(changed) + ("" if self.bias is not None else ", bias=False")
@@ -143,8 +153,10 @@ class MixedConv(nn.Module):
         if cu_seqlens is None:
             return self._forward(input, padding_mask)
         if self.axes != 1 or self.stride[0] != 1 or sum(self._pads[0]) != self._reach[0]:
-            raise ValueError("cu_seqlens needs a 1-D layer whose output has as many steps as its input: stride 1 and "
-                             f'padding "same" or "causal", got {self}')  # fmt: skip
+            raise ValueError(
+                "cu_seqlens needs a 1-D layer whose output has as many steps as its input: stride 1 and "
+                f'padding "same" or "causal", got {self}'
+            )
         check_input(input, self.in_channels, self.weight.dtype, padding_mask)
         check_packed(cu_seqlens, input, padding_mask)
         return run_packed(self._forward, input, cu_seqlens, gap=None)
@@ -240,8 +252,10 @@ class MixedConv(nn.Module):
             phase = phase[~padding_mask.all(1)]
         phases = sorted({int(steps) for steps in phase.tolist()})
         if len(phases) > 1:
-            raise ValueError("with a stride, the rows of a chunk must be equally far from their next output, got "
-                             f"{phases} steps since the last one, modulo {stride}")  # fmt: skip
+            raise ValueError(
+                "with a stride, the rows of a chunk must be equally far from their next output, got "
+                f"{phases} steps since the last one, modulo {stride}"
+            )
         return -phases[0] % stride if phases else 0
 
     # Layout and padding
@@ -255,8 +269,10 @@ class MixedConv(nn.Module):
             _check_image(input, self.in_channels, self.weight.dtype, padding_mask)
             image = input if padding_mask is None else input.masked_fill(padding_mask[:, None, :, None], 0)
         if padding_mask is not None and self.padding_mode != "zeros":
-            raise ValueError('a padding_mask needs padding_mode="zeros", as other modes would copy padded steps, got '
-                             f"{self.padding_mode!r}")  # fmt: skip
+            raise ValueError(
+                'a padding_mask needs padding_mode="zeros", as other modes would copy padded steps, got '
+                f"{self.padding_mode!r}"
+            )
         return image
 
     def _write(self, output: Tensor) -> Tensor:
@@ -272,8 +288,10 @@ class MixedConv(nn.Module):
             return size
         free = size + sum(self._pads[axis]) - self._reach[axis] - 1
         if free < 0:
-            raise ValueError(f"a kernel that spans {self._reach[axis] + 1} steps does not fit into an input of {size} "
-                             f"with padding {self._pads[axis]}, axis {axis}")  # fmt: skip
+            raise ValueError(
+                f"a kernel that spans {self._reach[axis] + 1} steps does not fit into an input of {size} "
+                f"with padding {self._pads[axis]}, axis {axis}"
+            )
         return free // self.stride[axis] + 1
 
     def _pad(self, image: Tensor, pads: tuple[tuple[int, int], ...]) -> Tensor:
@@ -285,8 +303,10 @@ class MixedConv(nn.Module):
         for axis, pair in enumerate(pads):
             longest = image.shape[2 + axis] - (self.padding_mode == "reflect")
             if self.padding_mode != "replicate" and max(pair) > longest:
-                raise ValueError(f"{self.padding_mode} padding of {max(pair)} steps needs a longer input, got "
-                                 f"{image.shape[2 + axis]} steps in axis {axis}")  # fmt: skip
+                raise ValueError(
+                    f"{self.padding_mode} padding of {max(pair)} steps needs a longer input, got "
+                    f"{image.shape[2 + axis]} steps in axis {axis}"
+                )
         return F.pad(image, amounts, self.padding_mode)
 
     # Squeezing
@@ -415,5 +435,7 @@ def _check_image(input: Tensor, channels: int, dtype: torch.dtype, padding_mask:
         raise ValueError(f"input must have the layer's dtype, {dtype}, got {input.dtype}")
     expected = (input.shape[0], input.shape[2])
     if padding_mask is not None and (padding_mask.dtype != torch.bool or padding_mask.shape != expected):
-        raise ValueError(f"padding_mask must be bool (B, H) = {expected}, True where padded, got {padding_mask.dtype} "
-                         f"{tuple(padding_mask.shape)}")  # fmt: skip
+        raise ValueError(
+            f"padding_mask must be bool (B, H) = {expected}, True where padded, got {padding_mask.dtype} "
+            f"{tuple(padding_mask.shape)}"
+        )

@@ -66,13 +66,28 @@ class _ODConv(MixedConv):
         dtype: torch.dtype | None = None,
     ) -> None:
         factory = {"device": device, "dtype": dtype}
-        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode,
-                         num_kernels, temperature, mixing, factory)  # fmt: skip
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            num_kernels,
+            temperature,
+            mixing,
+            factory,
+        )
         check_reduction(reduction)
         check_word("norm", norm, ("layer", "batch"))
         if norm == "batch" and any(self._varies):
-            raise ValueError('norm="batch" would normalise over padded steps where the kernel varies: it needs '
-                             f'mixing="global" and no causal padding, got {mixing!r} and {padding!r}')  # fmt: skip
+            raise ValueError(
+                'norm="batch" would normalise over padded steps where the kernel varies: it needs '
+                f'mixing="global" and no causal padding, got {mixing!r} and {padding!r}'
+            )
         self.attention = _FourAttentions(self, reduction, norm, factory)
         super().reset_parameters()
 

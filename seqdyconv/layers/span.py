@@ -68,8 +68,9 @@ class SpanDynamicConv1d(nn.Module):
         check_positive(source_dim=source_dim)
         self.channels = channels
         self.source_dim = source_dim
-        self.depthwise = LightweightConv1d(source_dim, kernel_size, source_dim, padding=padding, dilation=dilation,
-                                           weight_softmax=False, **factory)  # fmt: skip
+        self.depthwise = LightweightConv1d(
+            source_dim, kernel_size, source_dim, padding=padding, dilation=dilation, weight_softmax=False, **factory
+        )
         self.pointwise = nn.Linear(source_dim, channels, **factory)
         self.conv = DynamicConv1d(
             channels,

@@ -127,8 +127,16 @@ class TimeFeatureLightweightConv(_TimeFeatureConv):
     ) -> None:
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         kernels: dict[str, Any] = {"weight_softmax": weight_softmax, "weight_dropout": weight_dropout, **factory}
-        conv = LightweightConv1d(channels, kernel_size, num_heads, padding=padding, dilation=dilation, bias=bias,
-                                 renormalize=renormalize, **kernels)  # fmt: skip
+        conv = LightweightConv1d(
+            channels,
+            kernel_size,
+            num_heads,
+            padding=padding,
+            dilation=dilation,
+            bias=bias,
+            renormalize=renormalize,
+            **kernels,
+        )
         feature_kernel_size = _feature_kernel_size(feature_kernel_size, kernel_size)
         super().__init__(conv, factory)
         self.feature_conv = LightweightConv1d(1, feature_kernel_size, 1, **kernels)
@@ -190,9 +198,19 @@ class TimeFeatureDynamicConv(_TimeFeatureConv):
         dtype: torch.dtype | None = None,
     ) -> None:
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        conv = DynamicConv1d(channels, kernel_size, num_heads, padding=padding, dilation=dilation, bias=bias,
-                             weight_softmax=weight_softmax, weight_dropout=weight_dropout, renormalize=renormalize,
-                             generator_bias=generator_bias, **factory)  # fmt: skip
+        conv = DynamicConv1d(
+            channels,
+            kernel_size,
+            num_heads,
+            padding=padding,
+            dilation=dilation,
+            bias=bias,
+            weight_softmax=weight_softmax,
+            weight_dropout=weight_dropout,
+            renormalize=renormalize,
+            generator_bias=generator_bias,
+            **factory,
+        )
         feature_kernel_size = _feature_kernel_size(feature_kernel_size, kernel_size)
         super().__init__(conv, factory)
         self.feature_generator = nn.Linear(channels, feature_kernel_size, bias=generator_bias, **factory)

@@ -116,8 +116,9 @@ class WindowConv(nn.Module):
 
     def _check_stream(self, input: Tensor, state: Tensor) -> None:
         if self.padding == "same" and self.lookahead:
-            raise ValueError('only a causal layer streams, or one whose padding is an int: padding must be "causal" or '
-                             'P, got "same"')  # fmt: skip
+            raise ValueError(
+                'only a causal layer streams, or one whose padding is an int: padding must be "causal" or P, got "same"'
+            )
         expected = (input.shape[0], self.reach, self.channels)
         if state.shape != expected:
             raise ValueError(f"state must be (B, (K-1)*dilation, C) = {expected}, got {tuple(state.shape)}")

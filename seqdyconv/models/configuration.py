@@ -210,8 +210,9 @@ class SeqDyConvConfig(PreTrainedConfig):
         if not self.is_encoder_decoder:
             return
         if self.share_encoder_decoder_embeddings and not self.tie_word_embeddings:
-            raise ValueError("share_encoder_decoder_embeddings=True shares the output too: it needs "
-                             "tie_word_embeddings=True")  # fmt: skip
+            raise ValueError(
+                "share_encoder_decoder_embeddings=True shares the output too: it needs tie_word_embeddings=True"
+            )
         if self.share_encoder_decoder_embeddings and self.encoder_vocab_size is not None:
             raise ValueError(
                 "shared embeddings need one vocabulary: set share_encoder_decoder_embeddings=False or "

@@ -70,8 +70,13 @@ class SeqDyConvSpeechConfig(SeqDyConvConfig):
     def validate_architecture(self) -> None:
         """Raise ValueError where options do not fit together; called at construction and before saving."""
         super().validate_architecture()
-        sizes = ("num_mel_bins", "subsampling_channels", "subsampling_kernels", "conformer_kernel_size",
-                 "inputs_to_logits_ratio")  # fmt: skip
+        sizes = (
+            "num_mel_bins",
+            "subsampling_channels",
+            "subsampling_kernels",
+            "conformer_kernel_size",
+            "inputs_to_logits_ratio",
+        )
         for name in sizes:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
@@ -87,8 +92,9 @@ class SeqDyConvSpeechConfig(SeqDyConvConfig):
                 f"{self.type_vocab_size}"
             )
         if self.pad_token_id is None or not 0 <= self.pad_token_id < self.vocab_size:
-            raise ValueError(f"pad_token_id is the blank of CTC, it must be in [0, {self.vocab_size}), got "
-                             f"{self.pad_token_id}")  # fmt: skip
+            raise ValueError(
+                f"pad_token_id is the blank of CTC, it must be in [0, {self.vocab_size}), got {self.pad_token_id}"
+            )
         inner = range(1, len(self.encoder_layer_types))
         if wrong := [layer for layer in self.intermediate_ctc_layers if layer not in inner]:
             raise ValueError(

@@ -96,8 +96,10 @@ def record_runs(
     """
     convolutions = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
     if not convolutions:
-        raise ValueError(f"the model must have a {' or a '.join(kind.__name__ for kind in kinds)}, got a "
-                         f"{type(model).__name__} without any")  # fmt: skip
+        raise ValueError(
+            f"the model must have a {' or a '.join(kind.__name__ for kind in kinds)}, got a "
+            f"{type(model).__name__} without any"
+        )
     if "use_cache" in inspect.signature(model.forward).parameters:
         inputs = {"use_cache": False} | inputs
     recorded: list[tuple[str, Any, Any]] = []
@@ -126,8 +128,10 @@ def record_runs(
         for module, mode in training.items():
             module.training = mode
     if not recorded:
-        raise ValueError(f"the model ran none of its {len(convolutions)} convolutions on a whole sequence, such as "
-                         f"{next(iter(convolutions))}")  # fmt: skip
+        raise ValueError(
+            f"the model ran none of its {len(convolutions)} convolutions on a whole sequence, such as "
+            f"{next(iter(convolutions))}"
+        )
     return recorded
 
 
@@ -323,8 +327,17 @@ def _draw(
             label.set_color("0.6" if dim else "black")
     figure.supylabel("offset in tokens", fontsize=FONT + 0.5)
     shrink = min(1.0, 2.5 / figure.get_figheight())
-    bar = figure.colorbar(image, ax=axes, fraction=0.02, aspect=25, pad=0.01, shrink=shrink, anchor=(0, 1), ticks=ticks,
-                          format="%g" if ticks else None)  # fmt: skip
+    bar = figure.colorbar(
+        image,
+        ax=axes,
+        fraction=0.02,
+        aspect=25,
+        pad=0.01,
+        shrink=shrink,
+        anchor=(0, 1),
+        ticks=ticks,
+        format="%g" if ticks else None,
+    )
     bar.set_label("weight of the tap", fontsize=FONT + 0.5)
     bar.ax.tick_params(labelsize=FONT, length=2)
     bar.outline.set_linewidth(0.5)

@@ -93,8 +93,9 @@ class SeqDyConvForSequenceClassification(SeqDyConvPreTrainedModel):
             ``loss``, the mean cross-entropy (of a label against its absence with several labels) in nats, or the mean
             squared error; ``logits`` (B, L); ``hidden_states`` with ``output_hidden_states=True``.
         """
-        cu_seqlens = packed_sequences(input_ids if inputs_embeds is None else inputs_embeds, attention_mask, cu_seqlens,
-                                      kwargs)  # fmt: skip
+        cu_seqlens = packed_sequences(
+            input_ids if inputs_embeds is None else inputs_embeds, attention_mask, cu_seqlens, kwargs
+        )
         encoded = self.encoder(
             input_ids, attention_mask, token_type_ids, inputs_embeds, cu_seqlens, return_dict=True, **kwargs
         )

@@ -615,8 +615,13 @@ def encoder_ctc_loss(
     lengths = None if encoded.attention_mask is None else encoded.attention_mask.sum(1)
 
     def loss(logits: Tensor) -> Tensor:
-        return ctc_loss(logits, labels, blank=config.pad_token_id, lengths=lengths,  # type: ignore[arg-type]
-                        num_items_in_batch=num_items_in_batch)  # fmt: skip
+        return ctc_loss(
+            logits,
+            labels,
+            blank=config.pad_token_id,
+            lengths=lengths,  # type: ignore[arg-type]
+            num_items_in_batch=num_items_in_batch,
+        )
 
     if not encoded.intermediate:
         return loss(logits)

@@ -59,8 +59,14 @@ class SeqDyConvTokenizer(PreTrainedTokenizer):
         self._encoding = self._source_ids
         self.subword_marker = subword_marker
         bos, pad, eos, unk = SPECIAL_TOKENS
-        defaults = {"bos_token": bos, "pad_token": pad, "eos_token": eos, "unk_token": unk,
-                    "special_tokens_pattern": "eos", "clean_up_tokenization_spaces": False}  # fmt: skip
+        defaults = {
+            "bos_token": bos,
+            "pad_token": pad,
+            "eos_token": eos,
+            "unk_token": unk,
+            "special_tokens_pattern": "eos",
+            "clean_up_tokenization_spaces": False,
+        }
         super().__init__(subword_marker=subword_marker, **(defaults | kwargs))
 
     @property

@@ -195,8 +195,9 @@ def train_subword_tokenizer(texts: Iterable[str], vocab_size: int, *, add_eos: b
         raise ValueError("the texts must have characters, got none")
     needed = len(SPECIAL_TOKENS) + len(alphabet)
     if vocab_size < needed:
-        raise ValueError(f"vocab_size must be at least {needed}, the special tokens and characters of the texts, "
-                         f"got {vocab_size}")  # fmt: skip
+        raise ValueError(
+            f"vocab_size must be at least {needed}, the special tokens and characters of the texts, got {vocab_size}"
+        )
     # Not a unigram model: that trainer's result differs from run to run.
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     trainer = trainers.BpeTrainer(

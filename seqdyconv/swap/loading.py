@@ -271,8 +271,11 @@ def _check_keys(model: Any, info: Mapping[str, Any], path: Any, *, head_may_be_n
         prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
         missing = [name for name in missing if name.startswith(prefix) and "pooler." not in name]
         unexpected = [name for name in unexpected if _is_ours(name)]
-    for names, what in ((missing, "lacks weights of the model"), (unexpected, "has weights that the model lacks"),
-                        (mismatched, "has weights of other shapes than the swap")):  # fmt: skip
+    for names, what in (
+        (missing, "lacks weights of the model"),
+        (unexpected, "has weights that the model lacks"),
+        (mismatched, "has weights of other shapes than the swap"),
+    ):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise ValueError(f"{path} {what}: {', '.join(names[:3])}{more}")

@@ -271,8 +271,10 @@ def _states(cache: Any, attention: Any) -> ShortConvStates:
             return layer
     seen = cache.get_seq_length(attention.layer_idx)
     if isinstance(seen, int) and seen > 0:
-        raise ValueError(f"the cache holds {seen} steps, but not the states of the model's short convolutions: fill a "
-                         "new one with this model")  # fmt: skip
+        raise ValueError(
+            f"the cache holds {seen} steps, but not the states of the model's short convolutions: fill a "
+            "new one with this model"
+        )
     if cache.layer_class_to_replicate is not None:  # it makes its layers when they are used, each at its number
         while len(cache.layers) < attention.config.num_hidden_layers:
             cache.layers.append(cache.layer_class_to_replicate())

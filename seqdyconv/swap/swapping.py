@@ -376,8 +376,11 @@ def _mixer_options(mixer: str, kernel_size: int, given: dict[str, Any]) -> dict[
 def mixer_option_names(mixer: str) -> list[str]:
     """The options of a mixer that a swap may set."""
     parameters = inspect.signature(MIXERS[mixer]).parameters.values()
-    return [parameter.name for parameter in parameters
-            if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in _DECIDED]  # fmt: skip
+    return [
+        parameter.name
+        for parameter in parameters
+        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in _DECIDED
+    ]
 
 
 def build_replacements(

@@ -11,8 +11,13 @@ def test_prints_and_writes_a_row_for_each_model(arguments, tmp_path, capsys):
     swap.main(["--quick", *arguments, "--output", str(tmp_path / "table.md")])
     table = capsys.readouterr().out
     rows = [line.split("|")[2].strip() for line in table.splitlines() if line.startswith("| 8 × 2 |")]
-    assert rows == ["original", "dynamic_conv, half", "dynamic_conv, all", "lightweight_conv, half",
-                    "lightweight_conv, all"]  # fmt: skip
+    assert rows == [
+        "original",
+        "dynamic_conv, half",
+        "dynamic_conv, all",
+        "lightweight_conv, half",
+        "lightweight_conv, all",
+    ]
     assert (tmp_path / "table.md").read_text() == table
 
 

@@ -314,8 +314,11 @@ class TestSteps:
     @every_backend
     @every_op
     @property_test
-    @given(chunks=st.lists(st.integers(1, 24), min_size=1, max_size=5), kernel_size=st.integers(1, 20),
-           dilation=st.integers(1, 3))  # fmt: skip
+    @given(
+        chunks=st.lists(st.integers(1, 24), min_size=1, max_size=5),
+        kernel_size=st.integers(1, 20),
+        dilation=st.integers(1, 3),
+    )
     def test_any_chunking_is_the_causal_operation(self, kind, backend, chunks, kernel_size, dilation):
         arguments = make(kind, time=sum(chunks), kernel_size=kernel_size)
         reach = (kernel_size - 1) * dilation

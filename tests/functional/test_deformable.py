@@ -48,8 +48,13 @@ class TestDefinition:
             return
         shape = (batch, outputs, offset_groups, kernel_size)
         options = {"stride": stride, "dilation": dilation, "groups": groups, "clamp": clamp}
-        inputs = (noise(batch, time, 6), spread * noise(*shape, seed=1), noise(6, 6 // groups, kernel_size, seed=2),
-                  noise(6, seed=3), noise(*shape, seed=4))  # fmt: skip
+        inputs = (
+            noise(batch, time, 6),
+            spread * noise(*shape, seed=1),
+            noise(6, 6 // groups, kernel_size, seed=2),
+            noise(6, seed=3),
+            noise(*shape, seed=4),
+        )
         assert_matches(
             lambda x, offset, weight, bias, modulation: deformable_conv1d(
                 x, offset, weight, bias, modulation=modulation, padding=padding, **options
@@ -74,8 +79,13 @@ class TestDefinition:
     ):
         shape, reach = (batch, time, heads, kernel_size), (kernel_size - 1) * dilation
         left = {"same": reach // 2, "causal": reach}.get(padding, 0)
-        inputs = (noise(batch, time, 6), spread * noise(*shape, seed=1), noise(heads, kernel_size, seed=2),
-                  noise(6, seed=3), noise(*shape, seed=4))  # fmt: skip
+        inputs = (
+            noise(batch, time, 6),
+            spread * noise(*shape, seed=1),
+            noise(heads, kernel_size, seed=2),
+            noise(6, seed=3),
+            noise(*shape, seed=4),
+        )
         options = {"dilation": dilation, "clamp": clamp}
         assert_matches(
             lambda x, offset, weight, bias, modulation: deformable_depthwise_conv1d(
@@ -133,10 +143,14 @@ class TestDefinition:
         input, weight = noise(2, 9, 6, dtype=torch.float32), noise(6, 6, 3, seed=2, dtype=torch.float32)
         offset, kernel = noise(2, 9, 2, 3, seed=1, dtype=torch.float32), weight[:2, 0]
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            outputs = [deformable_conv1d(input, offset, weight, padding=1, clamp=clamp),
-                       deformable_depthwise_conv1d(input, offset, kernel, clamp=clamp)]  # fmt: skip
-        expected = [deformable_conv1d(input, offset, weight, padding=1, clamp=clamp),
-                    deformable_depthwise_conv1d(input, offset, kernel, clamp=clamp)]  # fmt: skip
+            outputs = [
+                deformable_conv1d(input, offset, weight, padding=1, clamp=clamp),
+                deformable_depthwise_conv1d(input, offset, kernel, clamp=clamp),
+            ]
+        expected = [
+            deformable_conv1d(input, offset, weight, padding=1, clamp=clamp),
+            deformable_depthwise_conv1d(input, offset, kernel, clamp=clamp),
+        ]
         for actual, exact in zip(outputs, expected):
             assert actual.dtype == torch.bfloat16
             assert_close(actual, exact, 3e-2)
@@ -358,13 +372,15 @@ class TestBadInput:
             ({"padding": -1}, r"padding must be an int >= 0, .*got -1"),
             ({"padding": "same", "stride": 2}, r'"same", got \'same\' with stride 2'),
             ({"padding_mode": "mirror"}, r"padding_mode must be one of zeros, .*got 'mirror'"),
-            ({"padding_mode": "reflect", "padding": 9, "offset": torch.zeros(2, 25, 1, 3)},
-             r"padding_mode='reflect' pads 9 steps by at most 8, got \(9, 9\)"),
+            (
+                {"padding_mode": "reflect", "padding": 9, "offset": torch.zeros(2, 25, 1, 3)},
+                r"padding_mode='reflect' pads 9 steps by at most 8, got \(9, 9\)",
+            ),
             ({"dilation": 5}, r"a kernel that spans 11 steps does not fit into an input of 9 with padding \(0, 0\)"),
             ({"padding_mask": torch.zeros(2, 8).bool()}, r"padding_mask must be bool \(B, T\) = \(2, 9\), got .*8"),
         ],
         ids=str,
-    )  # fmt: skip
+    )
     def test_is_refused(self, changes, message):
         arguments = {"input": self.INPUT, "offset": self.OFFSET, "weight": self.WEIGHT} | changes
         with pytest.raises(ValueError, match=message):

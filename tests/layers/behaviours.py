@@ -150,15 +150,25 @@ class MixesTime:
         changed[:, 5:] += 1
         assert not torch.allclose(module(changed)[:, 4], module(input)[:, 4])
 
-    @settings(deadline=None, derandomize=True, database=None, max_examples=15,
-              suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+    @settings(
+        deadline=None,
+        derandomize=True,
+        database=None,
+        max_examples=15,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
     @given(chunks=st.lists(st.integers(1, 12), min_size=1, max_size=6))
     def test_any_chunking_streams_the_full_forward(self, build, chunks):
         module, input = build(causal=True), torch.stack(sentences(sum(chunks), sum(chunks)))
         assert_close(stream(module, input, chunks), module(input))
 
-    @settings(deadline=None, derandomize=True, database=None, max_examples=15,
-              suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+    @settings(
+        deadline=None,
+        derandomize=True,
+        database=None,
+        max_examples=15,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
     @given(lengths=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=4))
     def test_right_padded_rows_continue_from_their_last_real_step(self, build, lengths):
         """Each chunk has rows of different lengths, also of none; padding takes no time."""
@@ -276,8 +286,11 @@ class MixesTime:
             return dict(zip(names, (forward(input, padding_mask=mask), *stream(input[:, :1], state, mask[:, :1]))))
 
         actual, expected = results(compile_(module), compile_(module.stream)), results(module, module.stream)
-        assert_all_close({name: value.nan_to_num(7.0) for name, value in actual.items()},
-                         {name: value.nan_to_num(7.0) for name, value in expected.items()}, 1e-12)  # fmt: skip
+        assert_all_close(
+            {name: value.nan_to_num(7.0) for name, value in actual.items()},
+            {name: value.nan_to_num(7.0) for name, value in expected.items()},
+            1e-12,
+        )
 
     @both_directions
     def test_exports_with_any_batch_and_length(self, build, causal):

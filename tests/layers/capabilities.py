@@ -127,8 +127,9 @@ def starts_from_attention(mixer: str) -> str:
     """What of a replaced self-attention it can start from."""
 
     def swap(**options: Any) -> None:
-        config = BertConfig(vocab_size=20, hidden_size=WIDTH * 2, num_hidden_layers=1, num_attention_heads=HEADS,
-                            intermediate_size=8)  # fmt: skip
+        config = BertConfig(
+            vocab_size=20, hidden_size=WIDTH * 2, num_hidden_layers=1, num_attention_heads=HEADS, intermediate_size=8
+        )
         swap_self_attention(BertModel(config), mixer=mixer, kernel_size=KERNEL_SIZE, **options)
 
     swap(weights="random")

@@ -16,8 +16,11 @@ def test_a_row_says_what_is_so(name):
 
 
 def public_layers():
-    return {name for name in seqdyconv.__all__ if isinstance(value := getattr(seqdyconv, name), type)
-            and issubclass(value, nn.Module)}  # fmt: skip
+    return {
+        name
+        for name in seqdyconv.__all__
+        if isinstance(value := getattr(seqdyconv, name), type) and issubclass(value, nn.Module)
+    }
 
 
 def test_every_layer_over_time_has_a_row():

@@ -44,8 +44,14 @@ class TestGolden:
         tensors, header = golden(name)
         args = header["args"]
         names = ("bias", "weight_softmax")
-        layer = LightweightConv1d(args["input_size"], args["kernel_size"], args["num_heads"], padding=args["padding_l"],
-                                  **{name: args[name] for name in names}, dtype=torch.float64)  # fmt: skip
+        layer = LightweightConv1d(
+            args["input_size"],
+            args["kernel_size"],
+            args["num_heads"],
+            padding=args["padding_l"],
+            **{name: args[name] for name in names},
+            dtype=torch.float64,
+        )
         state = {"weight": tensors["state.weight"].squeeze(1)}
         if args["bias"]:
             state["bias"] = tensors["state.bias"]
@@ -183,8 +189,13 @@ class TestTheLayersKernels:
         kernels = layer.kernels(mask)
         dynamic = (2, 9, layer.num_heads, layer.kernel_size)
         assert kernels.shape == (dynamic if layer.renormalize else dynamic[2:])
-        output = dynamic_conv1d(input.masked_fill(mask[..., None], 0), kernels.expand(dynamic), layer.bias,
-                                padding=layer.padding, dilation=layer.dilation)  # fmt: skip
+        output = dynamic_conv1d(
+            input.masked_fill(mask[..., None], 0),
+            kernels.expand(dynamic),
+            layer.bias,
+            padding=layer.padding,
+            dilation=layer.dilation,
+        )
         assert_close(output, layer(input, padding_mask=mask))
 
     def test_lightweight_kernels_need_a_length_only_to_renormalize(self):
@@ -292,8 +303,10 @@ class TestConstruction:
         assert shapes(LightweightConv1d(6, 4, 3, bias=True)) == {"bias": (6,), "weight": (3, 4)}
         assert shapes(DynamicConv1d(6, 4, 3)) == {"generator.weight": (12, 6)}
         assert shapes(DynamicConv1d(6, 4, 3, query_dim=5, bias=True, generator_bias=True)) == {
-            "bias": (6,), "generator.weight": (12, 5), "generator.bias": (12,),
-        }  # fmt: skip
+            "bias": (6,),
+            "generator.weight": (12, 5),
+            "generator.bias": (12,),
+        }
 
     @every_layer
     def test_device_and_dtype(self, layer):

@@ -125,9 +125,15 @@ class TestStart:
         assert (layer.predictor.weight.grad.abs().sum(1) > 0).all()
 
     def test_in_a_model(self):
-        config = SeqDyConvConfig(vocab_size=9, hidden_size=6, encoder_layer_types="deformable_conv", encoder_ffn_dim=6,
-                                 encoder_kernel_sizes=[3], encoder_attention_heads=3,
-                                 is_encoder_decoder=False)  # fmt: skip
+        config = SeqDyConvConfig(
+            vocab_size=9,
+            hidden_size=6,
+            encoder_layer_types="deformable_conv",
+            encoder_ffn_dim=6,
+            encoder_kernel_sizes=[3],
+            encoder_attention_heads=3,
+            is_encoder_decoder=False,
+        )
         conv = SeqDyConvModel(config).layers[0].mixer.conv
         assert not conv.predictor.weight.any() and (conv.weight >= 0).all()
 
@@ -270,11 +276,17 @@ class TestConstruction:
             return {name: tuple(parameter.shape) for name, parameter in layer.named_parameters()}
 
         assert shapes(DeformableConv1d(6, 8, 3, groups=2, offset_groups=3, modulation=True)) == {
-            "weight": (8, 3, 3), "bias": (8,), "predictor.weight": (18, 6, 3), "predictor.bias": (18,),
-        }  # fmt: skip
+            "weight": (8, 3, 3),
+            "bias": (8,),
+            "predictor.weight": (18, 6, 3),
+            "predictor.bias": (18,),
+        }
         assert shapes(DeformableDepthwiseConv1d(6, 4, 3, bias=True)) == {
-            "weight": (3, 4), "bias": (6,), "predictor.weight": (12, 6), "predictor.bias": (12,),
-        }  # fmt: skip
+            "weight": (3, 4),
+            "bias": (6,),
+            "predictor.weight": (12, 6),
+            "predictor.bias": (12,),
+        }
 
     def test_device_and_dtype(self):
         for layer in (DeformableConv1d, DeformableDepthwiseConv1d):

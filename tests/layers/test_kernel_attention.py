@@ -237,8 +237,10 @@ class TestDefinition:
         input = images(2, 5)
         weights = layer.attention.fc2(input.mean((2, 3))).sigmoid()
         assert_close(layer.mixture(input)[..., 0, 0], weights)
-        expected = [F.conv2d(row[None], torch.einsum("n,noihw->oihw", w, layer.weight), w @ layer.bias, padding=1)
-                    for row, w in zip(input, weights)]  # fmt: skip
+        expected = [
+            F.conv2d(row[None], torch.einsum("n,noihw->oihw", w, layer.weight), w @ layer.bias, padding=1)
+            for row, w in zip(input, weights)
+        ]
         assert_close(layer(input), torch.cat(expected))
 
     def test_the_temperature_may_change(self):
@@ -483,13 +485,20 @@ class TestConstruction:
             return {name: tuple(parameter.shape) for name, parameter in layer.named_parameters()}
 
         assert shapes(KernelAttentionConv1d(8, 6, 5, groups=2)) == {
-            "weight": (4, 6, 4, 5), "bias": (4, 6), "attention.fc1.weight": (3, 8), "attention.fc2.weight": (4, 3),
+            "weight": (4, 6, 4, 5),
+            "bias": (4, 6),
+            "attention.fc1.weight": (3, 8),
+            "attention.fc2.weight": (4, 3),
             "attention.fc2.bias": (4,),
-        }  # fmt: skip
+        }
         assert shapes(ODConv2d(8, 8, 1, groups=8, num_kernels=1, bias=False)) == {
-            "weight": (1, 8, 1, 1, 1), "attention.fc.weight": (16, 8), "attention.norm.weight": (16,),
-            "attention.norm.bias": (16,), "attention.channel_fc.weight": (8, 16), "attention.channel_fc.bias": (8,),
-        }  # fmt: skip
+            "weight": (1, 8, 1, 1, 1),
+            "attention.fc.weight": (16, 8),
+            "attention.norm.weight": (16,),
+            "attention.norm.bias": (16,),
+            "attention.channel_fc.weight": (8, 16),
+            "attention.channel_fc.bias": (8,),
+        }
 
     def test_repr_names_what_was_changed(self):
         layer = KernelAttentionConv2d(4, 6, 3, padding=("causal", 1), routing="sigmoid", bias=False)

@@ -52,8 +52,9 @@ class TestConvMixer:
 
     @every_conv
     def test_options_reach_the_convolution(self, name):
-        mixer = build_mixer(name, 6, 4, kernel_size=5, causal=True, conv_dim=8, dilation=2, weight_softmax=False,
-                            weight_dropout=0.1)  # fmt: skip
+        mixer = build_mixer(
+            name, 6, 4, kernel_size=5, causal=True, conv_dim=8, dilation=2, weight_softmax=False, weight_dropout=0.1
+        )
         assert (mixer.conv.channels, mixer.conv.kernel_size, mixer.conv.num_heads) == (8, 5, 4)
         assert (mixer.conv.padding, mixer.conv.dilation) == ("causal", 2)
         assert (mixer.conv.weight_softmax, mixer.conv.weight_dropout) == (False, 0.1)
@@ -77,10 +78,14 @@ class TestSelfAttention:
         ours = build_named("self_attention", causal=causal)
         theirs = torch.nn.MultiheadAttention(WIDTH, 3, batch_first=True, dtype=torch.float64).eval()
         state = ours.state_dict()
-        theirs.load_state_dict({
-            "in_proj_weight": state["in_proj.weight"], "in_proj_bias": state["in_proj.bias"],
-            "out_proj.weight": state["out_proj.weight"], "out_proj.bias": state["out_proj.bias"],
-        })  # fmt: skip
+        theirs.load_state_dict(
+            {
+                "in_proj_weight": state["in_proj.weight"],
+                "in_proj_bias": state["in_proj.bias"],
+                "out_proj.weight": state["out_proj.weight"],
+                "out_proj.bias": state["out_proj.bias"],
+            }
+        )
         input, padding = torch.stack(sentences(9, 9)), torch.arange(9) >= torch.tensor([[9], [6]])
         future = torch.ones(9, 9, dtype=torch.bool).triu(1) if causal else None
         expected, _ = theirs(input, input, input, key_padding_mask=padding, attn_mask=future, need_weights=False)
@@ -116,8 +121,9 @@ class TestParallelMixer:
         assert_close(mixer(input), attention(input))
 
     def test_options_reach_the_convolution(self):
-        mixer = ParallelMixer(6, 3, kernel_size=5, causal=True, dilation=2, weight_softmax=False, weight_dropout=0.1,
-                              generator_bias=True)  # fmt: skip
+        mixer = ParallelMixer(
+            6, 3, kernel_size=5, causal=True, dilation=2, weight_softmax=False, weight_dropout=0.1, generator_bias=True
+        )
         assert (mixer.conv.channels, mixer.conv.kernel_size, mixer.conv.num_heads) == (6, 5, 3)
         assert (mixer.conv.padding, mixer.conv.dilation) == ("causal", 2)
         assert (mixer.conv.weight_softmax, mixer.conv.weight_dropout) == (False, 0.1)

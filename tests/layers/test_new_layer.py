@@ -45,9 +45,15 @@ def test_its_options_are_those_of_the_mixer(added):
 
 
 def test_a_model_has_it_by_its_name(added):
-    config = SeqDyConvConfig(vocab_size=20, hidden_size=8, encoder_ffn_dim=8, encoder_attention_heads=2,
-                             encoder_layer_types="bell_conv", encoder_kernel_sizes=[3],
-                             is_encoder_decoder=False)  # fmt: skip
+    config = SeqDyConvConfig(
+        vocab_size=20,
+        hidden_size=8,
+        encoder_ffn_dim=8,
+        encoder_attention_heads=2,
+        encoder_layer_types="bell_conv",
+        encoder_kernel_sizes=[3],
+        is_encoder_decoder=False,
+    )
     model = SeqDyConvForSequenceClassification(config)
     model(torch.tensor([[5, 6, 2]]), labels=torch.tensor([1])).loss.backward()
     assert model.encoder.layers[0].mixer.conv.width.grad is not None

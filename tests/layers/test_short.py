@@ -112,8 +112,17 @@ class TestKernels:
 
     @pytest.mark.parametrize("rank", [None, 2])
     def test_the_generator_of_jet_nemotron(self, rank):
-        layer = build_short({"generator_reduction": 2, "generator_bias": True, "silu": True, "residual": False,
-                             "num_heads": None, "rank": rank, "query_dim": 8})  # fmt: skip
+        layer = build_short(
+            {
+                "generator_reduction": 2,
+                "generator_bias": True,
+                "silu": True,
+                "residual": False,
+                "num_heads": None,
+                "rank": rank,
+                "query_dim": 8,
+            }
+        )
         input, query = torch.stack(sentences(9, 9)), torch.randn(2, 9, 8).double()
         first, _, last = layer.generator
         assert (first.weight.shape, first.bias) == ((4, 8), None)
@@ -209,8 +218,9 @@ class TestLowRank:
     """The function, against the kernels made all at once."""
 
     def all_at_once(self, input, coefficients, basis, padding):
-        return dynamic_conv1d(input, torch.einsum("btr,rck->btck", coefficients, basis), padding=padding,
-                              backend="reference")  # fmt: skip
+        return dynamic_conv1d(
+            input, torch.einsum("btr,rck->btck", coefficients, basis), padding=padding, backend="reference"
+        )
 
     @pytest.mark.parametrize("padding", ["causal", "same", 1])
     @pytest.mark.parametrize("rank, kernel_size", [(1, 2), (3, 4), (2, 5), (2, 20)])
@@ -264,7 +274,7 @@ class TestConstruction:
             ({"dynamic_kernel": False, "static_kernel": True, "rank": 2}, r"rank must be None where dynamic_kernel"),
         ],
         ids=str,
-    )  # fmt: skip
+    )
     def test_bad_options(self, options, message):
         with pytest.raises(ValueError, match=message):
             ShortConv1d(**{"channels": 6, "kernel_size": 4, "num_heads": 3} | options)
@@ -275,9 +285,12 @@ class TestConstruction:
 
         assert shapes(6, 4, 3) == {"generator.weight": (12, 6)}
         assert shapes(6, 4, 3, rank=2, generator_bias=True, query_dim=5, static_kernel=True, bias=True) == {
-            "basis": (2, 6, 4), "static_kernel": (6, 4), "bias": (6,), "generator.weight": (2, 5),
+            "basis": (2, 6, 4),
+            "static_kernel": (6, 4),
+            "bias": (6,),
+            "generator.weight": (2, 5),
             "generator.bias": (2,),
-        }  # fmt: skip
+        }
         assert shapes(6, 4, 3, dynamic_kernel=False, static_kernel=True) == {"static_kernel": (6, 4)}
         assert shapes(6, 4, 3, generator_reduction=100) == {"generator.0.weight": (1, 6), "generator.2.weight": (12, 1)}
 
@@ -298,8 +311,14 @@ class TestLfm2:
     """The block of transformers, whose channels come before time."""
 
     def both(self):
-        config = Lfm2Config(hidden_size=WIDTH, num_hidden_layers=2, layer_types=["conv", "full_attention"],
-                            num_attention_heads=3, num_key_value_heads=3, conv_L_cache=3)  # fmt: skip
+        config = Lfm2Config(
+            hidden_size=WIDTH,
+            num_hidden_layers=2,
+            layer_types=["conv", "full_attention"],
+            num_attention_heads=3,
+            num_key_value_heads=3,
+            conv_L_cache=3,
+        )
         theirs = randomize(Lfm2ShortConv(config, 0).double())
         ours = GatedShortConv(WIDTH, 3, causal=True, dtype=torch.float64)
         for name in ("in_proj", "out_proj"):

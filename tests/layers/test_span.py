@@ -157,8 +157,17 @@ class TestMixer:
         assert_late_stream(mixer, torch.stack(sentences(9, 9)), lookahead)
 
     def test_options_reach_the_convolution(self):
-        mixer = build_mixer("span_dynamic_conv", 6, 4, kernel_size=5, causal=True, conv_dim=8, dilation=2,
-                            weight_softmax=False, weight_dropout=0.1)  # fmt: skip
+        mixer = build_mixer(
+            "span_dynamic_conv",
+            6,
+            4,
+            kernel_size=5,
+            causal=True,
+            conv_dim=8,
+            dilation=2,
+            weight_softmax=False,
+            weight_dropout=0.1,
+        )
         conv = mixer.conv.conv
         assert (conv.channels, conv.kernel_size, conv.num_heads, conv.padding, conv.dilation) == (8, 5, 4, "causal", 2)
         assert (conv.weight_softmax, conv.weight_dropout) == (False, 0.1)

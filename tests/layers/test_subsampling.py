@@ -75,8 +75,13 @@ def test_a_causal_layer_does_not_see_the_future(num_kernels):
 
 
 @causal_kinds
-@settings(deadline=None, derandomize=True, database=None, max_examples=20,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=20,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(chunks=st.lists(st.integers(1, 11), min_size=1, max_size=8))
 def test_any_chunking_streams_the_full_forward(num_kernels, chunks):
     layer, input = build(causal=True, num_kernels=num_kernels), frames(2, sum(chunks))

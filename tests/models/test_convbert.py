@@ -23,8 +23,16 @@ from seqdyconv.models import SeqDyConvForSequenceClassification, load_convbert
 from seqdyconv.models.convbert import convert_weights
 from tests.helpers import assert_close, golden, randomize
 
-SIZES = {"vocab_size": 41, "hidden_size": 24, "embedding_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "intermediate_size": 36, "max_position_embeddings": 40, "conv_kernel_size": 5}  # fmt: skip
+SIZES = {
+    "vocab_size": 41,
+    "hidden_size": 24,
+    "embedding_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 36,
+    "max_position_embeddings": 40,
+    "conv_kernel_size": 5,
+}
 OPTIONS = {
     "default": {},
     "narrow embeddings": {"embedding_size": 10},
@@ -114,9 +122,12 @@ class TestOptions:
         theirs = convbert(**options)
         ours, batch = load_convbert(theirs).model, texts(9, 4)
         padded = ours(**batch).last_hidden_state
-        alone = [ours(input_ids=batch["input_ids"][b : b + 1, :time],
-                      token_type_ids=batch["token_type_ids"][b : b + 1, :time]).last_hidden_state[0]
-                 for b, time in enumerate((9, 4))]  # fmt: skip
+        alone = [
+            ours(
+                input_ids=batch["input_ids"][b : b + 1, :time], token_type_ids=batch["token_type_ids"][b : b + 1, :time]
+            ).last_hidden_state[0]
+            for b, time in enumerate((9, 4))
+        ]
         for b, expected in enumerate(alone):
             assert_close(padded[b, : len(expected)], expected)
         if options.get("conv_kernel_size") != 1:
@@ -265,8 +276,9 @@ class TestRefused:
             load_convbert(tmp_path / "nowhere")
 
     def test_another_model(self):
-        theirs = BertModel(BertConfig(vocab_size=41, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
-                                      intermediate_size=8))  # fmt: skip
+        theirs = BertModel(
+            BertConfig(vocab_size=41, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+        )
         with pytest.raises(ValueError, match="must be a ConvBERT of transformers, got BertModel"):
             load_convbert(theirs)
         with pytest.raises(TypeError):

@@ -244,8 +244,10 @@ class TestClassificationLoss:
     def test_parts_of_a_batch_add_up_when_the_number_of_items_is_given(self, problem):
         num_labels, labels = self.LABELS[problem]
         model, (tokens, mask) = build(num_labels=num_labels, problem_type=problem), pad(texts(5, 3))
-        parts = [model(tokens[i : i + 1], mask[i : i + 1], labels=labels[i : i + 1],
-                       num_items_in_batch=labels.numel()).loss for i in range(2)]  # fmt: skip
+        parts = [
+            model(tokens[i : i + 1], mask[i : i + 1], labels=labels[i : i + 1], num_items_in_batch=labels.numel()).loss
+            for i in range(2)
+        ]
         torch.testing.assert_close(sum(parts), model(tokens, mask, labels=labels).loss)
 
 
@@ -259,8 +261,10 @@ class TestMaskedLMLoss:
 
     def test_parts_of_a_batch_add_up_when_the_number_of_items_is_given(self):
         model, (tokens, mask) = build(SeqDyConvForMaskedLM), pad(texts(5, 3))
-        parts = [model(tokens[i : i + 1], mask[i : i + 1], labels=self.labels[i : i + 1], num_items_in_batch=3).loss
-                 for i in range(2)]  # fmt: skip
+        parts = [
+            model(tokens[i : i + 1], mask[i : i + 1], labels=self.labels[i : i + 1], num_items_in_batch=3).loss
+            for i in range(2)
+        ]
         torch.testing.assert_close(sum(parts), model(tokens, mask, labels=self.labels).loss)
 
     def test_is_zero_where_nothing_was_masked(self):
@@ -290,9 +294,18 @@ class TestTraining:
         weights = []
         for size, steps in ((6, 1), (2, 3), (4, 2)):
             arguments = TrainingArguments(
-                tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=steps, max_steps=1, seed=1,
-                learning_rate=0.1, optim="sgd", use_cpu=True, report_to="none", disable_tqdm=True, save_strategy="no",
-            )  # fmt: skip
+                tmp_path,
+                per_device_train_batch_size=size,
+                gradient_accumulation_steps=steps,
+                max_steps=1,
+                seed=1,
+                learning_rate=0.1,
+                optim="sgd",
+                use_cpu=True,
+                report_to="none",
+                disable_tqdm=True,
+                save_strategy="no",
+            )
             model = build(dtype=torch.float32, dropout=0.0)
             Trainer(model, arguments, train_dataset=rows, data_collator=collator).train()
             weights.append(model.classifier.weight.detach())
@@ -423,9 +436,13 @@ def words_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
         mask_token="<mask>",
-    )  # fmt: skip
+    )
 
 
 class TestPipelines:

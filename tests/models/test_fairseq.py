@@ -362,8 +362,17 @@ class TestOptions:
     def test_arguments_kept_as_text(self, tmp_path: Path) -> None:
         model = small(encoder_glu=False, decoder_conv_dim=24)
         args = to_args(model.config)
-        args |= {name: str(args[name]) for name in ("encoder_kernel_size_list", "encoder_glu", "decoder_glu",
-                                                   "weight_softmax", "dropout", "decoder_conv_dim")}  # fmt: skip
+        args |= {
+            name: str(args[name])
+            for name in (
+                "encoder_kernel_size_list",
+                "encoder_glu",
+                "decoder_glu",
+                "weight_softmax",
+                "dropout",
+                "decoder_conv_dim",
+            )
+        }
         path = save(tmp_path, to_fairseq(model, "old"), Namespace(**args))
         assert_close(logits(load_fairseq_checkpoint(path).model), logits(model))
 
@@ -376,8 +385,16 @@ class TestOptions:
     def test_missing_arguments_have_fairseqs_defaults(self, tmp_path: Path) -> None:
         model = small(attention_dropout=0.2, weight_dropout=0.2, input_dropout=0.1)
         args = to_args(model.config)
-        for name in ("weight_dropout", "input_dropout", "encoder_glu", "decoder_conv_dim", "decoder_embed_dim",
-                     "decoder_ffn_embed_dim", "encoder_learned_pos", "encoder_conv_type"):  # fmt: skip
+        for name in (
+            "weight_dropout",
+            "input_dropout",
+            "encoder_glu",
+            "decoder_conv_dim",
+            "decoder_embed_dim",
+            "decoder_ffn_embed_dim",
+            "encoder_learned_pos",
+            "encoder_conv_type",
+        ):
             del args[name]
         config = load_fairseq_checkpoint(save(tmp_path, to_fairseq(model, "old"), Namespace(**args))).model.config
         assert (config.weight_dropout, config.input_dropout) == (0.2, 0.1)
@@ -580,7 +597,7 @@ class TestWhatCannotBeConverted:
             ({"encoder_conv_type": "lightweight"}, r"missing: encoder\.layers\.0\.mixer\.conv\.weight"),
             ({"share_all_embeddings": False, "share_decoder_input_output_embed": False}, r"missing: lm_head\.weight"),
         ],
-    )  # fmt: skip
+    )
     def test_arguments(self, changes: dict[str, Any], message: str, tmp_path: Path) -> None:
         model = small()
         path = save(tmp_path, to_fairseq(model, "old"), Namespace(**to_args(model.config) | changes))

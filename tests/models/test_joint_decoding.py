@@ -171,15 +171,24 @@ class TestGenerate:
         batch = model.generate(self.features, attention_mask=self.mask, ctc_weight=weight, **settings)
         for row, features, mask in zip(batch, self.features, self.mask):
             # As inputs or by name.
-            alone = model.generate(input_features=features[None, : mask.sum()], ctc_weight=weight,
-                                   max_new_tokens=15, **settings)[0]  # fmt: skip
+            alone = model.generate(
+                input_features=features[None, : mask.sum()], ctc_weight=weight, max_new_tokens=15, **settings
+            )[0]
             assert row[: len(alone)].tolist() == alone.tolist()
             assert set(row[len(alone) :].tolist()) <= {BLANK}
 
     def test_the_score_of_a_beam_is_the_weighted_sum_of_both_models(self, model):
         features = self.features[:1]
-        output = model.generate(features, ctc_weight=0.3, num_beams=4, num_return_sequences=2, max_new_tokens=15,
-                                length_penalty=0.0, return_dict_in_generate=True, output_scores=True)  # fmt: skip
+        output = model.generate(
+            features,
+            ctc_weight=0.3,
+            num_beams=4,
+            num_return_sequences=2,
+            max_new_tokens=15,
+            length_penalty=0.0,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
         for sequence, score in zip(output.sequences, output.sequences_scores):
             tokens = sequence[1:][: (sequence[1:] != BLANK).sum()]
             assert tokens[-1] == EOS

@@ -33,8 +33,14 @@ def tokenizer():
     words.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    return PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
-                                   pad_token="[PAD]", model_max_length=20)  # fmt: skip
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        pad_token="[PAD]",
+        model_max_length=20,
+    )
 
 
 def translation_model(**options):
@@ -45,15 +51,27 @@ def translation_model(**options):
         "decoder_kernel_sizes": [5],
         "dropout": 0.0,
     }
-    sizes = {"vocab_size": len(WORDS), "hidden_size": 8, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8,
-             "encoder_attention_heads": 4, "decoder_attention_heads": 2}  # fmt: skip
+    sizes = {
+        "vocab_size": len(WORDS),
+        "hidden_size": 8,
+        "encoder_ffn_dim": 8,
+        "decoder_ffn_dim": 8,
+        "encoder_attention_heads": 4,
+        "decoder_attention_heads": 2,
+    }
     return SeqDyConvForConditionalGeneration(SeqDyConvConfig(**(sizes | default | options)))
 
 
 def swapped_bert(num_layers=2, **options):
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=len(WORDS), hidden_size=8, num_hidden_layers=num_layers, num_attention_heads=2,
-                        intermediate_size=8, max_position_embeddings=20)  # fmt: skip
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=8,
+        num_hidden_layers=num_layers,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=20,
+    )
     return swap_self_attention(BertForSequenceClassification(config), kernel_size=5, **options)
 
 
@@ -198,8 +216,14 @@ class TestPlotKernels:
         assert [axis.get_ylabel() for axis in panels(figure)[::2]] == ["layer 1", "layer 3"]
 
     def test_our_encoder_with_a_head(self, tokenizer):
-        config = SeqDyConvConfig(vocab_size=len(WORDS), hidden_size=8, encoder_ffn_dim=8, encoder_attention_heads=2,
-                                 encoder_layer_types="parallel", encoder_kernel_sizes=[3, 5])  # fmt: skip
+        config = SeqDyConvConfig(
+            vocab_size=len(WORDS),
+            hidden_size=8,
+            encoder_ffn_dim=8,
+            encoder_attention_heads=2,
+            encoder_layer_types="parallel",
+            encoder_kernel_sizes=[3, 5],
+        )
         figure = plot_kernels(SeqDyConvForSequenceClassification(config), TEXT, tokenizer)
         assert [axis.get_ylabel() for axis in panels(figure)[::2]] == ["layer 0", "layer 1"]
         assert figure.get_suptitle() == "Kernels of SeqDyConvForSequenceClassification"

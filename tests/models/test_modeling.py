@@ -151,8 +151,13 @@ class TestCache:
         logits = []
         for step in range(3):
             mask = torch.cat([mask, torch.ones(3, 1, dtype=torch.long)], dim=1)
-            output = model(source, source_mask, decoder_input_ids=following[:, step : step + 1],
-                           decoder_attention_mask=mask, cache=cache)  # fmt: skip
+            output = model(
+                source,
+                source_mask,
+                decoder_input_ids=following[:, step : step + 1],
+                decoder_attention_mask=mask,
+                cache=cache,
+            )
             logits.append(output.logits)
         for index in range(3):
             alone = torch.cat([prompts[index], following[index]])[None]
@@ -222,8 +227,10 @@ class TestTraining:
         labels = torch.stack(sentences(6, 6))
         labels[1, 2:] = -100
         whole = model(source, mask, labels=labels).loss
-        parts = [model(source[i : i + 1], mask[i : i + 1], labels=labels[i : i + 1], num_items_in_batch=8).loss
-                 for i in range(2)]  # fmt: skip
+        parts = [
+            model(source[i : i + 1], mask[i : i + 1], labels=labels[i : i + 1], num_items_in_batch=8).loss
+            for i in range(2)
+        ]
         torch.testing.assert_close(sum(parts), whole)
 
     @every_config

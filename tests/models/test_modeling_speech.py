@@ -110,8 +110,10 @@ class TestPadding:
         labels = padded_labels([5, 6, 6, 9], [7, 8])
         features, mask = pad(rows, extra=5, filler=math.nan)
         loss = model(features, mask, labels=labels, num_items_in_batch=6).loss
-        alone = [model(rows[0][None], labels=labels[:1], num_items_in_batch=6).loss,
-                 model(rows[1][None], labels=labels[1:], num_items_in_batch=6).loss]  # fmt: skip
+        alone = [
+            model(rows[0][None], labels=labels[:1], num_items_in_batch=6).loss,
+            model(rows[1][None], labels=labels[1:], num_items_in_batch=6).loss,
+        ]
         torch.testing.assert_close(loss, sum(alone))
         torch.testing.assert_close(loss, model(features, mask, labels=labels).loss)
 
@@ -205,8 +207,12 @@ class TestCTCLoss:
         labels = padded_labels([5, 6], [7])
         output = model(features, mask, labels=labels, output_hidden_states=True)
         lengths = model.output_lengths(mask)
-        inner = [ctc_loss(model.ctc_head(model.encoder.norm(output.hidden_states[layer])), labels, blank=BLANK,
-                          lengths=lengths) for layer in (1, 2)]  # fmt: skip
+        inner = [
+            ctc_loss(
+                model.ctc_head(model.encoder.norm(output.hidden_states[layer])), labels, blank=BLANK, lengths=lengths
+            )
+            for layer in (1, 2)
+        ]
         final = ctc_loss(output.logits, labels, blank=BLANK, lengths=lengths)
         torch.testing.assert_close(output.loss, 0.75 * final + 0.25 * sum(inner) / 2)
 
@@ -220,14 +226,17 @@ class TestJointLoss:
         chosen = output.logits.log_softmax(-1).gather(2, LABELS.clamp(min=0)[..., None])[..., 0][LABELS != -100]
         # CTC hears no end of the sentence.
         spoken = padded_labels([5, 6, 6], [7])
-        ctc = ctc_loss(model.ctc_head(output.encoder_last_hidden_state), spoken, blank=BLANK,
-                       lengths=model.output_lengths(mask))  # fmt: skip
+        ctc = ctc_loss(
+            model.ctc_head(output.encoder_last_hidden_state), spoken, blank=BLANK, lengths=model.output_lengths(mask)
+        )
         torch.testing.assert_close(output.loss, weight * ctc - (1 - weight) * chosen.mean())
 
     def test_label_smoothing_is_an_option(self):
         features, mask = pad(utterances(70, 33))
-        plain, smooth = (build(SeqDyConvForSpeechSeq2Seq, ctc_weight=0.0, label_smoothing=epsilon)(
-            features, mask, labels=LABELS) for epsilon in (0.0, 0.1))  # fmt: skip
+        plain, smooth = (
+            build(SeqDyConvForSpeechSeq2Seq, ctc_weight=0.0, label_smoothing=epsilon)(features, mask, labels=LABELS)
+            for epsilon in (0.0, 0.1)
+        )
         uniform = -plain.logits.log_softmax(-1)[LABELS != -100].mean()
         torch.testing.assert_close(smooth.loss, 0.9 * plain.loss + 0.1 * uniform)
 
@@ -290,17 +299,29 @@ class TestTraining:
 
         def collate(examples):
             features, mask = pad([example["row"] for example in examples])
-            return {"input_features": features, "attention_mask": mask,
-                    "labels": padded_labels(*(example["labels"] for example in examples))}  # fmt: skip
+            return {
+                "input_features": features,
+                "attention_mask": mask,
+                "labels": padded_labels(*(example["labels"] for example in examples)),
+            }
 
         results = []
         for size, steps in ((4, 1), (1, 4)):
             model = build(dtype=torch.float32, dropout=0.0)
             arguments = TrainingArguments(
-                str(tmp_path), max_steps=1, per_device_train_batch_size=size, gradient_accumulation_steps=steps,
-                optim="sgd", learning_rate=1e-2, use_cpu=True, remove_unused_columns=False, save_strategy="no",
-                disable_tqdm=True, max_grad_norm=0.0, train_sampling_strategy="sequential",
-            )  # fmt: skip
+                str(tmp_path),
+                max_steps=1,
+                per_device_train_batch_size=size,
+                gradient_accumulation_steps=steps,
+                optim="sgd",
+                learning_rate=1e-2,
+                use_cpu=True,
+                remove_unused_columns=False,
+                save_strategy="no",
+                disable_tqdm=True,
+                max_grad_norm=0.0,
+                train_sampling_strategy="sequential",
+            )
             Trainer(model, arguments, train_dataset=data, data_collator=collate).train()
             results.append(dict(model.named_parameters()))
         torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
@@ -414,8 +435,9 @@ class TestPrograms:
     def test_the_encoder_exports_with_any_batch_and_length(self, kind):
         model = build(SeqDyConvSpeechModel, **CONFIGS[kind])
         steps = {0: torch.export.Dim("batch"), 1: torch.export.Dim("time", min=5)}
-        program = torch.export.export(model, pad(utterances(40, 40)), dynamic_shapes={
-            "input_features": steps, "attention_mask": steps}).module()  # fmt: skip
+        program = torch.export.export(
+            model, pad(utterances(40, 40)), dynamic_shapes={"input_features": steps, "attention_mask": steps}
+        ).module()
         features, mask = pad(utterances(70, 33, 9))
         actual, expected = program(features, mask), model(features, mask)
         assert actual.attention_mask.equal(expected.attention_mask)

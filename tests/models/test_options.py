@@ -18,9 +18,17 @@ from seqdyconv.models import (
 from seqdyconv.models.modeling import GroupedLinear
 from tests.helpers import assert_close, randomize
 
-SIZES = {"vocab_size": 40, "hidden_size": 12, "encoder_kernel_sizes": [3, 4], "decoder_kernel_sizes": [4, 3],
-         "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 18, "decoder_ffn_dim": 18,
-         "dropout": 0.0}  # fmt: skip
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 12,
+    "encoder_kernel_sizes": [3, 4],
+    "decoder_kernel_sizes": [4, 3],
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 18,
+    "decoder_ffn_dim": 18,
+    "dropout": 0.0,
+}
 TOKENS = torch.tensor([[5, 6, 7, 8, 2], [9, 4, 2, 1, 1]])
 MASK = (TOKENS != 1).long()
 
@@ -34,8 +42,13 @@ def build(kind=SeqDyConvModel, **options):
 class TestEmbeddings:
     @pytest.mark.parametrize("size", [5, 12, 20])
     def test_of_another_size_are_projected(self, size):
-        model = build(embedding_size=size, embedding_norm=True, encoder_position_type="learned", type_vocab_size=2,
-                      tie_word_embeddings=False)  # fmt: skip
+        model = build(
+            embedding_size=size,
+            embedding_norm=True,
+            encoder_position_type="learned",
+            type_vocab_size=2,
+            tie_word_embeddings=False,
+        )
         embedding = model.embedding
         hidden = (embedding.tokens(TOKENS) + embedding.token_types.weight[0]) * 12**0.5 + embedding.positions.weight[:5]
         hidden = F.layer_norm(hidden, (size,), embedding.norm.weight, embedding.norm.bias)
@@ -80,8 +93,15 @@ class TestFeedForward:
 
     def test_groups_start_as_linear_layers_of_their_size_do(self):
         torch.manual_seed(0)
-        weight = SeqDyConvModel(SeqDyConvConfig(**SIZES | {"hidden_size": 96, "encoder_ffn_dim": 192}, ffn_groups=3,
-                                                is_encoder_decoder=False)).layers[0].ffn.in_proj.weight  # fmt: skip
+        weight = (
+            SeqDyConvModel(
+                SeqDyConvConfig(
+                    **SIZES | {"hidden_size": 96, "encoder_ffn_dim": 192}, ffn_groups=3, is_encoder_decoder=False
+                )
+            )
+            .layers[0]
+            .ffn.in_proj.weight
+        )
         bound = (6 / (64 + 32)) ** 0.5
         assert 0.98 * bound < weight.abs().max() <= bound
 
@@ -95,10 +115,15 @@ class TestEps:
             "layer_norm_eps": 0.5,
         }
         models = [
-            build(SeqDyConvForConditionalGeneration, layer_norm_eps=0.5, encoder_normalize_before=True,
-                  decoder_normalize_before=True, embedding_norm=True),
+            build(
+                SeqDyConvForConditionalGeneration,
+                layer_norm_eps=0.5,
+                encoder_normalize_before=True,
+                decoder_normalize_before=True,
+                embedding_norm=True,
+            ),
             SeqDyConvForCTC(SeqDyConvSpeechConfig(vocab_size=9, encoder_block="conformer", **speech)),
-        ]  # fmt: skip
+        ]
         for model in models:
             assert {part.eps for part in model.modules() if isinstance(part, nn.LayerNorm)} == {0.5}
 

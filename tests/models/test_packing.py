@@ -156,8 +156,12 @@ class TestTranslation:
     def test_logits_loss_and_gradients_are_those_of_each_pair_alone(self, options):
         model = translation.build(**options)
         sources, targets = translation.sentences(9, 4, 1, 12), translation.sentences(6, 11, 2, 1)
-        packed = model(**pack(sources), labels=torch.cat(targets)[None], decoder_cu_seqlens=ends(targets),
-                       output_hidden_states=True)  # fmt: skip
+        packed = model(
+            **pack(sources),
+            labels=torch.cat(targets)[None],
+            decoder_cu_seqlens=ends(targets),
+            output_hidden_states=True,
+        )
         alone = [model(source[None], labels=target[None]) for source, target in zip(sources, targets)]
         loss = sum(output.loss * len(target) for output, target in zip(alone, targets)) / 20
         assert_close(packed.logits[0], torch.cat([output.logits[0] for output in alone]))
@@ -223,8 +227,12 @@ class TestTranslation:
     def test_a_target_mask_is_refused(self):
         packed = pack(translation.sentences(5, 3))
         with pytest.raises(ValueError, match="attention_mask and cu_seqlens exclude each other"):
-            translation.build()(**packed, labels=packed["input_ids"], decoder_cu_seqlens=packed["cu_seqlens"],
-                                decoder_attention_mask=torch.ones(1, 8))  # fmt: skip
+            translation.build()(
+                **packed,
+                labels=packed["input_ids"],
+                decoder_cu_seqlens=packed["cu_seqlens"],
+                decoder_attention_mask=torch.ones(1, 8),
+            )
 
     def test_names_that_do_not_tell_sources_from_targets_are_refused(self):
         packed = pack(translation.sentences(5, 3))
@@ -241,8 +249,9 @@ class TestTranslation:
     ],
     ids=["and a mask", "end", "dtype"],
 )
-@pytest.mark.parametrize("kind", [SeqDyConvModel, SeqDyConvForSequenceClassification, SeqDyConvForMaskedLM],
-                         ids=lambda kind: kind.__name__)  # fmt: skip
+@pytest.mark.parametrize(
+    "kind", [SeqDyConvModel, SeqDyConvForSequenceClassification, SeqDyConvForMaskedLM], ids=lambda kind: kind.__name__
+)
 def test_bad_packing_is_refused(kind, cu_seqlens, mask, message):
     with pytest.raises(ValueError, match=message):
         encoders.build(kind)(torch.full((1, 8), 7), mask, cu_seqlens=cu_seqlens)

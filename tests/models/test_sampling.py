@@ -25,18 +25,39 @@ FEATURES = torch.randn(103, 16, generator=torch.Generator().manual_seed(0))
 
 
 def translation_model():
-    return randomize(SeqDyConvForConditionalGeneration(SeqDyConvConfig(
-        vocab_size=len(WORDS), hidden_size=8, encoder_ffn_dim=8, decoder_ffn_dim=8, encoder_attention_heads=4,
-        decoder_attention_heads=2, encoder_layer_types=["deformable_conv", "dynamic_conv", "deformable_conv"],
-        encoder_kernel_sizes=[3, 3, 6], decoder_layer_types="deformable_conv", decoder_kernel_sizes=[5],
-    )))  # fmt: skip
+    return randomize(
+        SeqDyConvForConditionalGeneration(
+            SeqDyConvConfig(
+                vocab_size=len(WORDS),
+                hidden_size=8,
+                encoder_ffn_dim=8,
+                decoder_ffn_dim=8,
+                encoder_attention_heads=4,
+                decoder_attention_heads=2,
+                encoder_layer_types=["deformable_conv", "dynamic_conv", "deformable_conv"],
+                encoder_kernel_sizes=[3, 3, 6],
+                decoder_layer_types="deformable_conv",
+                decoder_kernel_sizes=[5],
+            )
+        )
+    )
 
 
 def speech_model():
-    return randomize(SeqDyConvForCTC(SeqDyConvSpeechConfig(
-        vocab_size=10, hidden_size=8, encoder_layer_types="deformable_conv", encoder_kernel_sizes=[3, 5],
-        encoder_attention_heads=2, encoder_ffn_dim=8, subsampling_channels=2, num_mel_bins=16,
-    )))  # fmt: skip
+    return randomize(
+        SeqDyConvForCTC(
+            SeqDyConvSpeechConfig(
+                vocab_size=10,
+                hidden_size=8,
+                encoder_layer_types="deformable_conv",
+                encoder_kernel_sizes=[3, 5],
+                encoder_attention_heads=2,
+                encoder_ffn_dim=8,
+                subsampling_channels=2,
+                num_mel_bins=16,
+            )
+        )
+    )
 
 
 def panels(figure):
@@ -130,8 +151,14 @@ class TestPlotOverTokens:
         assert figure.get_suptitle() == title
 
     def test_a_swapped_model(self, tokenizer):  # noqa: F811
-        config = BertConfig(vocab_size=len(WORDS), hidden_size=8, num_hidden_layers=2, num_attention_heads=2,
-                            intermediate_size=8, max_position_embeddings=20)  # fmt: skip
+        config = BertConfig(
+            vocab_size=len(WORDS),
+            hidden_size=8,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=8,
+            max_position_embeddings=20,
+        )
         model = swap_self_attention(
             BertForSequenceClassification(config), layers=[1], mixer="deformable_conv", kernel_size=3, modulation=True
         )

@@ -26,8 +26,13 @@ SMALL = {
     "conformer_kernel_size": 9,
 }
 every_block = pytest.mark.parametrize("block", ["transformer", "conformer"])
-examples = settings(deadline=None, derandomize=True, database=None, max_examples=10,
-                    suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+examples = settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=10,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 chunk_lengths = st.lists(st.integers(0, 40), min_size=1, max_size=8).filter(any)
 
 

@@ -20,8 +20,14 @@ train = script("image_classification", "train")
 def words(tmp_path):
     """A command that takes seconds: two seeds, few images, narrow networks."""
     config = yaml.safe_load((CONFIGS / "digits.yaml").read_text())
-    config |= {"output_dir": str(tmp_path / "run"), "seeds": [0, 1], "channels": 4, "train_size": 64,
-               "validation_size": 32, "num_train_epochs": 1}  # fmt: skip
+    config |= {
+        "output_dir": str(tmp_path / "run"),
+        "seeds": [0, 1],
+        "channels": 4,
+        "train_size": 64,
+        "validation_size": 32,
+        "num_train_epochs": 1,
+    }
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(config))
     return [str(file)]
@@ -85,10 +91,17 @@ def test_mixtures_are_those_that_the_network_uses():
 
 def test_summary_and_table():
     runs = [
-        {"layer": "static", "seed": seed, "parameters": 1234, "megaflops": 0.5, "validation_accuracy": 90.0,
-         "test_accuracy": test, "train_seconds": 2.0}
+        {
+            "layer": "static",
+            "seed": seed,
+            "parameters": 1234,
+            "megaflops": 0.5,
+            "validation_accuracy": 90.0,
+            "test_accuracy": test,
+            "train_seconds": 2.0,
+        }
         for seed, test in enumerate([80.0, 90.0])
-    ]  # fmt: skip
+    ]
     summary = summarise(runs)
     assert summary["static"]["test_accuracy"] == 85 and summary["static"]["test_accuracy_std"] == pytest.approx(50**0.5)
     assert "| 1,234 | 0.50 | 90.00 ± 0.00 | 85.00 ± 7.07 | 2.0 |" in table(summary)

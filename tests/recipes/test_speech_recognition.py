@@ -83,10 +83,19 @@ def manifest(fillets, tmp_path_factory):
 # Tiny models of the pretrained families with random weights, written as they come from the Hub. Each returns the
 # options that the recipe needs for it.
 WAVEFORM = {
-    "vocab_size": 8, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16,
-    "conv_dim": (8, 8), "conv_stride": (20, 16), "conv_kernel": (20, 16), "num_conv_pos_embeddings": 4,
-    "num_conv_pos_embedding_groups": 2, "feat_extract_norm": "layer", "mask_time_prob": 0.0,
-}  # fmt: skip
+    "vocab_size": 8,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "conv_dim": (8, 8),
+    "conv_stride": (20, 16),
+    "conv_kernel": (20, 16),
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "feat_extract_norm": "layer",
+    "mask_time_prob": 0.0,
+}
 
 
 def write_waveform_model(config, model, folder):
@@ -99,9 +108,15 @@ def write_waveform_model(config, model, folder):
 
 def write_wav2vec2_bert(folder):
     config = Wav2Vec2BertConfig(
-        vocab_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
-        feature_projection_input_dim=16, output_hidden_size=16, mask_time_prob=0.0,
-    )  # fmt: skip
+        vocab_size=8,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        feature_projection_input_dim=16,
+        output_hidden_size=16,
+        mask_time_prob=0.0,
+    )
     Wav2Vec2BertForCTC(config).save_pretrained(folder)
     SeamlessM4TFeatureExtractor(feature_size=8, num_mel_bins=8).save_pretrained(folder)
     return {"new_vocabulary": True}
@@ -124,18 +139,34 @@ def write_whisper(folder):
     tokenizer.save_pretrained(folder)
     end, start = entries["<|endoftext|>"], entries["<|startoftranscript|>"]
     config = WhisperConfig(
-        vocab_size=len(tokenizer), num_mel_bins=8, d_model=16, encoder_layers=2, decoder_layers=1,
-        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16,
-        max_target_positions=128, decoder_start_token_id=start, bos_token_id=end, eos_token_id=end, pad_token_id=end,
+        vocab_size=len(tokenizer),
+        num_mel_bins=8,
+        d_model=16,
+        encoder_layers=2,
+        decoder_layers=1,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        decoder_ffn_dim=16,
+        max_target_positions=128,
+        decoder_start_token_id=start,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
         begin_suppress_tokens=None,
-    )  # fmt: skip
+    )
     model = WhisperForConditionalGeneration(config)
     model.generation_config = GenerationConfig(
         lang_to_id={name: entries[name] for name in languages},
         task_to_id={task: entries[f"<|{task}|>"] for task in ("translate", "transcribe")},
-        no_timestamps_token_id=entries["<|notimestamps|>"], is_multilingual=True, max_length=24,
-        decoder_start_token_id=start, bos_token_id=end, eos_token_id=end, pad_token_id=end,
-    )  # fmt: skip
+        no_timestamps_token_id=entries["<|notimestamps|>"],
+        is_multilingual=True,
+        max_length=24,
+        decoder_start_token_id=start,
+        bos_token_id=end,
+        eos_token_id=end,
+        pad_token_id=end,
+    )
     model.save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=8).save_pretrained(folder)
     return {"whisper_language": "cs"}
@@ -192,9 +223,20 @@ class TestTraining:
             metrics
         )
         written = {path.name for path in folder.iterdir()}
-        assert {"model.safetensors", "config.json", "processor_config.json", "tokenizer.json", "README.md", "run.yaml",
-                "learning_curves.png", "test_errors.png", "alignment.png", "test_predictions.txt",
-                "test_references.txt", "bad_files.tsv"} <= written  # fmt: skip
+        assert {
+            "model.safetensors",
+            "config.json",
+            "processor_config.json",
+            "tokenizer.json",
+            "README.md",
+            "run.yaml",
+            "learning_curves.png",
+            "test_errors.png",
+            "alignment.png",
+            "test_predictions.txt",
+            "test_references.txt",
+            "bad_files.tsv",
+        } <= written
 
     def test_pipeline_says_what_the_recipe_says(self, overfitted, manifest):
         folder, _ = overfitted
@@ -231,8 +273,12 @@ class TestTraining:
     @pytest.mark.parametrize("family", PRETRAINED)
     def test_swapped_pretrained_models_are_fine_tuned(self, family, manifest, tmp_path, capsys):
         more = PRETRAINED[family](tmp_path / "base")
-        swap = {"model_name_or_path": tmp_path / "base", "swap_mixer": "dynamic_conv", "swap_layers": "1",
-                "swap_kernel_size": 5}  # fmt: skip
+        swap = {
+            "model_name_or_path": tmp_path / "base",
+            "swap_mixer": "dynamic_conv",
+            "swap_layers": "1",
+            "swap_kernel_size": 5,
+        }
         words = {**swap, **more, "max_steps": 2, "output_dir": tmp_path / "run"}
         train.main([str(manifest.with_name("pretrained.yaml")), *words_of(words)])
         assert list(swapped_attention(load_swapped(tmp_path / "run"))) == [1]
@@ -243,9 +289,20 @@ class TestTraining:
 
     def test_whisper_models_learn_what_they_will_be_asked_for(self, manifest, tmp_path):
         write_whisper(tmp_path / "base")
-        train.main([str(manifest.with_name("pretrained.yaml")),
-                    *words_of({"model_name_or_path": tmp_path / "base", "whisper_language": "czech", "max_steps": 1,
-                               "output_dir": tmp_path / "run", "max_label_length": 10_000})])  # fmt: skip
+        train.main(
+            [
+                str(manifest.with_name("pretrained.yaml")),
+                *words_of(
+                    {
+                        "model_name_or_path": tmp_path / "base",
+                        "whisper_language": "czech",
+                        "max_steps": 1,
+                        "output_dir": tmp_path / "run",
+                        "max_label_length": 10_000,
+                    }
+                ),
+            ]
+        )
         recogniser = load_recogniser(str(tmp_path / "run"))
         assert recogniser.model.generation_config.language == "czech"
         [labels] = recogniser.labels(["a"])
@@ -333,7 +390,9 @@ class TestUse:
         result = subprocess.run(command, input=samples.tobytes(), capture_output=True, env=environment())
         assert result.returncode == 0, result.stderr.decode()
         said = io.StringIO(result.stdout.decode()).read().split()
-        index = [Path(line).name.startswith(Path(path).name)
-                 for line in (tmp_path / "run" / "test_files.txt").read_text().splitlines()].index(True)  # fmt: skip
+        index = [
+            Path(line).name.startswith(Path(path).name)
+            for line in (tmp_path / "run" / "test_files.txt").read_text().splitlines()
+        ].index(True)
         assert " ".join(said) == (tmp_path / "run" / "test_predictions.txt").read_text().splitlines()[index]
         assert "real-time factor" in result.stderr.decode()

@@ -76,14 +76,16 @@ class TestFillets:
 
     def test_reads_texts_of_one_or_two_lines_that_have_a_sound(self, tmp_path):
         self.script(
-            tmp_path, "cave", "cs",
+            tmp_path,
+            "cave",
+            "cs",
             'dialogId("a", "font_small", "Hello \\"you\\"")\ndialogStr("Ahoj \\"ty\\"!")',
             'dialogId("b", "font_big",\n  "Two")\ndialogStr(\n"Dva")',
             'dialogId("silent", "font_big", "No sound")\ndialogStr("Beze zvuku")',
             'dialogId("number", "font_big", "%1 hours")\ndialogStr("%1 hodin")',
             'dialogId("dots", "font_big", "...")\ndialogStr("...")',
             'dialogId("noise", "", "")\ndialogStr("")',
-        )  # fmt: skip
+        )
         for name in ("a", "b", "number", "dots", "noise", "no-text"):
             self.sound(tmp_path, "cave", "cs", name)
         found = read_utterances(tmp_path, "cs")
@@ -156,8 +158,13 @@ class TestSources:
         )
         (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{names}\n---\n")
         data, _ = load(dataset=str(folder), train_split="train.clean+train.other", validation_split=None)
-        assert data["train"]["name"][:] == ["train.clean-0.wav", "train.clean-1.wav", "train.clean-2.wav",
-                                            "train.other-0.wav", "train.other-1.wav"]  # fmt: skip
+        assert data["train"]["name"][:] == [
+            "train.clean-0.wav",
+            "train.clean-1.wav",
+            "train.clean-2.wav",
+            "train.other-0.wav",
+            "train.other-1.wav",
+        ]
         assert data["train"]["num_samples"][:] == [8000] * 5 and data["train"]["speaker"][3:] == ["0", "1"]
         assert len(data["test"]) == 1
 

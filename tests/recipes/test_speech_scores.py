@@ -57,7 +57,11 @@ def test_a_split_becomes_files(tmp_path, speakers):
     assert scores == score(PREDICTIONS, REFERENCES)
     assert (tmp_path / "test_predictions.txt").read_text(encoding="utf-8").split("\n")[1] == "one two three"
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "test_errors.png", "test_predictions.txt", "test_references.txt", "test_report.txt"]  # fmt: skip
+        "test_errors.png",
+        "test_predictions.txt",
+        "test_references.txt",
+        "test_report.txt",
+    ]
     assert imread(tmp_path / "test_errors.png").ndim == 3
 
 

@@ -208,9 +208,15 @@ class TestTrain:
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (tmp_path / "model" / name).write_bytes((trained / name).read_bytes())
         fine = write_config(
-            tmp_path / "fine.yaml", data, model_name_or_path=str(tmp_path / "model"), max_length=8, max_steps=1,
-            long_texts="windows", window_stride=2, learning_rate="1e-9",
-        )  # fmt: skip
+            tmp_path / "fine.yaml",
+            data,
+            model_name_or_path=str(tmp_path / "model"),
+            max_length=8,
+            max_steps=1,
+            long_texts="windows",
+            window_stride=2,
+            learning_rate="1e-9",
+        )
         train.main([str(fine), "--output_dir", str(tmp_path / "run")])
         found, expected = (json.loads((folder / "metrics.json").read_text()) for folder in (tmp_path / "run", trained))
         assert found["test_loss"] == pytest.approx(expected["test_loss"], abs=1e-5)
@@ -221,9 +227,16 @@ class TestTrain:
         for seed, split in enumerate(("train", "validation", "test")):
             write_texts(tmp_path / f"{split}.csv", 12, seed, columns=("premise", "hypothesis"))
         config = write_config(
-            tmp_path / "config.yaml", tmp_path, encoder_layer_types=[mixer], encoder_kernel_sizes=[3],
-            hidden_size=16, ffn_dim=16, attention_heads=2, min_frequency=1, max_steps=1,
-        )  # fmt: skip
+            tmp_path / "config.yaml",
+            tmp_path,
+            encoder_layer_types=[mixer],
+            encoder_kernel_sizes=[3],
+            hidden_size=16,
+            ffn_dim=16,
+            attention_heads=2,
+            min_frequency=1,
+            max_steps=1,
+        )
         train.main([str(config), "--output_dir", str(tmp_path / "run")])
         assert json.loads((tmp_path / "run" / "config.json").read_text())["encoder_layer_types"] == [mixer]
         evaluate.main([str(tmp_path / "run"), "--use_cpu"])
@@ -334,9 +347,16 @@ class TestSwap:
 def trained_bert(data, tiny_bert, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "bert"
     config = write_config(
-        folder.parent / "config.yaml", data, model_name_or_path=str(tiny_bert), max_length=16, learning_rate="5e-3",
-        max_steps=60, eval_steps=60, save_steps=60, class_weights="balanced",
-    )  # fmt: skip
+        folder.parent / "config.yaml",
+        data,
+        model_name_or_path=str(tiny_bert),
+        max_length=16,
+        learning_rate="5e-3",
+        max_steps=60,
+        eval_steps=60,
+        save_steps=60,
+        class_weights="balanced",
+    )
     train.main([str(config), "--output_dir", str(folder)])
     return folder
 
@@ -420,9 +440,12 @@ class TestBadInput:
         assert "fish" in error_of(evaluate.main, [str(trained), *words], capsys)
         splits = {"train": tmp_path / "other.csv", "validation": tmp_path / "other.csv", "test": tmp_path / "other.csv"}
         config = write_config(
-            tmp_path / "config.yaml", data, model_name_or_path=str(trained), max_length=16,
+            tmp_path / "config.yaml",
+            data,
+            model_name_or_path=str(trained),
+            max_length=16,
             **{f"{split}_file": str(path) for split, path in splits.items()},
-        )  # fmt: skip
+        )
         found = error_of(train.main, [str(config), "--output_dir", str(tmp_path / "run")], capsys)
         assert "the labels of the checkpoint (bird, fruit, tool) are not those of the data (fish, fruit)" in found
 
@@ -471,10 +494,16 @@ class TestEvaluate:
 
     def test_a_checkpoint_on_other_data(self, trained, tmp_path):
         write_texts(tmp_path / "other.csv", 5, seed=9)
-        evaluate.main([
-            str(trained / "checkpoint-60"), "--test_file", str(tmp_path / "other.csv"),
-            "--evaluation_dir", str(tmp_path / "evaluation"), "--use_cpu",
-        ])  # fmt: skip
+        evaluate.main(
+            [
+                str(trained / "checkpoint-60"),
+                "--test_file",
+                str(tmp_path / "other.csv"),
+                "--evaluation_dir",
+                str(tmp_path / "evaluation"),
+                "--use_cpu",
+            ]
+        )
         assert len((tmp_path / "evaluation" / "test_predictions.txt").read_text().splitlines()) == 5
 
     def test_a_model_of_another_library(self, trained_bert, data):
@@ -554,8 +583,11 @@ class TestPredict:
     def test_a_pipe_is_answered_at_once_and_may_close(self, trained):
         process = subprocess.Popen(
             [sys.executable, str(RECIPE / "predict.py"), str(trained)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(),
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+        )
         try:
             for _ in range(2):
                 process.stdin.write(b"the owl\n")

@@ -249,10 +249,20 @@ class TestEvaluate:
 
     def test_a_checkpoint_on_other_data_with_nbest(self, trained, data, tmp_path):
         write_pairs(tmp_path / "other.tsv", 5, seed=9)
-        evaluate.main([
-            str(trained / "checkpoint-30"), "--test_file", str(tmp_path / "other.tsv"), "--num_beams", "3",
-            "--nbest", "3", "--evaluation_dir", str(tmp_path / "evaluation"), "--use_cpu",
-        ])  # fmt: skip
+        evaluate.main(
+            [
+                str(trained / "checkpoint-30"),
+                "--test_file",
+                str(tmp_path / "other.tsv"),
+                "--num_beams",
+                "3",
+                "--nbest",
+                "3",
+                "--evaluation_dir",
+                str(tmp_path / "evaluation"),
+                "--use_cpu",
+            ]
+        )
         rows = [line.split("\t") for line in (tmp_path / "evaluation" / "test_nbest.tsv").read_text().splitlines()[1:]]
         assert [(int(line), int(rank)) for line, rank, _, _ in rows] == [(n, r) for n in range(1, 6) for r in (1, 2, 3)]
         for start in range(0, 15, 3):
@@ -302,9 +312,11 @@ class TestTranslate:
     def test_a_pipe_is_answered_at_once_and_may_close(self, trained):
         process = subprocess.Popen(
             [sys.executable, str(RECIPE / "translate.py"), str(trained)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env=environment(),
-        )  # fmt: skip
+        )
         try:
             for _ in range(2):
                 process.stdin.write(b"eins und zwei\n")

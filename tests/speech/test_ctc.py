@@ -162,8 +162,10 @@ def test_a_language_model_decides_between_likely_texts(tmp_path):
     words = read_vocabulary(tmp_path / "words.arpa")
     assert CTCBeamSearch(tokenizer)(logits)[0][0].text == "the bish"
     assert CTCBeamSearch(tokenizer, words=words)(logits)[0][0].text == "the fish"
-    for options in ({"language_model": tmp_path / "characters.arpa"},
-                    {"language_model": tmp_path / "words.arpa", "words": [*words, "bish"]}):  # fmt: skip
+    for options in (
+        {"language_model": tmp_path / "characters.arpa"},
+        {"language_model": tmp_path / "words.arpa", "words": [*words, "bish"]},
+    ):
         search = CTCBeamSearch(tokenizer, lm_weight=1.0, n_best=2, **options)
         assert search(logits)[0][0].text == "the fish"
     assert word_times(search(logits)[0][0], tokenizer)[1].start == pytest.approx(0.16)

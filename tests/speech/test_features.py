@@ -37,13 +37,27 @@ class TestKaldi:
 
     def test_equals_torchaudio_with_other_settings(self):
         result = log_mel_kaldi(
-            noise(8000), 8000, 23, frame_length=32, frame_shift=12.5, low_frequency=60, high_frequency=-200,
-            preemphasis=0.9, window_type="hamming",
-        )  # fmt: skip
+            noise(8000),
+            8000,
+            23,
+            frame_length=32,
+            frame_shift=12.5,
+            low_frequency=60,
+            high_frequency=-200,
+            preemphasis=0.9,
+            window_type="hamming",
+        )
         expected = fbank(
-            noise(8000), sample_frequency=8000, num_mel_bins=23, frame_length=32, frame_shift=12.5, low_freq=60,
-            high_freq=-200, preemphasis_coefficient=0.9, window_type="hamming",
-        )  # fmt: skip
+            noise(8000),
+            sample_frequency=8000,
+            num_mel_bins=23,
+            frame_length=32,
+            frame_shift=12.5,
+            low_freq=60,
+            high_freq=-200,
+            preemphasis_coefficient=0.9,
+            window_type="hamming",
+        )
         assert result.equal(expected)
 
     def test_dither_is_torchaudios(self):
@@ -144,9 +158,13 @@ class TestExtractor:
 
     def test_lengths_in_frames(self):
         batch = SeqDyConvFeatureExtractor()(
-            [noise(800), noise(16000)], max_length=10, padding="max_length", truncation=True, pad_to_multiple_of=4,
+            [noise(800), noise(16000)],
+            max_length=10,
+            padding="max_length",
+            truncation=True,
+            pad_to_multiple_of=4,
             return_tensors="pt",
-        )  # fmt: skip
+        )
         assert batch["attention_mask"].sum(1).tolist() == [3, 12]
 
 

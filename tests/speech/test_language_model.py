@@ -29,10 +29,13 @@ def test_probabilities_sum_to_one_after_any_context(order):
     model = train_ngram_model(TEXTS, order)
     contexts = [(), ("<s>",), ("the",), ("<s>", "the"), ("fish", "sees"), ("crab", "fish", "the"), ("zebra",)]
     for context in contexts:
-        scores = [model.score([*context[1:], unit], eos=False) - model.score(context[1:], eos=False)
-                  if context[:1] == ("<s>",) else
-                  model.score([*context, unit], False, False) - model.score(context, False, False)
-                  for unit in model.vocabulary if unit != "</s>"]  # fmt: skip
+        scores = [
+            model.score([*context[1:], unit], eos=False) - model.score(context[1:], eos=False)
+            if context[:1] == ("<s>",)
+            else model.score([*context, unit], False, False) - model.score(context, False, False)
+            for unit in model.vocabulary
+            if unit != "</s>"
+        ]
         bos = context[:1] == ("<s>",)
         units = context[1:] if bos else context
         scores.append(model.score(units, bos, True) - model.score(units, bos, False))

@@ -26,9 +26,16 @@ def save(model_class: type, processor: SeqDyConvSpeechProcessor, folder: Path, *
     """A tiny model whose output changes a lot from frame to frame, with its processor."""
     torch.manual_seed(0)
     config = SeqDyConvSpeechConfig(
-        vocab_size=len(processor.tokenizer), hidden_size=16, num_mel_bins=20, subsampling_channels=4,
-        encoder_kernel_sizes=[3], encoder_attention_heads=2, encoder_ffn_dim=16, pad_token_id=0, **options,
-    )  # fmt: skip
+        vocab_size=len(processor.tokenizer),
+        hidden_size=16,
+        num_mel_bins=20,
+        subsampling_channels=4,
+        encoder_kernel_sizes=[3],
+        encoder_attention_heads=2,
+        encoder_ffn_dim=16,
+        pad_token_id=0,
+        **options,
+    )
     model = model_class(config)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -122,14 +129,24 @@ class TestPipeline:
 
     def test_model_with_a_decoder(self, processor, tmp_path):
         save(
-            SeqDyConvForSpeechSeq2Seq, processor, tmp_path, is_encoder_decoder=True, decoder_kernel_sizes=[3],
-            decoder_attention_heads=2, decoder_ffn_dim=16, bos_token_id=1, eos_token_id=2, decoder_start_token_id=2,
-        )  # fmt: skip
+            SeqDyConvForSpeechSeq2Seq,
+            processor,
+            tmp_path,
+            is_encoder_decoder=True,
+            decoder_kernel_sizes=[3],
+            decoder_attention_heads=2,
+            decoder_ffn_dim=16,
+            bos_token_id=1,
+            eos_token_id=2,
+            decoder_start_token_id=2,
+        )
         model = SeqDyConvForSpeechSeq2Seq.from_pretrained(tmp_path)
         recognise = pipeline(
-            "automatic-speech-recognition", model=model, tokenizer=processor.tokenizer,
+            "automatic-speech-recognition",
+            model=model,
+            tokenizer=processor.tokenizer,
             feature_extractor=processor.feature_extractor,
-        )  # fmt: skip
+        )
         options = {"num_beams": 2, "max_new_tokens": 6}
         ids = model.generate(**processor(noise(16000), sampling_rate=16000, return_tensors="pt"), **options)[0]
         text = recognise(noise(16000).numpy(), generate_kwargs=options)["text"]

@@ -57,8 +57,13 @@ def test_frames_tell_when_tokens_and_words_were_said():
     assert said.text == tokenizer.decode(frames) == "aa h<unk>"
     assert [tuple(one.values()) for one in said.word_offsets] == [("aa", 2, 6), ("h<unk>", 9, 11)]
     assert [tuple(one.values()) for one in said.char_offsets] == [
-        (" ", 1, 2), ("a", 2, 4), ("a", 5, 6), (" ", 6, 8), ("h", 9, 10), ("<unk>", 10, 11)
-    ]  # fmt: skip
+        (" ", 1, 2),
+        ("a", 2, 4),
+        ("a", 5, 6),
+        (" ", 6, 8),
+        ("h", 9, 10),
+        ("<unk>", 10, 11),
+    ]
     assert tokenizer.decode([], output_word_offsets=True).word_offsets == []
     said = tokenizer.batch_decode([frames, [7]], output_word_offsets=True, skip_special_tokens=True)
     assert [one.text for one in said] == ["aa h", "j"]

@@ -217,8 +217,15 @@ class TestTrainer:
 
     @staticmethod
     def arguments(path, **options):
-        common = {"max_steps": 4, "save_steps": 2, "eval_steps": 2, "per_device_train_batch_size": 3, "use_cpu": True,
-                  "disable_tqdm": True, "learning_rate": 1e-2}  # fmt: skip
+        common = {
+            "max_steps": 4,
+            "save_steps": 2,
+            "eval_steps": 2,
+            "per_device_train_batch_size": 3,
+            "use_cpu": True,
+            "disable_tqdm": True,
+            "learning_rate": 1e-2,
+        }
         return TrainingArguments(str(path), **{**common, **options})
 
     def trained(self, path, resume=None, **options):

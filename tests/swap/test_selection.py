@@ -14,8 +14,14 @@ HARM = {0: 0.30, 1: 0.02, 2: 0.10, 3: 0.01}
 @pytest.fixture
 def model() -> BertModel:
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=4, num_attention_heads=2, intermediate_size=8,
-                        max_position_embeddings=16)  # fmt: skip
+    config = BertConfig(
+        vocab_size=20,
+        hidden_size=8,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=8,
+        max_position_embeddings=16,
+    )
     return BertModel(config).eval()
 
 

@@ -17,8 +17,18 @@ from tests.helpers import assert_close
 
 transformers.utils.logging.disable_progress_bar()
 
-SIZES = {"vocab_size": 40, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
-         "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 SETTINGS = {
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
@@ -85,8 +95,10 @@ class TestStart:
         assert add_short_conv(model, rank=3, static_kernel=True) is model
         assert torch.equal(model(IDS, attention_mask=LEFT).logits[LEFT > 0], expected[LEFT > 0])
         new = {name for name, _ in model.named_parameters()} - names
-        assert all(".short_conv." in name or name.endswith("_proj.linear.weight") or "_proj.linear.bias" in name
-                   for name in new)  # fmt: skip
+        assert all(
+            ".short_conv." in name or name.endswith("_proj.linear.weight") or "_proj.linear.bias" in name
+            for name in new
+        )
 
     @every_option
     def test_the_convolution_is_as_asked(self, options):
@@ -165,10 +177,14 @@ class TestGeneration:
     @pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen3"])
     @pytest.mark.parametrize(
         "options",
-        [{"do_sample": True}, {"num_beams": 4}, {"num_beams": 4, "num_return_sequences": 3},
-         {"num_beams": 2, "do_sample": True}],
+        [
+            {"do_sample": True},
+            {"num_beams": 4},
+            {"num_beams": 4, "num_return_sequences": 3},
+            {"num_beams": 2, "do_sample": True},
+        ],
         ids=str,
-    )  # fmt: skip
+    )
     def test_sampling_and_beams(self, model_type, options):
         model = trained(model_type)
         results = []
@@ -206,8 +222,11 @@ class TestCache:
     )
     def test_any_chunking_gives_the_full_forward(self, model_type, kind, implementation, chunks, mask):
         model = trained(model_type, {"attn_implementation": implementation})
-        cache = {"dynamic": lambda: DynamicCache(config=model.config), "lazy": DynamicCache,
-                 "static": lambda: StaticCache(config=model.config, max_cache_len=20)}[kind]()  # fmt: skip
+        cache = {
+            "dynamic": lambda: DynamicCache(config=model.config),
+            "lazy": DynamicCache,
+            "static": lambda: StaticCache(config=model.config, max_cache_len=20),
+        }[kind]()
         outputs, seen = [], 0
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         for chunk in IDS.split(chunks, dim=1):
@@ -362,10 +381,15 @@ class TestCompile:
             output = compiled(IDS, attention_mask=mask, use_cache=use_cache)
             assert_close(output.logits, model(IDS, attention_mask=mask).logits, 1e-5)
             if use_cache:
-                expected = model(torch.cat([IDS, IDS[:, :1]], dim=1), attention_mask=None if mask is None else
-                                 torch.cat([mask, mask[:, -1:]], dim=1)).logits[:, -1:]  # fmt: skip
-                step = model(IDS[:, :1], cache=output.cache, attention_mask=None if mask is None else
-                             torch.cat([mask, mask[:, -1:]], dim=1))  # fmt: skip
+                expected = model(
+                    torch.cat([IDS, IDS[:, :1]], dim=1),
+                    attention_mask=None if mask is None else torch.cat([mask, mask[:, -1:]], dim=1),
+                ).logits[:, -1:]
+                step = model(
+                    IDS[:, :1],
+                    cache=output.cache,
+                    attention_mask=None if mask is None else torch.cat([mask, mask[:, -1:]], dim=1),
+                )
                 assert_close(step.logits, expected, 1e-5)
 
     @pytest.mark.parametrize("mask", [None, LEFT], ids=["no padding", "left padding"])
@@ -477,8 +501,9 @@ class TestModelsAndOptionsThatDoNotWork:
         assert_refused(model, "layers that have short convolutions already: 0, 1")
 
     def test_an_unknown_family(self):
-        config = transformers.BertConfig(vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=4,
-                                         intermediate_size=24)  # fmt: skip
+        config = transformers.BertConfig(
+            vocab_size=40, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=24
+        )
         assert_refused(
             transformers.BertModel(config),
             r"decoders of llama, mistral, .*, got 'bert'; .* self-attention: 'encoder.layer.\*.attention.self' \(2\)",

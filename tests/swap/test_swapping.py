@@ -214,8 +214,15 @@ class TestModelsThatCannotBeSwapped:
 
     @pytest.mark.parametrize("name", ["GPT2", "Llama"])
     def test_decoders(self, name):
-        sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
-                 "num_attention_heads": 4, "bos_token_id": 2, "eos_token_id": 3}  # fmt: skip
+        sizes = {
+            "vocab_size": 40,
+            "hidden_size": 16,
+            "intermediate_size": 24,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "bos_token_id": 2,
+            "eos_token_id": 3,
+        }
         model = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**sizes))
         assert_refused(model, f"model type '{name.lower()}' is none of the known: bert, roberta")
         if name == "Llama":
@@ -408,28 +415,42 @@ class TestUnknownFamilies:
             # Layers that still attend would go on without their position bias.
             (
                 "SwitchTransformers",
-                {"vocab_size": 40, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4,
-                 "num_decoder_layers": 1, "num_experts": 2},
+                {
+                    "vocab_size": 40,
+                    "d_model": 16,
+                    "d_kv": 4,
+                    "d_ff": 24,
+                    "num_layers": 2,
+                    "num_heads": 4,
+                    "num_decoder_layers": 1,
+                    "num_experts": 2,
+                },
                 "encoder.block.*.layer.0.SelfAttention",
                 "SwitchTransformersAttention hands its position bias on to others.* families t5, wavlm alone",
             ),
             # Files have other names for the weights than the model.
             ("NomicBert", TEXT, "layers.*.self_attn", "could be saved but not loaded: .* gives self_attn.k_proj"),
             (
-                "JinaEmbeddingsV3", TEXT, "layers.*.self_attn",
+                "JinaEmbeddingsV3",
+                TEXT,
+                "layers.*.self_attn",
                 "could be saved but not loaded: .* gives mixer.out_proj another",
             ),
             (
-                "MobileBert", {**TEXT, "embedding_size": 16, "intra_bottleneck_size": 8, "true_hidden_size": 8},
-                "encoder.layer.*.attention.self", "query of layer 0 reads 8 channels and value 16",
+                "MobileBert",
+                {**TEXT, "embedding_size": 16, "intra_bottleneck_size": 8, "true_hidden_size": 8},
+                "encoder.layer.*.attention.self",
+                "query of layer 0 reads 8 channels and value 16",
             ),
             (
-                "EuroBert", {**TEXT, "num_key_value_heads": 2}, "layers.*.self_attn",
+                "EuroBert",
+                {**TEXT, "num_key_value_heads": 2},
+                "layers.*.self_attn",
                 r"a projection of \(16, 16\), the mixer's out_proj is \(16, 8\)",
             ),
         ],
         ids=lambda value: value if isinstance(value, str) and value.isalnum() else "",
-    )  # fmt: skip
+    )
     def test_that_would_not_work_unnoticed(self, name, settings, pattern, match):
         model = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**settings))
         assert_refused(model, match, pattern=pattern, layers=[0])

@@ -14,8 +14,16 @@ WIDTH, HEADS = 16, 4
 
 def bert(seed: int = 0, **options: object) -> BertModel:
     torch.manual_seed(seed)
-    config = BertConfig(vocab_size=40, hidden_size=WIDTH, num_hidden_layers=2, num_attention_heads=HEADS,
-                        intermediate_size=32, max_position_embeddings=32, initializer_range=0.5, **options)  # fmt: skip
+    config = BertConfig(
+        vocab_size=40,
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=HEADS,
+        intermediate_size=32,
+        max_position_embeddings=32,
+        initializer_range=0.5,
+        **options,
+    )
     return BertModel(config).eval()
 
 
@@ -203,5 +211,6 @@ def test_kernels_inside_a_layer_start_from_the_average_attention(mixer):
     conv = swapped_attention(model)[0].mixer.conv.conv
     logits = conv.weight if mixer.startswith("lightweight") else conv.generator.bias.view(HEADS, 3)
     expected = average[:, 7:10]
-    torch.testing.assert_close(logits.softmax(-1).double(), expected / expected.sum(1, keepdim=True),
-                               atol=1e-5, rtol=1e-3)  # fmt: skip
+    torch.testing.assert_close(
+        logits.softmax(-1).double(), expected / expected.sum(1, keepdim=True), atol=1e-5, rtol=1e-3
+    )

@@ -31,8 +31,16 @@ class Watch(TrainerCallback):
 
 def train(folder, model, *callbacks, steps=6):
     data = [{"images": torch.randn(1, 4, 4), "labels": torch.tensor(0)} for _ in range(8)]
-    args = TrainingArguments(folder, max_steps=steps, per_device_train_batch_size=2, report_to="none", use_cpu=True,
-                             disable_tqdm=True, save_strategy="no", dataloader_pin_memory=False)  # fmt: skip
+    args = TrainingArguments(
+        folder,
+        max_steps=steps,
+        per_device_train_batch_size=2,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        save_strategy="no",
+        dataloader_pin_memory=False,
+    )
     Trainer(model, args, train_dataset=data, callbacks=list(callbacks)).train()
 
 

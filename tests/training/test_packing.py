@@ -89,9 +89,16 @@ def trained(build, folder, **options):
         (translation_trainer, {"model": {"encoder_layer_types": "self_attention", "decoder_layer_types": "parallel"}}),
         (translation_trainer, {"rdrop_alpha": 1.0}),
     ],
-    ids=["classes", "classes, three batches a step", "pairs", "pairs, three batches a step", "no label smoothing",
-         "attention", "R-Drop"],
-)  # fmt: skip
+    ids=[
+        "classes",
+        "classes, three batches a step",
+        "pairs",
+        "pairs, three batches a step",
+        "no label smoothing",
+        "attention",
+        "R-Drop",
+    ],
+)
 def test_losses_and_steps_are_those_of_padded_batches(build, options, tmp_path):
     padded, packed = (trained(build, tmp_path, packing=packing, **options) for packing in (False, True))
     for one, other in zip(packed[:2], padded[:2]):

@@ -55,6 +55,14 @@ def test_the_model_card_has_front_matter_and_all_facts(tmp_path):
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     _, front, body = text.split("---\n", 2)
     assert yaml.safe_load(front) == {"language": ["de", "en"], "tags": ["translation"], "library_name": "transformers"}
-    for part in ("| pairs | 30,000 |", "| test_bleu | 23.46 |", r"a\|b", "python train.py a.yaml", "hidden_size: 256",
-                 "- translation: house", "![Learning curves](curves.png)", "```python\nprint(1)\n```"):  # fmt: skip
+    for part in (
+        "| pairs | 30,000 |",
+        "| test_bleu | 23.46 |",
+        r"a\|b",
+        "python train.py a.yaml",
+        "hidden_size: 256",
+        "- translation: house",
+        "![Learning curves](curves.png)",
+        "```python\nprint(1)\n```",
+    ):
         assert part in body

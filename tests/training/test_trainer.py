@@ -185,9 +185,14 @@ class TestTraining:
     )
     def test_the_schedules_of_the_papers(self, tmp_path, schedule, options):
         trainer = make_trainer(
-            tmp_path, lr_scheduler_type=schedule, lr_scheduler_kwargs=options, warmup_steps=4, max_steps=16,
-            learning_rate=1e-3, logging_steps=1,
-        )  # fmt: skip
+            tmp_path,
+            lr_scheduler_type=schedule,
+            lr_scheduler_kwargs=options,
+            warmup_steps=4,
+            max_steps=16,
+            learning_rate=1e-3,
+            logging_steps=1,
+        )
         trainer.train()
         rates = [row["learning_rate"] for row in trainer.state.log_history if "learning_rate" in row]
         assert rates[:4] == pytest.approx([0.0, 2.5e-4, 5e-4, 7.5e-4]) or rates[:4] == pytest.approx(
@@ -200,10 +205,19 @@ class TestTraining:
 
     def test_early_stopping_needs_and_uses_a_metric(self, tmp_path):
         trainer = make_trainer(
-            tmp_path, eval_dataset=make_dataset(), learning_rate=1e-30, max_steps=50, eval_strategy="steps",
-            eval_steps=1, metric_for_best_model="loss", early_stopping_patience=2, load_best_model_at_end=True,
-            save_strategy="steps", save_steps=1, callbacks=[EarlyStoppingCallback(early_stopping_patience=2)],
-        )  # fmt: skip
+            tmp_path,
+            eval_dataset=make_dataset(),
+            learning_rate=1e-30,
+            max_steps=50,
+            eval_strategy="steps",
+            eval_steps=1,
+            metric_for_best_model="loss",
+            early_stopping_patience=2,
+            load_best_model_at_end=True,
+            save_strategy="steps",
+            save_steps=1,
+            callbacks=[EarlyStoppingCallback(early_stopping_patience=2)],
+        )
         trainer.train()
         assert trainer.state.global_step == 3
 
