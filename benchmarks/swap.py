@@ -80,7 +80,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def load(options: argparse.Namespace) -> Any:
     if options.model is not None:
-        return AutoModel.from_pretrained(options.model, attn_implementation="sdpa", dtype=torch.float32)
+        return AutoModel.from_pretrained(
+            options.model, attn_implementation="sdpa", dtype=torch.float32, trust_remote_code=False
+        )
     size = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
     if options.quick:
         size = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}

@@ -383,7 +383,7 @@ def load_model(name_or_path: str, **options: Any) -> PreTrainedModel:
     """The model alone."""
     check_folder(name_or_path)
     try:
-        config: Any = AutoConfig.from_pretrained(name_or_path)
+        config: Any = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     except Exception as error:
         raise ModelError(f"can't load a {KIND} from {name_or_path}: {first_line(error)}") from None
     if getattr(config, "seqdyconv", None) is not None:
@@ -407,7 +407,7 @@ def load_feature_extractor(name_or_path: str) -> Any:
     folder = processor_folder(name_or_path)
     check_folder(folder)
     try:
-        return AutoFeatureExtractor.from_pretrained(folder)
+        return AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
         raise ModelError(f"can't load the feature extractor of {folder}: {first_line(error)}") from None
 

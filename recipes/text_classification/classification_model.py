@@ -215,7 +215,7 @@ def classify(
 def _load_config(name_or_path: str) -> Any:
     check_folder(name_or_path)
     try:
-        return AutoConfig.from_pretrained(name_or_path)
+        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     except Exception as error:
         raise ModelError(f"can't load a {KIND} from {name_or_path}: {first_line(error)}") from None
 

@@ -284,7 +284,7 @@ def make_tokenizer(args: DataArguments, train: Dataset) -> PreTrainedTokenizerBa
         except ValueError as error:
             raise DataError(str(error)) from error
     try:
-        return AutoTokenizer.from_pretrained(args.tokenizer_name)
+        return AutoTokenizer.from_pretrained(args.tokenizer_name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise DataError(f"the tokenizer {args.tokenizer_name} cannot be loaded ({first_line(error)})") from error
 

@@ -75,7 +75,9 @@ def _read(name: str) -> ConvBertModel:
         raise ValueError(f"the model_type must be {ConvBertConfig.model_type!r}, got {values.get('model_type')!r}")
     _config(ConvBertConfig.from_dict(values))  # refuses what can't be before any weight is read
     try:
-        loaded: Any = ConvBertModel.from_pretrained(name, dtype="auto", output_loading_info=True)
+        loaded: Any = ConvBertModel.from_pretrained(
+            name, dtype="auto", output_loading_info=True, trust_remote_code=False
+        )
     except OSError:
         raise
     except Exception as error:  # damaged bytes and weights of other shapes raise anything
@@ -94,7 +96,7 @@ def _read(name: str) -> ConvBertModel:
 def _tokenizer(name: str) -> Any:
     files = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
     there = (cached_file(name, file, _raise_exceptions_for_missing_entries=False) for file in files)
-    return AutoTokenizer.from_pretrained(name) if any(there) else None
+    return AutoTokenizer.from_pretrained(name, trust_remote_code=False) if any(there) else None
 
 
 def _convert(theirs: ConvBertModel) -> SeqDyConvModel:

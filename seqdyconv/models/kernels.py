@@ -205,7 +205,7 @@ def _own_tokenizer(model: Any) -> Any:
     try:
         if not name:
             raise ValueError("the model was not loaded by from_pretrained")
-        return AutoTokenizer.from_pretrained(name)
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # whatever a folder without a usable tokenizer raises
         raise ValueError(f"found no tokenizer beside the model ({name or error}): pass tokenizer=") from error
 

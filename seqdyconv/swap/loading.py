@@ -98,6 +98,7 @@ def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **opt
             config=config,
             use_safetensors=True,
             output_loading_info=True,
+            trust_remote_code=False,
             **where,
             **dtype,
             **_without(options, where),

@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    CONFIG_MAPPING,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from seqdyconv.training.data import first_line
@@ -41,7 +47,12 @@ def load_pretrained(
     logging.set_verbosity_error()  # What doesn't fit is an error below, not a printed report.
     try:
         model, info = loader.from_pretrained(
-            name_or_path, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            name_or_path,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+            **options,
         )
     except _ERRORS as error:
         raise ModelError(f"can't load a {kind} from {name_or_path}: {first_line(error)}") from None
@@ -68,7 +79,7 @@ def load_tokenizer(name_or_path: str, **options: Any) -> PreTrainedTokenizerBase
     """
     check_folder(name_or_path)
     try:
-        return AutoTokenizer.from_pretrained(name_or_path, **options)
+        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False, **options)
     except Exception as error:  # The tokenizers library raises plain Exception for a broken file.
         raise ModelError(f"can't load the tokenizer of {name_or_path}: {first_line(error)}") from None
 
@@ -126,9 +137,20 @@ def check_folder(name_or_path: str) -> None:
     path = Path(name_or_path)
     if path.is_dir() and not (path / "config.json").is_file() and not (path / "tokenizer_config.json").is_file():
         raise ModelError(f"the folder {name_or_path} holds no model (no config.json in it)")
+    if path.is_dir() and _needs_own_code(path / "config.json"):
+        raise ModelError(f"the model in {name_or_path} needs code of its own, which is never run")
     looks_local = path.is_absolute() or name_or_path.startswith(".") or name_or_path.count("/") != 1
     if not path.exists() and looks_local and "/" in name_or_path:
         raise ModelError(f"there is no model folder {name_or_path}")
+
+
+def _needs_own_code(config_file: Path) -> bool:
+    """Whether a configuration is of a kind that transformers does not have, and names code that has it."""
+    try:
+        config = json.loads(config_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # loading tells what is wrong
+    return isinstance(config, dict) and bool(config.get("auto_map")) and config.get("model_type") not in CONFIG_MAPPING
 
 
 def _mapping(values: Mapping[str, Any] | str | None, name: str, config_class: type[PreTrainedConfig]) -> dict[str, Any]:
