@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jiwer
-from matplotlib.figure import Figure
 
-from seqdyconv.files import replacing
+from seqdyconv.pictures import plot_errors
 from seqdyconv.training.reports import write_lines, write_text
 
 KINDS = ("substitutions", "deletions", "insertions")
 NOTHING = "∅"  # stands for the word that is not there
-COLOURS = {"substitutions": "#4878a8", "deletions": "#e0a030", "insertions": "#a03050"}
 
 
 class Errors(NamedTuple):
@@ -156,11 +154,11 @@ def write_split(
     write_lines(folder / f"{split}_predictions.txt", predictions)
     write_lines(folder / f"{split}_references.txt", references)
     write_text(folder / f"{split}_report.txt", report(predictions, references, speakers))
-    plot_errors(predictions, references, speakers, folder / f"{split}_errors.png", title)
+    draw_errors(predictions, references, speakers, folder / f"{split}_errors.png", title)
     return scores
 
 
-def plot_errors(
+def draw_errors(
     predictions: Sequence[str],
     references: Sequence[str],
     speakers: Sequence[str] | None,
@@ -168,7 +166,7 @@ def plot_errors(
     title: str,
     most: int = 15,
 ) -> None:
-    """Draw error rates by kind and speaker, and the most frequent errors of words and characters, into a PNG file.
+    """Draw error rates by kind and speaker, and the most frequent errors of words and characters.
 
     Args:
         predictions: What was recognised in each utterance.
@@ -178,74 +176,25 @@ def plot_errors(
         title: Title of the picture.
         most: Rows of each panel.
     """
-    rows = score_by(["all speakers"] * len(references), predictions, references)
+    groups = score_by(["all speakers"] * len(references), predictions, references)
     if speakers is not None:
         spoken = list(score_by(speakers, predictions, references))
         kept = set(spoken[: most - 1] if len(spoken) > most else spoken)
         rest = f"{len(spoken) - len(kept)} others"
-        rows |= score_by([name if name in kept else rest for name in speakers], predictions, references)
-    bottom = {unit: _most_frequent(count_errors(predictions, references, unit), most) for unit in ("word", "character")}
-    heights = [0.27 * len(rows) + 0.5, 0.24 * max(1, *map(len, bottom.values())) + 0.5]
-    figure = Figure(figsize=(9, sum(heights) + 1.5), layout="constrained")
-    panels = figure.subplots(2, 2, gridspec_kw={"height_ratios": heights})
-    figure.suptitle(title, fontsize=11)
-    for axis, name in zip(panels[0], ("wer", "cer")):
-        _draw_rates(axis, rows, name)
-    panels[0, 1].set_yticklabels([])
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    for axis, (unit, entries) in zip(panels[1], bottom.items()):
-        _draw_counts(axis, entries, f"frequent errors of {unit}s: said → recognised")
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
-
-
-def _draw_rates(axis: Any, rows: dict[str, dict[str, float]], name: str) -> None:
-    """Stacked bars of one rate, one for each speaker, the sum written behind it."""
-    left = [0.0] * len(rows)
-    for kind in KINDS:
-        widths = [row[f"{name}_{kind}"] for row in rows.values()]
-        axis.barh(range(len(rows)), widths, left=left, color=COLOURS[kind], label=kind, height=0.75)
-        left = [start + width for start, width in zip(left, widths)]
-    end = min(max(1.0, *left), 120.0)  # a rate has no upper limit: few words could stretch the axis
-    for position, (total, group) in enumerate(zip(left, rows)):
-        axis.text(
-            min(total, end),
-            position,
-            f" {total:.1f}",
-            va="center",
-            fontsize=8,
-            weight="bold" if group == "all speakers" else None,
+        groups |= score_by([name if name in kept else rest for name in speakers], predictions, references)
+    rates: dict[str, dict[str, dict[str, float]]] = {}
+    errors = {}
+    for name, unit in (("wer", "word"), ("cer", "character")):
+        rates[f"{unit} error rate (%)"] = {
+            f"{group} ({row['words']:,} word{'s' * (row['words'] != 1)})": {
+                kind: row[f"{name}_{kind}"] for kind in KINDS
+            }
+            for group, row in groups.items()
+        }
+        errors[f"frequent errors of {unit}s: said → recognised"] = _most_frequent(
+            count_errors(predictions, references, unit), most
         )
-    labels = [f"{group} ({row['words']:,} word{'s' * (row['words'] != 1)})" for group, row in rows.items()]
-    axis.set_yticks(range(len(rows)), labels, fontsize=8, parse_math=False)
-    axis.set_ylim(len(rows) - 0.4, -0.6)
-    axis.set_xlim(0, end * 1.12)
-    axis.set_xlabel(f"{ {'wer': 'word', 'cer': 'character'}[name] } error rate (%)", fontsize=9)
-    _dress(axis)
-
-
-def _draw_counts(axis: Any, entries: list[tuple[str, str, int]], title: str) -> None:
-    """Bars of the counts of the most frequent errors, coloured by their kind."""
-    counts = [count for _, _, count in entries]
-    axis.barh(range(len(entries)), counts, color=[COLOURS[kind] for _, kind, _ in entries], height=0.75)
-    axis.set_yticks(range(len(entries)), [label for label, _, _ in entries], fontsize=8, parse_math=False)
-    axis.set_ylim(max(len(entries), 1) - 0.4, -0.6)
-    axis.set_xlim(0, max(counts, default=1) * 1.08)
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.set_title(title, fontsize=9)
-    axis.set_xlabel("times", fontsize=9)
-    if not entries:
-        axis.text(0.5, 0.5, "none", transform=axis.transAxes, ha="center", va="center")
-    _dress(axis)
-
-
-def _dress(axis: Any) -> None:
-    axis.grid(axis="x", alpha=0.3)
-    axis.set_axisbelow(True)
-    axis.tick_params(axis="y", length=0)
-    axis.tick_params(axis="x", labelsize=8)
-    axis.spines[["top", "right"]].set_visible(False)
+    plot_errors(rates, errors, path, title)
 
 
 def _most_frequent(errors: Errors, most: int) -> list[tuple[str, str, int]]:

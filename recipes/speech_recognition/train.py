@@ -42,7 +42,8 @@ from torch import Tensor
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.utils.logging import disable_progress_bar
 
-from seqdyconv.speech.alignment import align_words, plot_alignment
+from seqdyconv.pictures import plot_alignment, plot_learning_curves
+from seqdyconv.speech.alignment import align_words
 from seqdyconv.swap import swapped_attention
 from seqdyconv.training.annealing import TemperatureAnnealing
 from seqdyconv.training.arguments import (
@@ -60,7 +61,7 @@ from seqdyconv.training.checkpoints import (
     remove_incomplete_checkpoints,
     write_run_file,
 )
-from seqdyconv.training.reports import plot_learning_curves, write_lines, write_metrics, write_model_card
+from seqdyconv.training.reports import write_lines, write_metrics, write_model_card
 from seqdyconv.training.runs import train_or_load
 
 HELD_OUT = ("validation", "test")

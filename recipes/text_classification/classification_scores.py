@@ -1,4 +1,4 @@
-"""Scores of predicted labels, the baselines beside them, and the confusion matrix as a picture."""
+"""Scores of predicted labels, and the baselines beside them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.figure import Figure
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
-from seqdyconv.files import replacing
+from seqdyconv.pictures import plot_confusion_matrix
 from seqdyconv.training.reports import write_lines, write_text
 
 
@@ -102,28 +101,6 @@ def write_split(
     write_lines(folder / f"{split}_predictions.txt", predicted)
     write_lines(folder / f"{split}_references.txt", right)
     write_text(folder / f"{split}_report.txt", report(predicted, right, labels))
-    plot_confusion_matrix(predicted, right, labels, folder / f"{split}_confusion_matrix.png", title)
+    counts = confusion_matrix(right, predicted, labels=list(labels))
+    plot_confusion_matrix(counts, labels, folder / f"{split}_confusion_matrix.png", title)
     return {**score(probabilities, references), "examples": len(right)}
-
-
-def plot_confusion_matrix(
-    predictions: Sequence[str], references: Sequence[str], labels: Sequence[str], path: str | Path, title: str
-) -> None:
-    """Draw which labels are taken for which into a PNG file: rows are the right labels, colours shares of the row."""
-    counts = confusion_matrix(references, predictions, labels=list(labels))
-    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    size = min(3 + 0.5 * len(labels), 14)
-    figure = Figure(figsize=(size + 1, size), layout="compressed")
-    axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(title=title, xlabel="predicted", ylabel="right label (number of texts)")
-    axes.set_xticks(range(len(labels)), labels, rotation=90 if len(labels) > 3 else 0)
-    axes.set_yticks(range(len(labels)), [f"{label} ({number})" for label, number in zip(labels, counts.sum(axis=1))])
-    if len(labels) <= 20:
-        for row, column in np.ndindex(*counts.shape):
-            if counts[row, column]:
-                colour = "white" if shares[row, column] > 0.5 else "black"
-                axes.text(column, row, counts[row, column], ha="center", va="center", color=colour, fontsize=8)
-    figure.colorbar(image, label="share of the right label's texts", shrink=0.8, aspect=30)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)

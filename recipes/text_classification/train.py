@@ -53,7 +53,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv import DynamicConv1d, LightweightConv1d
-from seqdyconv.models.kernels import plot_kernels
+from seqdyconv.pictures import plot_kernels, plot_learning_curves
 from seqdyconv.swap import swapped_attention
 from seqdyconv.training.arguments import (
     changed_arguments,
@@ -71,7 +71,7 @@ from seqdyconv.training.checkpoints import (
     write_run_file,
 )
 from seqdyconv.training.packing import check_packing
-from seqdyconv.training.reports import plot_learning_curves, write_metrics, write_model_card
+from seqdyconv.training.reports import write_metrics, write_model_card
 from seqdyconv.training.runs import is_finished, train_or_load
 
 HELD_OUT = ("validation", "test")

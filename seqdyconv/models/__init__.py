@@ -17,7 +17,6 @@ from seqdyconv.models.configuration_speech import SeqDyConvSpeechConfig
 from seqdyconv.models.convbert import ConvBertEncoder, load_convbert
 from seqdyconv.models.fairseq import FairseqTranslation, fairseq_tokenizer, load_fairseq_checkpoint
 from seqdyconv.models.joint_decoding import CTCPrefixLogitsProcessor, CTCPrefixScorer
-from seqdyconv.models.kernels import plot_kernels, record_kernels
 from seqdyconv.models.modeling import (
     SeqDyConvDecoder,
     SeqDyConvForConditionalGeneration,
@@ -32,7 +31,7 @@ from seqdyconv.models.modeling_speech import (
     ctc_loss,
 )
 from seqdyconv.models.pipelines import Seq2SeqTranslationPipeline
-from seqdyconv.models.sampling import Sampling, plot_sampling, record_sampling
+from seqdyconv.models.recording import Sampling, record_kernels, record_mixtures, record_sampling
 from seqdyconv.models.tokenization import SeqDyConvTokenizer
 
 AutoConfig.register(SeqDyConvConfig.model_type, SeqDyConvConfig)
@@ -72,8 +71,7 @@ __all__ = [
     "fairseq_tokenizer",
     "load_convbert",
     "load_fairseq_checkpoint",
-    "plot_kernels",
-    "plot_sampling",
     "record_kernels",
+    "record_mixtures",
     "record_sampling",
 ]

@@ -12,7 +12,7 @@ except Exception as error:  # torchaudio beside a torch that does not fit raises
 from transformers import AutoFeatureExtractor, AutoProcessor, AutoTokenizer
 
 from seqdyconv.models import SeqDyConvSpeechConfig
-from seqdyconv.speech.alignment import AlignedToken, Word, align, align_words, plot_alignment, to_srt
+from seqdyconv.speech.alignment import AlignedToken, Word, align, align_words, to_srt
 from seqdyconv.speech.audio import AudioError, AudioInfo, audio_info, read_audio, resample
 from seqdyconv.speech.augmentation import AdditiveNoise, SpecAugment, SpeedPerturbation, add_noise, change_speed
 from seqdyconv.speech.ctc import CTCBeamSearch, Transcript, collapse, ctc_greedy, greedy_transcripts, word_times
@@ -57,7 +57,6 @@ __all__ = [
     "greedy_transcripts",
     "log_mel_kaldi",
     "log_mel_torch",
-    "plot_alignment",
     "read_audio",
     "read_vocabulary",
     "resample",

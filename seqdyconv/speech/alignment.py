@@ -1,24 +1,14 @@
-"""When was what said: the frames of known text in the output of a CTC model, as times, subtitles and a picture."""
+"""When was what said: the frames of known text in the output of a CTC model, as times and subtitles."""
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torchaudio.functional import forced_align, merge_tokens
 
-from seqdyconv.files import replacing
 from seqdyconv.speech.tokenization import WORD_BOUNDARY, clean_text, group_words
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-FONT = 7.0
-LETTER = 0.062  # inches of a letter of that size, with some air
-PAGE = 7.2  # inches of a page's text
-WIDEST = 24.0  # inches of a picture
 
 
 class AlignedToken(NamedTuple):
@@ -202,92 +192,3 @@ def _srt_time(seconds: float) -> str:
     milliseconds = round(max(seconds, 0.0) * 1000)
     minutes, milliseconds = divmod(milliseconds, 60_000)
     return f"{minutes // 60:02d}:{minutes % 60:02d}:{milliseconds // 1000:02d},{milliseconds % 1000:03d}"
-
-
-def plot_alignment(
-    features: Tensor,
-    words: Sequence[Word],
-    path: str | Path | None = None,
-    *,
-    title: str = "",
-    seconds_per_feature: float = 0.01,
-) -> "Figure":
-    """Draw a spectrogram with the words of an utterance under it, where they were said.
-
-    Args:
-        features: (T, F) logarithms of energies, such as ``input_features`` of one utterance.
-        words: in the order of time.
-        path: a file to write, of a type that its suffix names, such as ``.pdf``, ``.svg`` or ``.png``.
-        title: above the picture.
-        seconds_per_feature: between two rows of ``features``.
-
-    Returns:
-        A ``matplotlib.figure.Figure``, as wide as the words need.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: features of another shape or of no frames, or a path that cannot be written.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError('plot_alignment needs matplotlib: pip install "seqdyconv[recipes]"') from error
-    if features.ndim != 2 or not features.shape[0]:
-        raise ValueError(f"features must be (T, F) of at least one frame, got the shape {tuple(features.shape)}")
-    seconds = features.shape[0] * seconds_per_feature
-    starts = [word.start for word in words]
-    slots = [max(after - start, 1e-3) for start, after in zip(starts, [*starts[1:], max(seconds, *starts, 0.0)])]
-    # As wide as the words beside each other need, if that isn't too wide; else they stand upright.
-    flat = max([len(word.text) * LETTER / slot for word, slot in zip(words, slots)], default=0.0) * seconds
-    width = min(max(PAGE, flat), WIDEST)
-    upright = flat > 2.5 * PAGE
-    if upright:
-        width = min(max(PAGE, max(0.12 / slot for slot in slots) * seconds), WIDEST)
-    height = LETTER * max(len(word.text) for word in words) + 0.1 if upright else 0.25
-    figure = Figure(figsize=(width, 2.3 + height), layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.02, hspace=0.0)  # type: ignore[call-arg, union-attr]
-    if path is not None and Path(path).suffix[1:].lower() not in figure.canvas.get_supported_filetypes():
-        raise ValueError(f"path must end as a picture does, such as .png or .pdf, got {str(path)!r}")
-    upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [1.9, height]})
-    values = features.detach().float().cpu()
-    low, high = (values.quantile(share).item() for share in (0.02, 0.995))
-    upper.imshow(
-        values.T.numpy(),
-        extent=(0, seconds, -0.5, features.shape[1] - 0.5),
-        origin="lower",
-        aspect="auto",
-        cmap="magma",
-        vmin=low,
-        vmax=max(high, low + 1e-6),
-        interpolation="nearest",
-    )
-    upper.set_ylabel("mel filter", fontsize=FONT)
-    for word in words:
-        for edge in (word.start, word.end):
-            upper.axvline(edge, color="white", linewidth=0.5, alpha=0.6)
-        lower.axvspan(word.start, word.end, color="tab:blue", alpha=0.25, linewidth=0)
-        lower.text(
-            word.start + (0.0 if not upright else (word.end - word.start) / 2),
-            0.5,
-            word.text,
-            fontsize=FONT,
-            rotation=90 if upright else 0,
-            ha="center" if upright else "left",
-            va="center",
-            parse_math=False,
-        )
-    lower.set_ylim(0, 1)
-    lower.set_yticks([])
-    lower.set_xlim(0, seconds)
-    lower.set_xlabel("seconds", fontsize=FONT)
-    for axis in (upper, lower):
-        axis.tick_params(labelsize=FONT - 1, length=2, width=0.5, pad=1.5)
-        for spine in axis.spines.values():
-            spine.set_linewidth(0.5)
-    upper.tick_params(bottom=False, labelbottom=False)
-    if title:
-        figure.suptitle(title, fontsize=FONT + 1, parse_math=False)
-    if path is not None:
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format=Path(path).suffix[1:], dpi=150)
-    return figure

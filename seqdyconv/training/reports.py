@@ -1,4 +1,4 @@
-"""What a run leaves behind for people: metrics, learning curves, texts and a model card."""
+"""What a run leaves behind for people: metrics, texts and a model card."""
 
 import json
 import re
@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from seqdyconv.files import replacing
 
@@ -34,57 +32,6 @@ def write_metrics(path: str | Path, metrics: Mapping[str, float | int | str]) ->
         if not isinstance(value, (int, float, str)):
             raise ValueError(f"the metric {name} must be a number or a text, got {type(value).__name__}")
     write_text(path, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
-
-
-def plot_learning_curves(
-    log_history: Sequence[Mapping[str, Any]],
-    path: str | Path,
-    title: str,
-    metrics: Mapping[str, str] | None = None,
-    training_label: str = "training",
-    loss_label: str = "loss (nats per token)",
-) -> None:
-    """Draw losses, metrics of the validation set and the learning rate over steps, one panel each, into a PNG file.
-
-    Args:
-        log_history: ``trainer.state.log_history``.
-        path: The picture's file.
-        title: Title of the picture.
-        metrics: Name in the log → label of its axis, such as ``{"eval_bleu": "validation BLEU"}``. A name that the log
-            doesn't have gets no panel.
-        training_label: Legend of the training loss, which may be another function than the validation loss.
-        loss_label: Axis of the losses.
-    """
-
-    def series(name: str) -> tuple[list[int], list[float]]:
-        rows = [(row["step"], row[name]) for row in log_history if name in row]
-        return [step for step, _ in rows], [value for _, value in rows]
-
-    shown = {name: label for name, label in (metrics or {}).items() if series(name)[0]}
-    figure = Figure(figsize=(7, 2.6 * (2 + len(shown)) + 0.4), layout="constrained")
-    panels = figure.subplots(2 + len(shown), 1, sharex=True)
-    figure.suptitle(title)
-
-    losses = [("loss", training_label, "-", ""), ("eval_loss", "validation", "-", "o")]
-    for name, label, line, marker in losses:
-        steps, values = series(name)
-        if steps:
-            panels[0].plot(steps, values, line, marker=marker, markersize=4, label=label)
-    panels[0].set_ylabel(loss_label)
-    if panels[0].lines:
-        panels[0].legend()
-    for panel, (name, label) in zip(panels[1:], shown.items()):
-        panel.plot(*series(name), "-o", markersize=4, color="tab:green")
-        panel.set_ylabel(label)
-    panels[-1].plot(*series("learning_rate"), color="tab:gray")
-    panels[-1].set_ylabel("learning rate")
-    panels[-1].ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
-    panels[-1].set_xlabel("step")
-    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, steps=[1, 2, 5, 10]))
-    for panel in panels:
-        panel.grid(alpha=0.3)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
 
 
 def write_model_card(

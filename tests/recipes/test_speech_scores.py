@@ -2,7 +2,7 @@
 
 import pytest
 from matplotlib.image import imread
-from speech_scores import count_errors, plot_errors, report, score, score_by, write_split
+from speech_scores import count_errors, draw_errors, report, score, score_by, write_split
 
 REFERENCES = ["a b c d", "one two", "ne"]
 PREDICTIONS = ["a x c", "one two three", "ne"]  # one substitution, one deletion; one insertion; right
@@ -66,8 +66,8 @@ def test_a_split_becomes_files(tmp_path, speakers):
 
 
 def test_a_picture_without_errors_or_with_many_speakers(tmp_path):
-    plot_errors(["a"], ["a"], None, tmp_path / "a.png", "none wrong")
-    plot_errors(["a $x$"] * 40, ["b c"] * 40, [f"s{i}" for i in range(40)], tmp_path / "b.png", "all wrong")
+    draw_errors(["a"], ["a"], None, tmp_path / "a.png", "none wrong")
+    draw_errors(["a $x$"] * 40, ["b c"] * 40, [f"s{i}" for i in range(40)], tmp_path / "b.png", "all wrong")
     assert imread(tmp_path / "b.png").shape[0] > imread(tmp_path / "a.png").shape[0]
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from classification_model import load_model, load_tokenizer
-from classification_scores import mean_of_windows, plot_confusion_matrix, score
+from classification_scores import mean_of_windows, score
 from classification_tokens import train_tokenizer
 from classification_trainer import balanced_weights
 from matplotlib.image import imread
@@ -259,12 +259,6 @@ class TestScores:
         weights = balanced_weights(labels, 3)
         assert weights.tolist() == pytest.approx([4 / 6, 0, 2])
         assert weights[labels].mean() == 1
-
-    @pytest.mark.parametrize("number", [2, 52])
-    def test_confusion_matrices_of_few_and_many_labels(self, tmp_path, number):
-        labels = [f"label {index}" for index in range(number)]
-        plot_confusion_matrix(labels, labels[::-1], labels, tmp_path / "matrix.png", "title")
-        assert imread(tmp_path / "matrix.png").ndim == 3
 
 
 class TestResume:

@@ -1,14 +1,12 @@
-"""Forced alignment: the best path through known tokens, as word times, subtitles and a picture."""
+"""Forced alignment: the best path through known tokens, as word times and subtitles."""
 
 import itertools
 import math
-import warnings
 
 import pytest
 import torch
-from matplotlib.image import imread
 
-from seqdyconv.speech.alignment import Word, align, align_words, plot_alignment, to_rows, to_srt
+from seqdyconv.speech.alignment import Word, align, align_words, to_rows, to_srt
 from seqdyconv.speech.ctc import collapse
 from seqdyconv.speech.tokenization import train_character_tokenizer, train_subword_tokenizer
 
@@ -105,31 +103,3 @@ def test_lines_end_by_length_time_or_silence():
     assert lines(words, max_characters=9) == ["four four"] * 6
     assert lines([Word("a" * 50, 0, 1), Word("b", 1, 2)]) == ["a" * 50, "b"]
     assert lines([Word("a", 0, 1), Word("b", 2.5, 3)]) == ["a", "b"]
-
-
-# Picture
-
-
-def test_the_picture_is_written(tmp_path):
-    words = [Word("ahoj", 0.2, 0.5), Word("$x$", 0.6, 0.9)]
-    figure = plot_alignment(torch.randn(100, 80), words, tmp_path / "alignment.png", title="two words")
-    assert imread(tmp_path / "alignment.png").ndim == 3 and [path.name for path in tmp_path.iterdir()] == [
-        "alignment.png"
-    ]
-    assert [text.get_text() for text in figure.axes[1].texts] == ["ahoj", "$x$"]
-
-
-def test_any_utterance_becomes_a_picture(tmp_path):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        plot_alignment(torch.zeros(1, 80), [], tmp_path / "short.png")
-        words = [Word("nejneobhospodařovávatelnější", 0.1 * i, 0.1 * i + 0.05) for i in range(30)]
-        figure = plot_alignment(torch.randn(300, 80), words, tmp_path / "long.pdf")
-    assert figure.axes[1].texts[0].get_rotation() == 90 and figure.get_figwidth() <= 24
-
-
-def test_bad_pictures_raise(tmp_path):
-    with pytest.raises(ValueError, match=r"features must be \(T, F\) of at least one frame, got the shape \(0, 80\)"):
-        plot_alignment(torch.zeros(0, 80), [])
-    with pytest.raises(ValueError, match="path must end as a picture does"):
-        plot_alignment(torch.zeros(5, 80), [], tmp_path / "a.xyz")

@@ -4,9 +4,8 @@ import json
 
 import pytest
 import yaml
-from matplotlib.image import imread
 
-from seqdyconv.training.reports import plot_learning_curves, write_lines, write_metrics, write_model_card
+from seqdyconv.training.reports import write_lines, write_metrics, write_model_card
 
 
 def test_metrics_are_flat_json(tmp_path):
@@ -22,19 +21,6 @@ def test_metrics_are_flat_json(tmp_path):
 def test_each_text_is_one_line(tmp_path):
     write_lines(tmp_path / "a.txt", ["one", "", "two\nlines\r\u2028here"])
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "one\n\ntwo lines here\n"
-
-
-@pytest.mark.parametrize("log", [[], [{"step": 1, "loss": 2.0, "learning_rate": 0.1}]])
-def test_curves_of_any_log_become_a_picture(tmp_path, log):
-    plot_learning_curves(log, tmp_path / "curves.png", "title", {"eval_bleu": "BLEU"})
-    assert imread(tmp_path / "curves.png").ndim == 3
-
-
-def test_a_metric_that_is_logged_gets_a_panel(tmp_path):
-    log = [{"step": 1, "loss": 2.0, "learning_rate": 0.1}, {"step": 1, "eval_loss": 2.0, "eval_bleu": 3.0}]
-    plot_learning_curves(log, tmp_path / "two.png", "title")
-    plot_learning_curves(log, tmp_path / "three.png", "title", {"eval_bleu": "BLEU"})
-    assert imread(tmp_path / "three.png").shape[0] > imread(tmp_path / "two.png").shape[0]
 
 
 def test_the_model_card_has_front_matter_and_all_facts(tmp_path):

@@ -1,4 +1,4 @@
-"""record_kernels and plot_kernels."""
+"""plot_kernels."""
 
 import copy
 import sys
@@ -6,142 +6,17 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from torch import nn
-from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
-from seqdyconv import LightweightConv1d, build_mixer
 from seqdyconv.models import (
     SeqDyConvConfig,
     SeqDyConvForConditionalGeneration,
     SeqDyConvForSequenceClassification,
-    plot_kernels,
     record_kernels,
 )
-from seqdyconv.swap import swap_self_attention
-from tests.helpers import assert_close
+from seqdyconv.pictures import plot_kernels
+from tests.models.recorded import WORDS, swapped_bert, translation_model
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "kernels", "are", "wide", "$$", "##ly"]
 TEXT = "the kernels are wide $$"
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    words.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        unk_token="[UNK]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-        pad_token="[PAD]",
-        model_max_length=20,
-    )
-
-
-def translation_model(**options):
-    torch.manual_seed(0)
-    default = {
-        "encoder_layer_types": ["dynamic_conv", "lightweight_conv", "self_attention", "dynamic_conv"],
-        "encoder_kernel_sizes": [3, 4, 3, 9],
-        "decoder_kernel_sizes": [5],
-        "dropout": 0.0,
-    }
-    sizes = {
-        "vocab_size": len(WORDS),
-        "hidden_size": 8,
-        "encoder_ffn_dim": 8,
-        "decoder_ffn_dim": 8,
-        "encoder_attention_heads": 4,
-        "decoder_attention_heads": 2,
-    }
-    return SeqDyConvForConditionalGeneration(SeqDyConvConfig(**(sizes | default | options)))
-
-
-def swapped_bert(num_layers=2, **options):
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=8,
-        num_hidden_layers=num_layers,
-        num_attention_heads=2,
-        intermediate_size=8,
-        max_position_embeddings=20,
-    )
-    return swap_self_attention(BertForSequenceClassification(config), kernel_size=5, **options)
-
-
-class TestRecordKernels:
-    def test_encoder_and_decoder(self):
-        source, target = torch.randint(4, 10, (2, 7)), torch.randint(4, 10, (2, 3))
-        kernels = record_kernels(translation_model(), input_ids=source, decoder_input_ids=target)
-        assert {name: tuple(kernel.shape) for name, kernel in kernels.items()} == {
-            "encoder.layers.0.mixer.conv": (2, 7, 4, 3),
-            "encoder.layers.1.mixer.conv": (2, 7, 4, 4),
-            "encoder.layers.3.mixer.conv": (2, 7, 4, 9),
-            "decoder.layers.0.mixer.conv": (2, 3, 2, 5),
-        }
-        for kernel in kernels.values():
-            assert not kernel.requires_grad
-            assert_close(kernel.sum(-1), torch.ones(kernel.shape[:-1]), 1e-5)
-        lightweight = kernels["encoder.layers.1.mixer.conv"]
-        assert_close(lightweight, lightweight[:1, :1].expand_as(lightweight))
-
-    def test_a_swapped_model(self):
-        model = swapped_bert(layers=[1])
-        kernels = record_kernels(model, input_ids=torch.randint(4, 10, (2, 7)))
-        assert [tuple(kernel.shape) for kernel in kernels.values()] == [(2, 7, 2, 5)]
-        assert all("layer.1." in name and isinstance(model.get_submodule(name), nn.Module) for name in kernels)
-
-    @pytest.mark.parametrize("mixer", ["dynamic_conv", "lightweight_conv"])
-    @pytest.mark.parametrize("renormalize", [False, True])
-    def test_they_are_what_the_layer_convolves_with(self, mixer, renormalize):
-        """Each channel of the input an impulse at another step: the output is the kernel as seen from there."""
-        conv = build_mixer(mixer, 9, 1, kernel_size=4, renormalize=renormalize).conv.double()
-        kernels = record_kernels(conv, input=torch.eye(9)[None].double())[""]
-        output = conv(torch.eye(9)[None].double())[0]
-        for step in range(9):
-            for tap in range(4):
-                if 0 <= step + tap - conv.left < 9:
-                    assert_close(output[step, step + tap - conv.left], kernels[0, step, 0, tap])
-
-    def test_padding_is_known(self):
-        mask = torch.arange(9) >= torch.tensor([[9], [5]])
-        model = build_mixer("lightweight_conv", 8, 2, kernel_size=5, renormalize=True)
-        kernels = record_kernels(model, input=torch.randn(2, 9, 8), padding_mask=mask)["conv"]
-        assert (kernels[1, 4, :, 3:] == 0).all() and (kernels[0, 4] > 0).all()
-
-    def test_the_model_is_left_as_it_was(self):
-        model = translation_model(weight_dropout=0.9).train()
-        model.encoder.layers[0].eval()
-        modes = [module.training for module in model.modules()]
-        inputs = {"input_ids": torch.randint(4, 10, (2, 7)), "decoder_input_ids": torch.randint(4, 10, (2, 3))}
-        kernels = record_kernels(model, **inputs)
-        assert all((kernel > 0).all() for kernel in kernels.values())  # none dropped
-        with pytest.raises(ValueError, match="decoder needs"):
-            record_kernels(model, input_ids=inputs["input_ids"])
-        assert modes == [module.training for module in model.modules()]
-        assert not any(module._forward_hooks for module in model.modules())
-        assert model(**inputs).logits.requires_grad
-
-    def test_a_module_that_runs_twice(self):
-        layer = LightweightConv1d(8, 3, 2)
-        twice = nn.Sequential(layer, nn.ReLU(), layer)
-        assert list(record_kernels(twice, input=torch.randn(1, 5, 8))) == ["0", "0 (run 2)"]
-
-    def test_no_convolution(self):
-        with pytest.raises(ValueError, match=r"must have a LightweightConv1d or a DynamicConv1d, got a Linear without"):
-            record_kernels(nn.Linear(3, 3), input=torch.zeros(1, 3))
-
-    def test_none_that_ran(self):
-        model = translation_model(encoder_layer_types="self_attention")
-        source = torch.randint(4, 10, (2, 7))
-        with pytest.raises(ValueError, match=r"ran none of its 1 convolutions on a whole sequence, such as decoder"):
-            record_kernels(model, input_ids=source, decoder_input_ids=source, use_cache=True)
 
 
 def panels(figure):

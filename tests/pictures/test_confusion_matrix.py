@@ -1,0 +1,26 @@
+"""plot_confusion_matrix."""
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from seqdyconv.pictures import plot_confusion_matrix
+
+
+@pytest.mark.parametrize("number", [2, 52])
+def test_matrices_of_few_and_many_labels(tmp_path, number):
+    labels = [f"label {index}" for index in range(number)]
+    plot_confusion_matrix(np.eye(number, dtype=int)[::-1], labels, tmp_path / "matrix.png", "title")
+    assert imread(tmp_path / "matrix.png").ndim == 3
+
+
+def test_colours_are_shares_of_the_right_label():
+    axes = plot_confusion_matrix([[3, 1], [0, 0]], ["a", "b"]).axes[0]
+    assert axes.images[0].get_array().tolist() == [[0.75, 0.25], [0, 0]]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a (4)", "b (0)"]
+
+
+@pytest.mark.parametrize("labels", [[], ["a"], ["a", "b", "c"]], ids=len)
+def test_other_numbers_of_labels_raise(labels):
+    with pytest.raises(ValueError, match=rf"counts must be \(L, L\) of L labels, got \(2, 2\) of {len(labels)}"):
+        plot_confusion_matrix([[3, 1], [0, 0]], labels)
