@@ -24,9 +24,10 @@ from speech_scores import write_split
 from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 
+from seqdyconv.files import write_lines
 from seqdyconv.training.arguments import ArgumentsError, exit_on_error, parse_arguments
 from seqdyconv.training.checkpoints import run_arguments
-from seqdyconv.training.reports import write_lines, write_metrics
+from seqdyconv.training.reports import write_metrics
 
 
 @dataclass

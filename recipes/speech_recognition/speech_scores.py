@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import jiwer
 
+from seqdyconv.files import write_lines, write_text
 from seqdyconv.pictures import plot_errors
-from seqdyconv.training.reports import write_lines, write_text
 
 KINDS = ("substitutions", "deletions", "insertions")
 NOTHING = "∅"  # stands for the word that is not there

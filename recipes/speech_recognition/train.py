@@ -42,6 +42,7 @@ from torch import Tensor
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.utils.logging import disable_progress_bar
 
+from seqdyconv.files import write_lines
 from seqdyconv.pictures import plot_alignment, plot_learning_curves
 from seqdyconv.speech.alignment import align_words
 from seqdyconv.swap import swapped_attention
@@ -61,7 +62,7 @@ from seqdyconv.training.checkpoints import (
     remove_incomplete_checkpoints,
     write_run_file,
 )
-from seqdyconv.training.reports import write_lines, write_metrics, write_model_card
+from seqdyconv.training.reports import write_metrics, write_model_card
 from seqdyconv.training.runs import train_or_load
 
 HELD_OUT = ("validation", "test")

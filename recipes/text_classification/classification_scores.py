@@ -11,8 +11,8 @@ from sklearn.metrics import accuracy_score, classification_report, confusion_mat
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
+from seqdyconv.files import write_lines, write_text
 from seqdyconv.pictures import plot_confusion_matrix
-from seqdyconv.training.reports import write_lines, write_text
 
 
 def mean_of_windows(probabilities: npt.NDArray[Any], texts: Sequence[int]) -> npt.NDArray[np.float64]:

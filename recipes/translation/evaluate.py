@@ -20,10 +20,11 @@ from translation_data import SPLITS, DataArguments, DataError, load_translation_
 from translation_model import ModelError, load_model, load_tokenizer
 from translation_scores import score
 
+from seqdyconv.files import write_lines
 from seqdyconv.training.arguments import ArgumentsError, exit_on_error, parse_arguments
 from seqdyconv.training.checkpoints import run_arguments
 from seqdyconv.training.decoding import DecodingArguments, generate
-from seqdyconv.training.reports import write_lines, write_metrics
+from seqdyconv.training.reports import write_metrics
 
 
 @dataclass

@@ -26,6 +26,7 @@ from translation_data import DataArguments, DataError, load_translation_datasets
 from translation_model import ModelArguments, ModelError, build_config, build_model, load_tokenizer
 from translation_scores import score
 
+from seqdyconv.files import write_lines
 from seqdyconv.pictures import plot_learning_curves
 from seqdyconv.training.arguments import (
     changed_arguments,
@@ -44,7 +45,7 @@ from seqdyconv.training.checkpoints import (
 )
 from seqdyconv.training.decoding import DecodingArguments
 from seqdyconv.training.packing import check_packing
-from seqdyconv.training.reports import write_lines, write_metrics, write_model_card
+from seqdyconv.training.reports import write_metrics, write_model_card
 from seqdyconv.training.runs import train_or_load
 from seqdyconv.training.trainer import TokenBatchTrainer, TokenBatchTrainingArguments
 

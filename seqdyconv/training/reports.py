@@ -1,25 +1,13 @@
-"""What a run leaves behind for people: metrics, texts and a model card."""
+"""What a run leaves behind for people: metrics and a model card."""
 
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from seqdyconv.files import replacing
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file, atomically."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_lines(path: str | Path, lines: Iterable[str]) -> None:
-    """Write one text per line, atomically; line breaks inside a text become spaces."""
-    write_text(path, "".join(re.sub(r"[\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+", " ", line) + "\n" for line in lines))
+from seqdyconv.files import write_text
 
 
 def write_metrics(path: str | Path, metrics: Mapping[str, float | int | str]) -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from seqdyconv.training.reports import write_lines, write_metrics, write_model_card
+from seqdyconv.training.reports import write_metrics, write_model_card
 
 
 def test_metrics_are_flat_json(tmp_path):
@@ -16,11 +16,6 @@ def test_metrics_are_flat_json(tmp_path):
     with pytest.raises(ValueError, match="the metric nested must be a number or a text, got dict"):
         write_metrics(tmp_path / "metrics.json", {"nested": {"a": 1}})
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
-
-
-def test_each_text_is_one_line(tmp_path):
-    write_lines(tmp_path / "a.txt", ["one", "", "two\nlines\r\u2028here"])
-    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "one\n\ntwo lines here\n"
 
 
 def test_the_model_card_has_front_matter_and_all_facts(tmp_path):
