@@ -28,14 +28,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from benchmarks.ops import peak_memory, processor
 from benchmarks.swap import CLOCKS, DTYPES, autocast
+from seqdyconv.data.batching import TokenBatchSampler
+from seqdyconv.data.packing import PackingCollator
 from seqdyconv.models import (
     SeqDyConvConfig,
     SeqDyConvForConditionalGeneration,
     SeqDyConvForSequenceClassification,
 )
 from seqdyconv.training.arguments import read_yaml
-from seqdyconv.training.batching import TokenBatchSampler
-from seqdyconv.training.packing import PackingCollator
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 DATA = {

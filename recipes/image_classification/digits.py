@@ -13,11 +13,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from seqdyconv.errors import InputError
+
 CLASSES = 10
-
-
-class DataError(ValueError):
-    """The data can't be used as asked for; the message is one line for the user."""
 
 
 class Images(Dataset[dict[str, Tensor]]):
@@ -42,13 +40,13 @@ def load_images(train_size: int, validation_size: int) -> dict[str, Images]:
     """The digits as train, validation and test, the last being what the first two leave.
 
     Raises:
-        DataError: sizes below 1, or nothing left to test.
+        InputError: sizes below 1, or nothing left to test.
     """
     digits: Any = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
     labels = torch.tensor(digits.target)
     if min(train_size, validation_size) < 1 or train_size + validation_size >= len(labels):
-        raise DataError(
+        raise InputError(
             f"train_size and validation_size must be at least 1 and leave some of the {len(labels)} images to test, "
             f"got {train_size} and {validation_size}"
         )

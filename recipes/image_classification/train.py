@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from digits import CLASSES, DataError, Images, load_images
+from digits import CLASSES, Images, load_images
 from digits_model import LAYERS, DigitsModel, build_model, count_parameters
 from digits_report import mean_mixtures, plot_mixtures, summarise, table
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,7 +21,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 from seqdyconv.layers import set_temperature
 from seqdyconv.training.annealing import TemperatureAnnealing
 from seqdyconv.training.arguments import exit_on_error, parse_arguments, resolved_arguments
-from seqdyconv.training.checkpoints import OutputDirError, prepare_output_dir, write_run_file
+from seqdyconv.training.checkpoints import prepare_output_dir, write_run_file
 from seqdyconv.training.reports import write_metrics, write_text
 
 
@@ -78,7 +78,7 @@ class DigitsTrainingArguments(TrainingArguments):
 
 def main(argv: Sequence[str] | None = None) -> None:
     comparison, args = parse_arguments([ComparisonArguments, DigitsTrainingArguments], argv, description=__doc__)
-    with exit_on_error(DataError, OutputDirError):
+    with exit_on_error():
         run(comparison, args)
 
 

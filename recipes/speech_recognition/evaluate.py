@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from speech_batches import Utterances, example_batches
 from speech_decoding import Decoder, DecodingArguments
-from speech_model import ModelError, load_recogniser
-from speech_recognition_data import SAMPLING_RATE, SPLITS, DataArguments, DataError, load_speech, write_bad_files
+from speech_model import load_recogniser
+from speech_recognition_data import SAMPLING_RATE, SPLITS, DataArguments, load_speech, write_bad_files
 from speech_scores import write_split
 from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.files import write_lines
-from seqdyconv.training.arguments import ArgumentsError, exit_on_error, parse_arguments
+from seqdyconv.training.arguments import exit_on_error, parse_arguments
 from seqdyconv.training.checkpoints import run_arguments
 from seqdyconv.training.reports import write_metrics
 
@@ -52,13 +52,13 @@ class EvaluationArguments:
 def main(argv: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     names = {item.name for item in dataclasses.fields(DataArguments)}
-    with exit_on_error(ArgumentsError):
+    with exit_on_error():
         defaults = run_arguments(words[0], names) if words else {}
     groups = (EvaluationArguments, DecodingArguments, DataArguments)
     args, decoding_args, data_args = parse_arguments(
         groups, argv, first="model_dir", defaults=defaults, description=__doc__
     )
-    with exit_on_error(DataError, ModelError):
+    with exit_on_error():
         run(args, decoding_args, data_args)
 
 

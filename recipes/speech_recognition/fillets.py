@@ -30,7 +30,7 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict
 from speech_text import normalise_text
 
-from seqdyconv.training.packages import fetch_debian_packages
+from seqdyconv.data.packages import fetch_debian_packages
 
 logger = logging.getLogger(__name__)
 

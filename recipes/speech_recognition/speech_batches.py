@@ -16,9 +16,9 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 from transformers import WhisperFeatureExtractor
 
+from seqdyconv.data.batching import TokenBatchSampler
 from seqdyconv.speech.audio import AudioError, read_audio
 from seqdyconv.speech.augmentation import AdditiveNoise, SpecAugment, SpeedPerturbation
-from seqdyconv.training.batching import TokenBatchSampler
 from seqdyconv.training.token_batches import IGNORED_LABEL
 
 

@@ -10,10 +10,10 @@ import torch
 from speech_model import ModelError, Recogniser, clean, features_of
 from torch import Tensor
 
+from seqdyconv.data.tables import first_line
 from seqdyconv.speech.alignment import Word, align_words
 from seqdyconv.speech.ctc import CTCBeamSearch, Transcript, greedy_transcripts, word_times
 from seqdyconv.speech.language_model import read_vocabulary, train_ngram_model
-from seqdyconv.training.data import first_line
 
 TRAIN_TEXTS = "train_texts.txt"
 """In a run's folder: the texts of its training utterances."""

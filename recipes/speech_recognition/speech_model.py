@@ -20,12 +20,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from seqdyconv.data.tables import first_line
 from seqdyconv.models import SeqDyConvForCTC, SeqDyConvForSpeechSeq2Seq, SeqDyConvSpeechConfig
 from seqdyconv.speech import SeqDyConvFeatureExtractor, SeqDyConvSpeechProcessor, global_statistics
 from seqdyconv.speech.ctc import ctc_greedy
 from seqdyconv.speech.tokenization import train_character_tokenizer, train_subword_tokenizer
 from seqdyconv.swap import load_swapped, swap_self_attention
-from seqdyconv.training.data import first_line
 from seqdyconv.training.loading import (
     ModelError,
     check_folder,

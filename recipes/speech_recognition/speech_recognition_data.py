@@ -19,10 +19,10 @@ from datasets import Audio, Dataset, DatasetDict, Features, Value, concatenate_d
 from datasets import List as ListFeature
 from speech_text import normalise_text
 
+from seqdyconv.data.packages import PackageUnavailableError, cached_directory, default_cache_dir
+from seqdyconv.data.tables import DataError, list_names, load_hub_splits, load_table
 from seqdyconv.files import write_lines
 from seqdyconv.speech.audio import AudioError, audio_info, read_audio
-from seqdyconv.training.data import DataError, list_names, load_hub_splits, load_table
-from seqdyconv.training.packages import PackageUnavailableError, cached_directory, default_cache_dir
 
 logger = logging.getLogger(__name__)
 

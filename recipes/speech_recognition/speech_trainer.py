@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from seqdyconv.data.batching import TokenBatchSampler
 from seqdyconv.speech.augmentation import SpecAugment
-from seqdyconv.training.batching import TokenBatchSampler
 from seqdyconv.training.token_batches import IGNORED_LABEL, TokenBatchArguments, TokenBatches
 
 

@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse_arguments((StreamArguments,), words, first="model_dir", description=__doc__)
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # A reader that goes away ends us quietly, as in any Unix tool.
-    with exit_on_error(ModelError, AudioError):
+    with exit_on_error():
         run(args)
 
 

@@ -17,7 +17,6 @@ from speech_batches import AugmentationArguments, Utterances, WaveformAugmentati
 from speech_decoding import TRAIN_TEXTS
 from speech_model import (
     ModelArguments,
-    ModelError,
     Recogniser,
     build_config,
     build_model,
@@ -55,7 +54,6 @@ from seqdyconv.training.arguments import (
     resolved_arguments,
 )
 from seqdyconv.training.checkpoints import (
-    OutputDirError,
     check_resumed_arguments,
     latest_checkpoint,
     prepare_output_dir,
@@ -87,7 +85,7 @@ ARGUMENTS = (ModelArguments, DataArguments, AugmentationArguments, SpeechTrainin
 def main(argv: Sequence[str] | None = None) -> None:
     parsed = parse_arguments(ARGUMENTS, argv, description=__doc__)
     command = command_line("recipes/speech_recognition/train.py", argv)
-    with exit_on_error(DataError, ModelError, OutputDirError):
+    with exit_on_error():
         run(*parsed, command)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from speech_decoding import Decoder, DecodingArguments
 from speech_files import read_segments
-from speech_model import ModelError, load_recogniser
+from speech_model import load_recogniser
 from speech_recognition_data import SAMPLING_RATE
 from transformers.utils.logging import disable_progress_bar
 
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # A reader that goes away ends us quietly, as in any Unix tool.
-    with exit_on_error(ModelError, ArgumentsError):
+    with exit_on_error():
         failed = run(args, decoding_args)
     if failed:
         raise SystemExit(1)

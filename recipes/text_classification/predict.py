@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 import datasets
 import numpy as np
 import torch
-from classification_model import ModelError, classify, load_model, load_tokenizer, resolve_name
+from classification_model import classify, load_model, load_tokenizer, resolve_name
 from classification_tokens import tokenize
 from datasets import Dataset, DatasetDict
-from text_classification_data import DataArguments, DataError
+from text_classification_data import DataArguments
 from transformers.utils.logging import disable_progress_bar
 
-from seqdyconv.training.arguments import ArgumentsError, exit_on_error, parse_arguments
+from seqdyconv.training.arguments import exit_on_error, parse_arguments
 from seqdyconv.training.checkpoints import run_arguments
 from seqdyconv.training.streams import InputError, read_windows
 
@@ -58,12 +58,12 @@ class PredictionArguments:
 
 def main(argv: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
-    with exit_on_error(ArgumentsError):
+    with exit_on_error():
         defaults = run_arguments(words[0], LENGTHS) if words else {}
     (args,) = parse_arguments((PredictionArguments,), argv, first="model_dir", defaults=defaults, description=__doc__)
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # A reader that goes away ends us quietly, as in any Unix tool.
-    with exit_on_error(ModelError, InputError, DataError):
+    with exit_on_error():
         run(args)
 
 

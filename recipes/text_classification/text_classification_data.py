@@ -19,7 +19,8 @@ import classification_packages
 from classification_packages import normalise
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets
 
-from seqdyconv.training.data import (
+from seqdyconv.data.packages import PackageUnavailableError
+from seqdyconv.data.tables import (
     DataError,
     check_file,
     check_splits,
@@ -29,7 +30,6 @@ from seqdyconv.training.data import (
     load_table,
     map_batches,
 )
-from seqdyconv.training.packages import PackageUnavailableError
 
 logger = logging.getLogger(__name__)
 

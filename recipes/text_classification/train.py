@@ -63,14 +63,13 @@ from seqdyconv.training.arguments import (
     resolved_arguments,
 )
 from seqdyconv.training.checkpoints import (
-    OutputDirError,
     check_resumed_arguments,
     latest_checkpoint,
     prepare_output_dir,
     remove_incomplete_checkpoints,
     write_run_file,
 )
-from seqdyconv.training.packing import check_packing
+from seqdyconv.training.loading import check_packing
 from seqdyconv.training.reports import write_metrics, write_model_card
 from seqdyconv.training.runs import is_finished, train_or_load
 
@@ -92,7 +91,7 @@ ARGUMENTS = (ModelArguments, SwapArguments, DistillationArguments, DataArguments
 def main(argv: Sequence[str] | None = None) -> None:
     parsed = parse_arguments(ARGUMENTS, argv, description=__doc__)
     command = command_line("recipes/text_classification/train.py", argv)
-    with exit_on_error(DataError, ModelError, OutputDirError):
+    with exit_on_error():
         run(*parsed, command)
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
-from translation_data import SPLITS, DataArguments, DataError, load_translation_datasets
-from translation_model import ModelError, load_model, load_tokenizer
+from translation_data import SPLITS, DataArguments, load_translation_datasets
+from translation_model import load_model, load_tokenizer
 from translation_scores import score
 
 from seqdyconv.files import write_lines
@@ -51,12 +51,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     types = (EvaluationArguments, DataArguments, DecodingArguments)
     # The model brings its own tokenizer.
     names = {item.name for kind in types[1:] for item in dataclasses.fields(kind)} - {"tokenizer_name"}
-    with exit_on_error(ArgumentsError):
+    with exit_on_error():
         defaults = run_arguments(words[0], names) if words else {}
     args, data_args, decoding_args = parse_arguments(
         types, argv, first="model_dir", defaults=defaults, description=__doc__
     )
-    with exit_on_error(DataError, ModelError, ArgumentsError):
+    with exit_on_error():
         run(args, data_args, decoding_args)
 
 

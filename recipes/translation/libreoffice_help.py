@@ -29,7 +29,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, DatasetInfo, load_from_disk
 
-from seqdyconv.training.packages import cached_directory, default_cache_dir, fetch_debian_packages
+from seqdyconv.data.packages import cached_directory, default_cache_dir, fetch_debian_packages
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 from translation_data import DataArguments, DataError, load_translation_datasets, make_tokenizer, tokenize
-from translation_model import ModelArguments, ModelError, build_config, build_model, load_tokenizer
+from translation_model import ModelArguments, build_config, build_model, load_tokenizer
 from translation_scores import score
 
 from seqdyconv.files import write_lines
@@ -36,7 +36,6 @@ from seqdyconv.training.arguments import (
     resolved_arguments,
 )
 from seqdyconv.training.checkpoints import (
-    OutputDirError,
     check_resumed_arguments,
     latest_checkpoint,
     prepare_output_dir,
@@ -44,7 +43,7 @@ from seqdyconv.training.checkpoints import (
     write_run_file,
 )
 from seqdyconv.training.decoding import DecodingArguments
-from seqdyconv.training.packing import check_packing
+from seqdyconv.training.loading import check_packing
 from seqdyconv.training.reports import write_metrics, write_model_card
 from seqdyconv.training.runs import train_or_load
 from seqdyconv.training.trainer import TokenBatchTrainer, TokenBatchTrainingArguments
@@ -81,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     types = (ModelArguments, DataArguments, DecodingArguments, TranslationTrainingArguments)
     parsed = parse_arguments(types, argv, description=__doc__)
     command = command_line("recipes/translation/train.py", argv)
-    with exit_on_error(DataError, ModelError, OutputDirError):
+    with exit_on_error():
         run(*parsed, command)
 
 

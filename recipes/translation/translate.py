@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 import torch
 from transformers.utils.logging import disable_progress_bar
-from translation_model import ModelError, load_model, load_tokenizer
+from translation_model import load_model, load_tokenizer
 
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
 from seqdyconv.training.decoding import DecodingArguments, generate
-from seqdyconv.training.streams import InputError, read_windows
+from seqdyconv.training.streams import read_windows
 
 
 @dataclass
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # A reader that goes away ends us quietly, as in any Unix tool.
-    with exit_on_error(ModelError, InputError):
+    with exit_on_error():
         run(args, decoding_args)
 
 

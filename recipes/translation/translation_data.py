@@ -19,7 +19,8 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from seqdyconv.training.data import (
+from seqdyconv.data.packages import PackageUnavailableError
+from seqdyconv.data.tables import (
     DataError,
     check_file,
     first_line,
@@ -28,7 +29,6 @@ from seqdyconv.training.data import (
     load_table,
     map_batches,
 )
-from seqdyconv.training.packages import PackageUnavailableError
 
 logger = logging.getLogger(__name__)
 

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 from torchaudio.transforms import Resample
 
+from seqdyconv.errors import InputError
+
 AudioSource: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO
 
 _SAMPLES_PER_READ = 2**20
@@ -30,7 +32,7 @@ _LARGEST_TERM = 1000  # the smaller one of a ratio of sampling rates
 _LARGEST_OGG_PAGE = 27 + 255 + 255 * 255
 
 
-class AudioError(ValueError):
+class AudioError(InputError):
     """Audio that cannot be used; the message names the file and says what is wrong with it."""
 
 

@@ -15,10 +15,11 @@ from typing import Any, NoReturn, Union, cast, get_args, get_origin, get_type_hi
 import yaml
 from transformers import HfArgumentParser
 
+from seqdyconv.errors import InputError
 from seqdyconv.files import replacing
 
 
-class ArgumentsError(ValueError):
+class ArgumentsError(InputError):
     """The command line or the configuration file can't be used; the message is one line for the user."""
 
 
@@ -57,20 +58,20 @@ def parse_arguments(
         (Arguments(text='hello', rate=0.001),)
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    with exit_on_error(ArgumentsError):
+    with exit_on_error():
         return _parse(dataclass_types, words, first, defaults or {}, description)
 
 
 @contextlib.contextmanager
 def exit_on_error(*errors: type[BaseException]) -> Iterator[None]:
-    """Turn the expected `errors` into one line on standard error and exit status 2; Ctrl-C into a quiet status 130.
+    """Turn an InputError into one line on standard error and exit status 2; Ctrl-C into a quiet status 130.
 
-    For blocks of a script in which these errors mean that the input is at fault. All others keep their traceback.
+    All other errors keep their traceback, but for `errors` where a script knows of more that are the input's fault.
     In a run of several processes only the first one writes.
     """
     try:
         yield
-    except errors as error:
+    except (InputError, *errors) as error:
         if os.environ.get("RANK", "0") == "0":
             message = " ".join(str(error).split())
             print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)

@@ -10,13 +10,14 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from seqdyconv.errors import InputError
 from seqdyconv.training.arguments import read_yaml, write_yaml
 
 RUN_FILE = "run.yaml"
 """All arguments of a run, as resolved from its configuration file, command line and defaults."""
 
 
-class OutputDirError(ValueError):
+class OutputDirError(InputError):
     """The output directory can't be used for this run; the message is one line for the user."""
 
 

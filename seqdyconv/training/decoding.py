@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from seqdyconv.training.batching import TokenBatchSampler
+from seqdyconv.data.batching import TokenBatchSampler
 
 
 @dataclass

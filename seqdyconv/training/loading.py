@@ -1,6 +1,7 @@
 """Pretrained models and tokenizers of a folder or the Hub for the recipes: what doesn't fit is one line, no report."""
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,12 +19,13 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from seqdyconv.training.data import first_line
+from seqdyconv.data.tables import first_line
+from seqdyconv.errors import InputError
 
 _ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, StrictDataclassError)
 
 
-class ModelError(ValueError):
+class ModelError(InputError):
     """The model can't be built or loaded; the message is one line for the user."""
 
 
@@ -92,6 +94,12 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
             f"the tokenizer has {len(tokenizer)} entries, more than the {embeddings.num_embeddings} embeddings "
             f"of {name}: use its own tokenizer"
         )
+
+
+def check_packing(model: PreTrainedModel) -> None:
+    """Raise ModelError unless the model takes packed rows."""
+    if "cu_seqlens" not in inspect.signature(model.forward).parameters:
+        raise ModelError(f"packing needs a model of seqdyconv, got {type(model).__name__}")
 
 
 def refuse_ignored(args: Any, used: Sequence[str]) -> None:

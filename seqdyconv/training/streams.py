@@ -4,9 +4,7 @@ import os
 import select
 from collections.abc import Iterator
 
-
-class InputError(ValueError):
-    """Standard input is not text; the message is one line for the user."""
+from seqdyconv.errors import InputError
 
 
 def read_windows(descriptor: int, window: int) -> Iterator[list[str]]:

@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
-from seqdyconv.training.batching import SetEpochCallback, TokenBatchSampler
-from seqdyconv.training.packing import PackingCollator, check_packing
+from seqdyconv.data.batching import SetEpochCallback, TokenBatchSampler
+from seqdyconv.data.packing import PackingCollator
+from seqdyconv.training.loading import check_packing
 
 IGNORED_LABEL = -100
 

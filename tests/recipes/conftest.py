@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from datasets import DatasetDict
 
-from seqdyconv.training.packages import PackageUnavailableError
+from seqdyconv.data.packages import PackageUnavailableError
 
 
 def fetched(fetch: Callable[..., Any], *args: str) -> Any:

@@ -15,9 +15,9 @@ from speech_files import StreamResampler, read_segments
 from speech_recognition_data import DataArguments, DataError, load_speech
 from speech_text import normalise_text
 
+from seqdyconv.data.batching import TokenBatchSampler
 from seqdyconv.speech import SeqDyConvFeatureExtractor, resample
 from seqdyconv.speech.audio import AudioError
-from seqdyconv.training.batching import TokenBatchSampler
 
 RATE = 8000
 

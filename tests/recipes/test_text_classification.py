@@ -20,8 +20,8 @@ from classification_trainer import balanced_weights
 from matplotlib.image import imread
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, pipeline
 
+from seqdyconv.data.packages import PackageUnavailableError
 from seqdyconv.swap import load_swapped, swapped_attention
-from seqdyconv.training.packages import PackageUnavailableError
 from tests.recipes.commands import RECIPES, check_resumed_runs, environment, error_of, script
 
 RECIPE = RECIPES / "text_classification"

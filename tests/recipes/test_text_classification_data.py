@@ -20,7 +20,7 @@ from text_classification_data import (
 from tokenizers import processors
 from transformers import AutoTokenizer
 
-from seqdyconv.training.packages import PackageUnavailableError
+from seqdyconv.data.packages import PackageUnavailableError
 
 ROWS = [("Good film!", "pos"), ("NA", "neg"), ('"So", he said, so', "pos"), ("12\u2028lines", "neg")]
 TEXTS = ["The quick brown fox jumps over the lazy dog.", "Quick foxes don't jump over dogs!", "Größe, the größe"]

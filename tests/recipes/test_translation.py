@@ -13,7 +13,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from seqdyconv.training.packages import PackageUnavailableError
+from seqdyconv.data.packages import PackageUnavailableError
 from tests.recipes.commands import RECIPES, check_resumed_runs, environment, error_of, script
 
 RECIPE = RECIPES / "translation"

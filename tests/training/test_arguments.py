@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from seqdyconv.errors import InputError
 from seqdyconv.training.arguments import exit_on_error, parse_arguments, read_yaml
 from seqdyconv.training.trainer import TokenBatchTrainingArguments
 
@@ -192,8 +193,11 @@ def test_only_expected_errors_become_one_line(capsys):
         raise KeyError("two\nlines")
     assert caught.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
-    with pytest.raises(TypeError), exit_on_error(LookupError):
-        raise TypeError
+    with pytest.raises(SystemExit) as caught, exit_on_error():
+        raise InputError("no such file")
+    assert caught.value.code == 2
+    with pytest.raises(ValueError, match="a bug"), exit_on_error(LookupError):
+        raise ValueError("a bug")
     with pytest.raises(SystemExit) as caught, exit_on_error():
         raise KeyboardInterrupt
     assert caught.value.code == 130

@@ -1,21 +1,11 @@
 """Training batches as one row of examples, one behind the other, instead of padded rows."""
 
-import inspect
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
-
-from seqdyconv.training.loading import ModelError
-
-
-def check_packing(model: PreTrainedModel) -> None:
-    """Raise ModelError unless the model takes packed rows."""
-    if "cu_seqlens" not in inspect.signature(model.forward).parameters:
-        raise ModelError(f"packing needs a model of seqdyconv, got {type(model).__name__}")
 
 
 class PackingCollator:

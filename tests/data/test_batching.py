@@ -8,7 +8,7 @@ from accelerate.data_loader import BatchSamplerShard
 from torch.utils.data import DataLoader
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from seqdyconv.training.batching import SetEpochCallback, TokenBatchSampler
+from seqdyconv.data.batching import SetEpochCallback, TokenBatchSampler
 
 
 def random_lengths(number=500, sides=2, seed=0):

@@ -11,13 +11,13 @@ from transformers import (
     set_seed,
 )
 
+from seqdyconv.data.packing import PackingCollator
 from seqdyconv.models import (
     SeqDyConvConfig,
     SeqDyConvForConditionalGeneration,
     SeqDyConvForSequenceClassification,
 )
-from seqdyconv.training.loading import ModelError
-from seqdyconv.training.packing import PackingCollator, check_packing
+from seqdyconv.training.loading import ModelError, check_packing
 from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches
 from seqdyconv.training.trainer import TokenBatchTrainer, TokenBatchTrainingArguments
 from tests.training.test_trainer import VOCABULARY, make_tokenizer

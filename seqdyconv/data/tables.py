@@ -12,10 +12,12 @@ from typing import Any
 from datasets import Dataset, Features, Value, get_dataset_split_names, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
+from seqdyconv.errors import InputError
+
 FILE_TYPES = {".tsv": "csv", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """The data, or what was said about it, is wrong; the message is one line for the user."""
 
 

@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset, Features, Value
 
-from seqdyconv.training.data import DataError, check_splits, first_line, list_names, load_table, map_batches
+from seqdyconv.data.tables import DataError, check_splits, first_line, list_names, load_table, map_batches
 
 
 def test_columns_of_a_csv_file_are_strings_without_missing_values(tmp_path, monkeypatch):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from seqdyconv.training import packages
-from seqdyconv.training.packages import (
+from seqdyconv.data import packages
+from seqdyconv.data.packages import (
     PackageUnavailableError,
     cached_directory,
     default_cache_dir,
