@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from seqdyconv.functional.packing import check_packed, repack, run_packed, unpack
 from seqdyconv.layers.checks import check_dropout, check_heads, check_input
-from seqdyconv.layers.initialization import reset_linear
+from seqdyconv.layers.initialization import XavierLinear, reset_children
 from seqdyconv.layers.masking import zero_padding
 
 
@@ -52,14 +52,13 @@ class SelfAttention(nn.Module):
         self.num_heads = num_heads
         self.causal = causal
         self.attention_dropout = attention_dropout
-        self.in_proj = nn.Linear(dim, 3 * dim, device=device, dtype=dtype)
-        self.out_proj = nn.Linear(dim, dim, device=device, dtype=dtype)
-        self.reset_parameters()
+        self.in_proj = XavierLinear(dim, 3 * dim, device=device, dtype=dtype)
+        self.out_proj = XavierLinear(dim, dim, device=device, dtype=dtype)
 
     in_proj_roles = ("query", "key", "value")
 
     def reset_parameters(self) -> None:
-        reset_linear(self.in_proj, self.out_proj)
+        reset_children(self)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, num_heads={self.num_heads}, causal={self.causal}"
@@ -143,13 +142,12 @@ class CrossAttention(nn.Module):
         check_dropout(attention_dropout=attention_dropout)
         self.num_heads = num_heads
         self.attention_dropout = attention_dropout
-        self.query_proj = nn.Linear(dim, dim)
-        self.memory_proj = nn.Linear(dim, 2 * dim)
-        self.out_proj = nn.Linear(dim, dim)
-        self.reset_parameters()
+        self.query_proj = XavierLinear(dim, dim)
+        self.memory_proj = XavierLinear(dim, 2 * dim)
+        self.out_proj = XavierLinear(dim, dim)
 
     def reset_parameters(self) -> None:
-        reset_linear(self.query_proj, self.memory_proj, self.out_proj)
+        reset_children(self)
 
     def project(self, memory: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Keys and values, each (B, S, D), of the encoder's output (B, S, D); they stay while a sentence is decoded."""

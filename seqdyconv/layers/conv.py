@@ -11,7 +11,7 @@ from seqdyconv.functional import dynamic_conv1d, dynamic_conv1d_step, lightweigh
 from seqdyconv.functional.conv import Padding
 from seqdyconv.functional.packing import check_packed, run_packed
 from seqdyconv.layers.checks import check_dropout, check_input, check_positive
-from seqdyconv.layers.initialization import reset_linear
+from seqdyconv.layers.initialization import XavierLinear, reset_children
 from seqdyconv.layers.masking import last_inputs, zero_padding
 from seqdyconv.layers.window import WindowConv
 
@@ -281,13 +281,13 @@ class DynamicConv1d(_HeadConv1d):
         if query_dim is not None:
             check_positive(query_dim=query_dim)
         self.query_dim = query_dim
-        self.generator = nn.Linear(
+        self.generator = XavierLinear(
             channels if query_dim is None else query_dim, num_heads * kernel_size, bias=generator_bias, **factory
         )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        reset_linear(self.generator)
+        reset_children(self)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 

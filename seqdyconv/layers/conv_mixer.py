@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from seqdyconv.functional.conv import Padding
 from seqdyconv.functional.packing import check_packed
 from seqdyconv.layers.checks import check_dropout, check_input
-from seqdyconv.layers.initialization import reset_linear
+from seqdyconv.layers.initialization import XavierLinear, reset_children
 from seqdyconv.layers.masking import zero_padding
 
 # What the block decides, or what only the layer by itself has.
@@ -47,10 +47,9 @@ class ConvMixer(nn.Module):
         self.dim = dim
         self.glu = glu
         self.input_dropout = input_dropout
-        self.in_proj = nn.Linear(dim, conv.channels * (2 if glu else 1), device=device, dtype=dtype)
+        self.in_proj = XavierLinear(dim, conv.channels * (2 if glu else 1), device=device, dtype=dtype)
         self.conv = conv
-        self.out_proj = nn.Linear(conv.channels, dim, device=device, dtype=dtype)
-        self.reset_parameters()
+        self.out_proj = XavierLinear(conv.channels, dim, device=device, dtype=dtype)
 
     @property
     def in_proj_roles(self) -> tuple[str, ...]:
@@ -58,7 +57,7 @@ class ConvMixer(nn.Module):
         return ("value", "gate") if self.glu else ("value",)
 
     def reset_parameters(self) -> None:
-        reset_linear(self.in_proj, self.out_proj)
+        reset_children(self)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, glu={self.glu}"

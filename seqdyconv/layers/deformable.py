@@ -19,6 +19,7 @@ from seqdyconv.functional.deformable import (
 )
 from seqdyconv.functional.packing import check_packed, run_packed
 from seqdyconv.layers.checks import check_dropout, check_input, check_positive
+from seqdyconv.layers.initialization import ZeroConv1d, ZeroLinear, reset_children
 from seqdyconv.layers.masking import last_inputs, zero_padding
 from seqdyconv.layers.window import WindowConv
 
@@ -124,7 +125,7 @@ class DeformableConv1d(nn.Module):
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         )
-        self.predictor = nn.Conv1d(
+        self.predictor = ZeroConv1d(
             in_channels,
             offset_groups * kernel_size * (1 + modulation),
             kernel_size,
@@ -140,7 +141,7 @@ class DeformableConv1d(nn.Module):
         if self.bias is not None:
             bound = 1 / math.sqrt(self.weight[0].numel())
             nn.init.uniform_(self.bias, -bound, bound)
-        _start_at_zero(self.predictor)
+        reset_children(self)
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, padding={self.padding!r}"
@@ -327,14 +328,14 @@ class DeformableDepthwiseConv1d(WindowConv):
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(channels, device=device, dtype=dtype)) if bias else None
         )
-        self.predictor = nn.Linear(channels, num_heads * kernel_size * (1 + modulation), device=device, dtype=dtype)
+        self.predictor = ZeroLinear(channels, num_heads * kernel_size * (1 + modulation), device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         nn.init.uniform_(self.weight, 0, 2 / self.kernel_size)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-        _start_at_zero(self.predictor)
+        reset_children(self)
 
     def extra_repr(self) -> str:
         text = f"{self.channels}, kernel_size={self.kernel_size}, num_heads={self.num_heads}, padding={self.padding!r}"
@@ -396,12 +397,6 @@ class DeformableDepthwiseConv1d(WindowConv):
 
     def _predict(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
         return _split(self.predictor(input), self.num_heads, self.kernel_size)
-
-
-def _start_at_zero(predictor: nn.Linear | nn.Conv1d) -> None:
-    nn.init.zeros_(predictor.weight)
-    if predictor.bias is not None:
-        nn.init.zeros_(predictor.bias)
 
 
 def _split(predicted: Tensor, groups: int, kernel_size: int) -> tuple[Tensor, Tensor | None]:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from seqdyconv.functional.packing import check_packed
 from seqdyconv.layers.checks import check_heads, check_input
-from seqdyconv.layers.initialization import reset_linear
+from seqdyconv.layers.initialization import XavierLinear, reset_children
 from seqdyconv.layers.masking import zero_padding
 from seqdyconv.layers.short import ShortConv1d
 
@@ -61,7 +61,7 @@ class GatedShortConv(nn.Module):
         check_heads(num_heads, conv_dim=conv_dim)
         self.dim = dim
         self.dynamic_kernel = dynamic_kernel
-        self.in_proj = nn.Linear(dim, 3 * conv_dim, device=device, dtype=dtype)
+        self.in_proj = XavierLinear(dim, 3 * conv_dim, device=device, dtype=dtype)
         self.conv = ShortConv1d(
             conv_dim,
             kernel_size,
@@ -75,11 +75,10 @@ class GatedShortConv(nn.Module):
             device=device,
             dtype=dtype,
         )
-        self.out_proj = nn.Linear(conv_dim, dim, device=device, dtype=dtype)
-        self.reset_parameters()
+        self.out_proj = XavierLinear(conv_dim, dim, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
-        reset_linear(self.in_proj, self.out_proj)
+        reset_children(self)
 
     def extra_repr(self) -> str:
         return f"{self.dim}, dynamic_kernel={self.dynamic_kernel}"

@@ -14,7 +14,6 @@ from seqdyconv.layers.mixed_conv import (
     check_reduction,
     check_word,
     in_float32,
-    reset_children,
 )
 
 
@@ -77,12 +76,7 @@ class _KernelAttentionConv(MixedConv):
         # The softmax over one kernel is 1: nothing to learn.
         static = num_kernels == 1 and routing == "softmax"
         self.attention = None if static else _Routing(in_channels, num_kernels, reduction, factory)
-        super().reset_parameters()
-
-    def reset_parameters(self) -> None:
-        super().reset_parameters()
-        if self.attention is not None:
-            reset_children(self.attention)
+        self.reset_parameters()
 
     def _attend(self, squeezed: Tensor) -> Tensor:
         if self.attention is None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from seqdyconv.functional.conv import conv_padding
 from seqdyconv.functional.packing import check_packed, run_packed
 from seqdyconv.layers.checks import check_input, check_positive
+from seqdyconv.layers.initialization import reset_children
 from seqdyconv.layers.masking import last_inputs, zero_padding
 
 Size = int | tuple[int, ...]
@@ -97,11 +98,11 @@ class MixedConv(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw each kernel as ``nn.Conv`` draws its one."""
-        for kernel in self.weight:
-            nn.init.kaiming_uniform_(kernel, a=math.sqrt(5))
+        bound = 1 / math.sqrt(self.weight[0, 0].numel())
+        nn.init.uniform_(self.weight, -bound, bound)
         if self.bias is not None:
-            bound = 1 / math.sqrt(self.weight[0, 0].numel())
             nn.init.uniform_(self.bias, -bound, bound)
+        reset_children(self)
 
     def extra_repr(self) -> str:
         text = (
@@ -402,11 +403,6 @@ def set_temperature(module: nn.Module, temperature: float) -> int:
     for layer in layers:
         layer.temperature = temperature
     return len(layers)
-
-
-def reset_children(module: nn.Module) -> None:
-    for child in module.children():
-        child.reset_parameters()  # type: ignore[operator]
 
 
 def in_float32(x: Tensor) -> Tensor:

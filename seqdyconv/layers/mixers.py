@@ -66,7 +66,7 @@ def build_mixer(name: str, dim: int, num_heads: int, **options: Any) -> nn.Modul
         >>> build_mixer("dynamic_conv", 512, 8, kernel_size=31, causal=True).conv
         DynamicConv1d(
           512, kernel_size=31, num_heads=8, padding='causal'
-          (generator): Linear(in_features=512, out_features=248, bias=False)
+          (generator): XavierLinear(in_features=512, out_features=248, bias=False)
         )
     """
     if name not in MIXERS:

@@ -16,7 +16,6 @@ from seqdyconv.layers.mixed_conv import (
     check_reduction,
     check_word,
     in_float32,
-    reset_children,
 )
 
 
@@ -89,11 +88,7 @@ class _ODConv(MixedConv):
                 f'mixing="global" and no causal padding, got {mixing!r} and {padding!r}'
             )
         self.attention = _FourAttentions(self, reduction, norm, factory)
-        super().reset_parameters()
-
-    def reset_parameters(self) -> None:
-        super().reset_parameters()
-        reset_children(self.attention)
+        self.reset_parameters()
 
     def _attend(self, squeezed: Tensor) -> list[Tensor]:
         """Of channels (B, C, ...), filters (B, O, ...), taps (B, taps, ...) and kernels (B, N, ...); 1 if absent."""

@@ -18,7 +18,7 @@ from seqdyconv.functional import (
 from seqdyconv.functional.conv import Padding
 from seqdyconv.functional.packing import check_packed, run_packed
 from seqdyconv.layers.checks import check_input, check_positive
-from seqdyconv.layers.initialization import reset_linear
+from seqdyconv.layers.initialization import XavierLinear, ZeroLinear, reset_children
 from seqdyconv.layers.masking import last_inputs, zero_padding
 from seqdyconv.layers.window import WindowConv
 
@@ -111,29 +111,23 @@ class ShortConv1d(WindowConv):
         if dynamic_kernel:
             width = channels if query_dim is None else query_dim
             size = self.num_heads * kernel_size if rank is None else rank
+            last_layer = ZeroLinear if rank is None else XavierLinear  # with a rank, the basis is the last weight
             if generator_reduction is None:
-                self.generator = nn.Linear(width, size, bias=generator_bias, device=device, dtype=dtype)
+                self.generator = last_layer(width, size, bias=generator_bias, device=device, dtype=dtype)
             else:
                 hidden = max(1, width // generator_reduction)
-                first = nn.Linear(width, hidden, bias=False, device=device, dtype=dtype)
-                last = nn.Linear(hidden, size, bias=generator_bias, device=device, dtype=dtype)
+                first = XavierLinear(width, hidden, bias=False, device=device, dtype=dtype)
+                last = last_layer(hidden, size, bias=generator_bias, device=device, dtype=dtype)
                 self.generator = nn.Sequential(first, nn.SiLU(), last)
         self.register_parameter("basis", None if rank is None else parameter(rank, channels, kernel_size))
         self.register_parameter("static_kernel", parameter(channels, kernel_size) if static_kernel else None)
         self.register_parameter("bias", parameter(channels) if bias else None)
         self.reset_parameters()
 
-    @property
-    def _linear(self) -> list[nn.Linear]:
-        """The generator's linear layers."""
-        return [] if self.generator is None else [m for m in self.generator.modules() if isinstance(m, nn.Linear)]
-
     def reset_parameters(self) -> None:
-        reset_linear(*self._linear)
+        reset_children(self)
         if self.basis is not None:
             nn.init.zeros_(self.basis)
-        elif self._linear:
-            nn.init.zeros_(self._linear[-1].weight)
         if self.static_kernel is not None:
             nn.init.uniform_(self.static_kernel, -(self.kernel_size**-0.5), self.kernel_size**-0.5)
         if self.bias is not None:

@@ -12,7 +12,7 @@ from seqdyconv.layers.attention import self_attend, self_attend_chunk
 from seqdyconv.layers.checks import check_dropout, check_heads, check_input, check_positive
 from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
 from seqdyconv.layers.conv_mixer import mixer_padding
-from seqdyconv.layers.initialization import reset_linear
+from seqdyconv.layers.initialization import XavierLinear, reset_children
 from seqdyconv.layers.masking import zero_padding
 
 
@@ -71,7 +71,7 @@ class SpanDynamicConv1d(nn.Module):
         self.depthwise = LightweightConv1d(
             source_dim, kernel_size, source_dim, padding=padding, dilation=dilation, weight_softmax=False, **factory
         )
-        self.pointwise = nn.Linear(source_dim, channels, **factory)
+        self.pointwise = XavierLinear(source_dim, channels, **factory)
         self.conv = DynamicConv1d(
             channels,
             kernel_size,
@@ -85,7 +85,6 @@ class SpanDynamicConv1d(nn.Module):
             generator_bias=True,
             **factory,
         )
-        self.reset_parameters()
 
     @property
     def lookahead(self) -> int:
@@ -93,9 +92,7 @@ class SpanDynamicConv1d(nn.Module):
         return self.conv.lookahead
 
     def reset_parameters(self) -> None:
-        self.depthwise.reset_parameters()
-        reset_linear(self.pointwise)
-        self.conv.reset_parameters()
+        reset_children(self)
 
     def forward(
         self,
@@ -199,13 +196,12 @@ class _SpanBlock(nn.Module):
     def __init__(self, dim: int, conv: SpanDynamicConv1d, mixed_dim: int, factory: dict[str, Any]) -> None:
         super().__init__()
         self.dim = dim
-        self.in_proj = nn.Linear(dim, len(self.in_proj_roles) * conv.channels, **factory)
+        self.in_proj = XavierLinear(dim, len(self.in_proj_roles) * conv.channels, **factory)
         self.conv = conv
-        self.out_proj = nn.Linear(mixed_dim, dim, **factory)
-        self.reset_parameters()
+        self.out_proj = XavierLinear(mixed_dim, dim, **factory)
 
     def reset_parameters(self) -> None:
-        reset_linear(self.in_proj, self.out_proj)
+        reset_children(self)
 
     def forward(self, input: Tensor, *, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """Mix a whole sequence.

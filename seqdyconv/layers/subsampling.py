@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqdyconv.layers.checks import check_input, check_positive
+from seqdyconv.layers.initialization import XavierLinear, reset_children
 from seqdyconv.layers.kernel_attention import KernelAttentionConv2d
 
 SubsamplingState = tuple[Tensor, Tensor]
@@ -73,7 +74,10 @@ class ConvSubsampling(nn.Module):
             )
             for inner in (1, channels)
         )
-        self.out_proj = nn.Linear(channels * quarter(num_mel_bins), dim, device=device, dtype=dtype)
+        self.out_proj = XavierLinear(channels * quarter(num_mel_bins), dim, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        reset_children(self)
 
     def forward(self, input: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Subsample whole utterances.

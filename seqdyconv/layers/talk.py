@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from seqdyconv.functional import talk_conv1d, talk_conv1d_step
 from seqdyconv.functional.conv import Padding
 from seqdyconv.layers.checks import check_dropout, check_input
-from seqdyconv.layers.initialization import reset_linear
+from seqdyconv.layers.initialization import XavierLinear, reset_children
 from seqdyconv.layers.window import WindowConv
 
 
@@ -64,14 +64,14 @@ class TaLKConv1d(WindowConv):
         check_dropout(offset_dropout=offset_dropout)
         self.offset_dropout = offset_dropout
         sides = 2 if self.left and self.lookahead else 1
-        self.generator = nn.Linear(channels, sides * num_heads, device=device, dtype=dtype)
+        self.generator = XavierLinear(channels, sides * num_heads, device=device, dtype=dtype)
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(channels, device=device, dtype=dtype)) if bias else None
         )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        reset_linear(self.generator)
+        reset_children(self)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 

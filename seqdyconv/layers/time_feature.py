@@ -11,7 +11,7 @@ from seqdyconv.functional.conv import Padding
 from seqdyconv.functional.packing import check_packed, run_packed
 from seqdyconv.layers.checks import check_input, check_positive
 from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
-from seqdyconv.layers.initialization import reset_linear
+from seqdyconv.layers.initialization import FirstPartLinear, XavierLinear, reset_children
 from seqdyconv.layers.masking import zero_padding
 
 
@@ -22,7 +22,8 @@ class _TimeFeatureConv(nn.Module):
         super().__init__()
         self.channels = conv.channels
         self.conv = conv
-        self.merge = nn.Linear(2 * conv.channels, conv.channels, **factory)
+        # The start is the convolution over time alone: the features come in as this learns to read them.
+        self.merge = FirstPartLinear(2 * conv.channels, conv.channels, **factory)
 
     @property
     def lookahead(self) -> int:
@@ -30,11 +31,7 @@ class _TimeFeatureConv(nn.Module):
         return self.conv.lookahead
 
     def reset_parameters(self) -> None:
-        """Start as the convolution over time alone: the features come in as ``merge`` learns to read them."""
-        for layer in self.children():
-            layer.reset_parameters()  # type: ignore[operator]
-        nn.init.eye_(self.merge.weight)
-        nn.init.zeros_(self.merge.bias)
+        reset_children(self)
 
     def forward(self, input: Tensor, *, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """Convolve a whole sequence.
@@ -140,7 +137,6 @@ class TimeFeatureLightweightConv(_TimeFeatureConv):
         feature_kernel_size = _feature_kernel_size(feature_kernel_size, kernel_size)
         super().__init__(conv, factory)
         self.feature_conv = LightweightConv1d(1, feature_kernel_size, 1, **kernels)
-        self.reset_parameters()
 
     def _features(self, input: Tensor) -> Tensor:
         steps = input.flatten(0, 1)[..., None]  # each step is a sequence of C features
@@ -213,12 +209,7 @@ class TimeFeatureDynamicConv(_TimeFeatureConv):
         )
         feature_kernel_size = _feature_kernel_size(feature_kernel_size, kernel_size)
         super().__init__(conv, factory)
-        self.feature_generator = nn.Linear(channels, feature_kernel_size, bias=generator_bias, **factory)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        super().reset_parameters()
-        reset_linear(self.feature_generator)
+        self.feature_generator = XavierLinear(channels, feature_kernel_size, bias=generator_bias, **factory)
 
     def _features(self, input: Tensor) -> Tensor:
         kernels = F.dropout(self.feature_generator(input), self.conv.weight_dropout, self.training)

@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import EncoderDecoderCache, GenerationMixin, PreTrainedModel
-from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPast, Seq2SeqLMOutput
@@ -27,8 +26,9 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from seqdyconv.functional.packing import positions as packed_positions
-from seqdyconv.layers import DeformableDepthwiseConv1d, LightweightConv1d, build_mixer
+from seqdyconv.layers import build_mixer
 from seqdyconv.layers.attention import CrossAttention
+from seqdyconv.layers.initialization import XavierLinear
 from seqdyconv.models.cache import cross_attention_memory, decoder_cache, keep_cross_attention_memory
 from seqdyconv.models.configuration import SeqDyConvConfig, StackConfig
 from seqdyconv.models.packed import check_packed_sides, packed_sequences, refuse_other_packing
@@ -48,6 +48,28 @@ def to_padding_mask(attention_mask: Tensor | None) -> Tensor | None:
     return None if attention_mask is None else attention_mask == 0
 
 
+class EmbeddingTable(nn.Embedding):
+    """A table of embeddings that starts from a normal distribution, and at zero where padding is."""
+
+    def __init__(self, rows: int, width: int, *, std: float, padding_idx: int | None = None) -> None:
+        self.std = std  # the next line draws with it
+        super().__init__(rows, width, padding_idx)
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=self.std)
+        if self.padding_idx is not None:
+            nn.init.zeros_(self.weight[self.padding_idx])
+
+
+class OutputLinear(nn.Linear):
+    """The layer to the vocabulary, which starts as the embeddings do that it may be tied to: N(0, 1/D)."""
+
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.weight, std=self.in_features**-0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
 class Embedding(nn.Module):
     """Token embeddings plus those of token types, if any, scaled by √D; plus positions; dropped out.
 
@@ -61,12 +83,13 @@ class Embedding(nn.Module):
         self.dropout = config.dropout
         self.position_type = position_type
         self.position_offset = config.position_offset
-        self.tokens = nn.Embedding(vocab_size, width, padding_idx=config.pad_token_id)
-        self.token_types = nn.Embedding(type_vocab_size, width) if type_vocab_size else None
+        std = config.hidden_size**-0.5
+        self.tokens = EmbeddingTable(vocab_size, width, std=std, padding_idx=config.pad_token_id)
+        self.token_types = EmbeddingTable(type_vocab_size, width, std=std) if type_vocab_size else None
         if position_type == "learned":
-            self.positions = nn.Embedding(config.max_position_embeddings, width)
+            self.positions = EmbeddingTable(config.max_position_embeddings, width, std=std)
         self.norm = nn.LayerNorm(width, config.layer_norm_eps) if config.embedding_norm else None
-        self.project = nn.Linear(width, config.hidden_size) if width != config.hidden_size else None
+        self.project = XavierLinear(width, config.hidden_size) if width != config.hidden_size else None
 
     def forward(
         self,
@@ -124,8 +147,8 @@ class GroupedLinear(nn.Module):
 
     def reset_parameters(self) -> None:
         bound = math.sqrt(6 / (self.weight.shape[1] + self.weight.shape[2]))  # Xavier's, of each linear layer
-        init.uniform_(self.weight, -bound, bound)
-        init.zeros_(self.bias)
+        nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.zeros_(self.bias)
 
     def forward(self, input: Tensor) -> Tensor:
         parts = input.unflatten(-1, (len(self.weight), -1))
@@ -134,7 +157,7 @@ class GroupedLinear(nn.Module):
 
 def grouped_linear(dim: int, output_dim: int, groups: int) -> nn.Module:
     """A linear layer, grouped where there are several groups."""
-    return nn.Linear(dim, output_dim) if groups == 1 else GroupedLinear(dim, output_dim, groups)
+    return XavierLinear(dim, output_dim) if groups == 1 else GroupedLinear(dim, output_dim, groups)
 
 
 class FeedForward(nn.Module):
@@ -306,22 +329,18 @@ class SeqDyConvPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Xavier for linear layers and kernels, N(0, 1/D) for embeddings, as in the paper's code."""
-        if isinstance(module, nn.Linear):
-            init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                init.zeros_(module.bias)
-            if module is self.get_output_embeddings():  # as the embeddings that it may be tied to
-                init.normal_(module.weight, std=self.config.hidden_size**-0.5)
-        elif isinstance(module, nn.Embedding):
-            init.normal_(module.weight, std=self.config.hidden_size**-0.5)
-            if module.padding_idx is not None:
-                init.zeros_(module.weight[module.padding_idx])
-        elif isinstance(module, nn.LayerNorm):
-            init.ones_(module.weight)
-            init.zeros_(module.bias)
-        elif isinstance(module, (LightweightConv1d, DeformableDepthwiseConv1d, GroupedLinear)):
-            module.reset_parameters()  # after its children's: a predictor of offsets starts at zero
+        """Every module knows its start itself; transformers calls this after it did so for the module's children."""
+        if type(module) is nn.Embedding:  # the rows that resize_token_embeddings(..., mean_resizing=False) adds
+            nn.init.normal_(module.weight, std=self.config.hidden_size**-0.5)
+            return
+        reset: Any = getattr(module, "reset_parameters", None)
+        if reset is not None:
+            tensors = [*module.parameters(), *module.buffers()]
+            # What came from a checkpoint stays, also where the module, or its parts, come from there in part alone.
+            loaded = [(x, x.clone()) for x in tensors if getattr(x, "_is_hf_initialized", False)]
+            reset()
+            for tensor, value in loaded:
+                tensor.copy_(value)
 
 
 class SeqDyConvModel(SeqDyConvPreTrainedModel):
@@ -509,7 +528,7 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGener
             raise ValueError("a model with a decoder needs a configuration with is_encoder_decoder=True, got False")
         self.encoder = SeqDyConvModel(config)
         self.decoder = SeqDyConvDecoder(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = OutputLinear(config.hidden_size, config.vocab_size, bias=False)
         self._tied_weights_keys = {"lm_head.weight": "decoder.embedding.tokens.weight"}
         if config.share_encoder_decoder_embeddings:
             shared = "encoder.embedding.tokens.weight"

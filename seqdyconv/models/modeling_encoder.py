@@ -7,14 +7,22 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
 from seqdyconv.functional.packing import unpack
+from seqdyconv.layers.initialization import XavierLinear
 from seqdyconv.layers.masking import zero_padding
 from seqdyconv.models.configuration import SeqDyConvConfig
-from seqdyconv.models.modeling import SeqDyConvModel, SeqDyConvPreTrainedModel, precise, to_padding_mask, token_loss
+from seqdyconv.models.modeling import (
+    OutputLinear,
+    SeqDyConvModel,
+    SeqDyConvPreTrainedModel,
+    precise,
+    to_padding_mask,
+    token_loss,
+)
 from seqdyconv.models.packed import packed_sequences
 
 
@@ -63,7 +71,7 @@ class SeqDyConvForSequenceClassification(SeqDyConvPreTrainedModel):
         super().__init__(config.encoder_only())
         self.encoder = SeqDyConvModel(self.config)
         self.dropout = config.dropout if config.classifier_dropout is None else config.classifier_dropout
-        self.classifier = nn.Linear(config.hidden_size, config.num_labels)  # type: ignore[arg-type]
+        self.classifier = XavierLinear(config.hidden_size, config.num_labels)  # type: ignore[arg-type]
         self.post_init()
 
     @can_return_tuple
@@ -132,7 +140,7 @@ class SeqDyConvForMaskedLM(SeqDyConvPreTrainedModel):
     def __init__(self, config: SeqDyConvConfig) -> None:
         super().__init__(config.encoder_only())
         self.encoder = SeqDyConvModel(self.config)
-        self.lm_head = nn.Linear(self.config.hidden_size, self.config.vocab_size)
+        self.lm_head = OutputLinear(self.config.hidden_size, self.config.vocab_size)
         self.post_init()
 
     @can_return_tuple

@@ -22,12 +22,15 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from seqdyconv.functional.conv import Padding
-from seqdyconv.layers import ConvMixer, KernelAttentionConv2d, LightweightConv1d
+from seqdyconv.layers import ConvMixer, LightweightConv1d
+from seqdyconv.layers.initialization import XavierLinear, reset_children
 from seqdyconv.layers.subsampling import ConvSubsampling, SubsamplingState
 from seqdyconv.models.configuration_speech import SeqDyConvSpeechConfig
 from seqdyconv.models.joint_decoding import CTCPrefixLogitsProcessor
 from seqdyconv.models.modeling import (
+    EmbeddingTable,
     FeedForward,
+    OutputLinear,
     Residual,
     SeqDyConvDecoder,
     SeqDyConvEncoderLayer,
@@ -52,6 +55,10 @@ class NormalizedDepthwiseConv(LightweightConv1d):
     def __init__(self, channels: int, kernel_size: int, padding: Padding, eps: float) -> None:
         super().__init__(channels, kernel_size, channels, padding=padding, weight_softmax=False, bias=True)
         self.norm = nn.LayerNorm(channels, eps)
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        reset_children(self)
 
     def forward(self, input: Tensor, *, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         return F.silu(self.norm(super().forward(input, padding_mask=padding_mask, cu_seqlens=cu_seqlens)))
@@ -160,12 +167,6 @@ class SeqDyConvSpeechPreTrainedModel(SeqDyConvPreTrainedModel):
         """How many steps of the output are real, (B,), where ``attention_mask`` (B, T) says which frames are."""
         return self.base_model.subsampling.output_lengths((attention_mask != 0).sum(1))
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, KernelAttentionConv2d):
-            module.reset_parameters()
-
 
 class SeqDyConvSpeechModel(SeqDyConvSpeechPreTrainedModel):
     """The speech encoder, (B, T, F) feature frames → (B, ⌈T/4⌉, D): subsampling and encoder layers.
@@ -196,7 +197,8 @@ class SeqDyConvSpeechModel(SeqDyConvSpeechPreTrainedModel):
             num_kernels=config.subsampling_kernels,
         )
         if stack.position_type == "learned":
-            self.positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+            std = config.hidden_size**-0.5
+            self.positions = EmbeddingTable(config.max_position_embeddings, config.hidden_size, std=std)
         build = LAYERS[config.encoder_block]
         self.layers: Any = nn.ModuleList(
             build(config, layer, config.encoder_lookahead) for layer in range(len(stack.layer_types))
@@ -336,7 +338,7 @@ class SeqDyConvForCTC(SeqDyConvSpeechPreTrainedModel):
                 "False makes, or loads, its encoder with CTC alone"
             )
         self.encoder = SeqDyConvSpeechModel(config)
-        self.ctc_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.ctc_head = XavierLinear(config.hidden_size, config.vocab_size)
         self.post_init()
 
     @can_return_tuple
@@ -411,9 +413,9 @@ class SeqDyConvForSpeechSeq2Seq(SeqDyConvSpeechPreTrainedModel, SeqDyConvGenerat
         if not config.is_encoder_decoder:
             raise ValueError("a model with a decoder needs a configuration with is_encoder_decoder=True, got False")
         self.encoder = SeqDyConvSpeechModel(config)
-        self.ctc_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.ctc_head = XavierLinear(config.hidden_size, config.vocab_size)
         self.decoder = SeqDyConvDecoder(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = OutputLinear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -618,8 +620,8 @@ def encoder_ctc_loss(
         return ctc_loss(
             logits,
             labels,
-            blank=config.pad_token_id,
-            lengths=lengths,  # type: ignore[arg-type]
+            blank=config.pad_token_id,  # type: ignore[arg-type]
+            lengths=lengths,
             num_items_in_batch=num_items_in_batch,
         )
 

@@ -59,6 +59,15 @@ def test_a_model_has_it_by_its_name(added):
     assert model.encoder.layers[0].mixer.conv.width.grad is not None
 
 
+def test_loading_starts_it_where_the_weights_are_of_another_layer(added, tmp_path, nan_filled_memory):
+    sizes = {"vocab_size": 20, "hidden_size": 8, "encoder_ffn_dim": 8, "encoder_attention_heads": 2}
+    config = SeqDyConvConfig(**sizes, encoder_kernel_sizes=[3], is_encoder_decoder=False)
+    SeqDyConvForSequenceClassification(config).save_pretrained(tmp_path)
+    model = SeqDyConvForSequenceClassification.from_pretrained(tmp_path, encoder_layer_types=["bell_conv"])
+    width = model.encoder.layers[0].mixer.conv.width
+    assert width.min() >= 1 and width.max() <= 4 and width.std() > 0
+
+
 def test_a_swap_has_it_by_its_name(added, tmp_path):
     config = BertConfig(vocab_size=20, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
     model = swap_self_attention(BertModel(config), mixer="bell_conv", kernel_size=3, start=1.0).eval()
