@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,15 @@ from transformers import PreTrainedTokenizer
 
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")
 _FILES = {"vocab_file": "vocab.json", "target_vocab_file": "target_vocab.json"}
+
+
+class _TargetMode(threading.local):
+    """The tokenizer that encodes targets now, in each thread: others may encode sources with it meanwhile."""
+
+    tokenizer: Any = None
+
+
+_target_mode = _TargetMode()
 
 
 class SeqDyConvTokenizer(PreTrainedTokenizer):
@@ -56,7 +66,6 @@ class SeqDyConvTokenizer(PreTrainedTokenizer):
         self._target = None if target_vocab_file is None else _read_tokens(target_vocab_file)
         self._source_ids = {token: index for index, token in enumerate(self._source)}
         self._target_ids = {token: index for index, token in enumerate(self._target or self._source)}
-        self._encoding = self._source_ids
         self.subword_marker = subword_marker
         bos, pad, eos, unk = SPECIAL_TOKENS
         defaults = {
@@ -98,7 +107,8 @@ class SeqDyConvTokenizer(PreTrainedTokenizer):
         return text
 
     def _convert_token_to_id(self, token: str) -> int:
-        return self._encoding.get(token, self._encoding[SPECIAL_TOKENS[-1]])
+        ids = self._target_ids if _target_mode.tokenizer is self else self._source_ids
+        return ids.get(token, ids[SPECIAL_TOKENS[-1]])
 
     def _convert_id_to_token(self, index: int) -> str:
         return self._token(index, self._target or self._source)
@@ -123,10 +133,10 @@ class SeqDyConvTokenizer(PreTrainedTokenizer):
         return vocabulary[index] if 0 <= index < len(vocabulary) else SPECIAL_TOKENS[-1]
 
     def _switch_to_input_mode(self) -> None:
-        self._encoding = self._source_ids
+        _target_mode.tokenizer = None
 
     def _switch_to_target_mode(self) -> None:
-        self._encoding = self._target_ids
+        _target_mode.tokenizer = self
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str, ...]:
         """Write the vocabularies; returns the paths."""

@@ -1,6 +1,7 @@
 """The module that stands in for a self-attention: its call, our mixer, its result."""
 
 import math
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -166,18 +167,23 @@ def padding_from_attention_mask(mask: Any, *, is_product: bool = False) -> Tenso
     return mask != 0 if is_added else mask == 0
 
 
-_attention_is_recorded = False
+class _Attentions(threading.local):
+    """Whether a model with swapped layers may be asked for its attentions, in each thread."""
+
+    are_recorded = False
+
+
+_attentions = _Attentions()
 
 
 @contextmanager
 def attention_recorded() -> Iterator[None]:
-    """Inside, a model with swapped layers may be asked for its attentions; swapped layers give None."""
-    global _attention_is_recorded
-    before, _attention_is_recorded = _attention_is_recorded, True
+    """Inside, in this thread, a model with swapped layers may be asked for its attentions; swapped layers give None."""
+    before, _attentions.are_recorded = _attentions.are_recorded, True
     try:
         yield
     finally:
-        _attention_is_recorded = before
+        _attentions.are_recorded = before
 
 
 def refuse_output_attentions(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -185,7 +191,7 @@ def refuse_output_attentions(model: Any, args: tuple[Any, ...], kwargs: dict[str
     asked = kwargs.get("output_attentions")
     if asked is None:
         asked = getattr(model.config, "output_attentions", False)
-    if asked and not _attention_is_recorded:
+    if asked and not _attentions.are_recorded:
         raise ValueError(
             "output_attentions=True: swapped layers have no attention to return; see the kernels of a convolution with "
             "seqdyconv.models.record_kernels"

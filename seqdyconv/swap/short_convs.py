@@ -1,8 +1,9 @@
 """Short convolutions behind the query, key and value projections of other people's Hugging Face decoders."""
 
 import inspect
+import threading
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -106,8 +107,7 @@ def add_short_conv(
 class ShortConvProjection(nn.Module):
     """A linear projection and a short convolution over its outputs, (batch, time, channels).
 
-    What the convolution must know of a call, its padding and its state, the attention that the projection belongs to
-    leaves here while it runs.
+    What the convolution must know of a call, its padding and its state, it reads from ``current_call``.
 
     Its state has one number that nothing reads, under the name that the weight of the projection had: whatever loads
     the weights into a model without the convolution stops at the wrong shape, instead of leaving it out.
@@ -123,23 +123,17 @@ class ShortConvProjection(nn.Module):
         self.linear = linear
         self.short_conv = conv
         self.key = key
-        self.call = _Call(None, None)
         self.register_buffer("weight", linear.weight.new_zeros(1))
         self.train(linear.training)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(B, T, D) → (B, T, C)."""
-        padding_mask, states = self.call
+        conv, padding_mask = self.short_conv, current_call.padding_mask
         projected = self.linear(hidden_states)
-        conv, query = self.short_conv, hidden_states if self.short_conv.query_dim is not None else None
-        if states is None:
+        query = None if conv.query_dim is None else hidden_states
+        if current_call.states is None:
             return conv(projected, padding_mask=padding_mask, query=query)
-        state = states.last(self.key, conv.reach)
-        if state is None:
-            state = conv.initial_state(projected.shape[0])
-        output, _ = conv.stream(projected, state, padding_mask, query)
-        states.append(self.key, zero_padding(projected, padding_mask), padding_mask, conv.reach)
-        return output
+        return current_call.states.stream(self.key, conv, projected, padding_mask, query)
 
 
 class ShortConvStates(DummyLayer):
@@ -163,31 +157,34 @@ class ShortConvStates(DummyLayer):
     def is_compileable(self) -> bool:  # type: ignore[override]
         return not self.record_past
 
-    def last(self, key: tuple[int, str], reach: int) -> Tensor | None:
-        """The state (B, K−1, C) of a convolution with ``reach`` K−1, or None before its first step."""
-        inputs = self.inputs.get(key)
-        return None if inputs is None else inputs[:, inputs.shape[1] - reach :]
-
-    def append(self, key: tuple[int, str], inputs: Tensor, padding_mask: Tensor | None, reach: int) -> None:
-        """Add the inputs (B, T, C) of a call, of each row up to its last real step, and forget old ones."""
-        time = inputs.shape[1]
+    def stream(
+        self, key: tuple[int, str], conv: ShortConv1d, input: Tensor, padding_mask: Tensor | None, query: Tensor | None
+    ) -> Tensor:
+        """The output (B, T, C) of a convolution for its next chunk; its state is kept here under ``key``."""
         known = self.inputs.get(key)
         if known is None:
-            known = inputs.new_zeros(inputs.shape[0], reach, inputs.shape[2])
-        # Assisted decoding fills the cache, then takes back a part of that call, without a chance to ask before.
-        size = reach + (0 if self.static else min(time, _TAKEN_BACK))
-        if self.record_past:
-            size = known.shape[1] + time
-        window = torch.cat([known.to(inputs.dtype), inputs], dim=1)
-        window = F.pad(window, (0, 0, max(0, size + time - window.shape[1]), 0))
-        following = last_inputs(window[:, window.shape[1] - size - time :], padding_mask, size)
-        self.reach[key] = reach
-        if self.static and key in self.inputs and known.shape == following.shape:
-            known.copy_(following)
+            known = conv.initial_state(input.shape[0]).to(input.dtype)
+        output, state = conv.stream(input, known[:, known.shape[1] - conv.reach :], padding_mask, query)
+        if self.static and not self.record_past:
+            self._keep_in_place(key, state)
+        else:
+            # Assisted decoding fills the cache, then takes back a part of that call, without a chance to ask before.
+            time = input.shape[1]
+            size = known.shape[1] + time if self.record_past else conv.reach + min(time, _TAKEN_BACK)
+            window = torch.cat([known.to(input.dtype), zero_padding(input, padding_mask)], dim=1)
+            window = F.pad(window, (0, 0, max(0, size + time - window.shape[1]), 0))
+            self.inputs[key] = last_inputs(window[:, window.shape[1] - size - time :], padding_mask, size)
+        self.reach[key] = conv.reach
+        return output
+
+    def _keep_in_place(self, key: tuple[int, str], state: Tensor) -> None:
+        known = self.inputs.get(key)
+        if known is not None and known.shape == state.shape:
+            known.copy_(state)
             return
-        self.inputs[key] = following
-        if self.static and not torch.compiler.is_compiling():
-            torch._dynamo.mark_static_address(following)
+        self.inputs[key] = state
+        if not torch.compiler.is_compiling():
+            torch._dynamo.mark_static_address(state)
 
     def activate_past_recording(self) -> None:
         """Keep all inputs from now on until :meth:`crop` tells how many of them stay."""
@@ -223,11 +220,18 @@ class ShortConvStates(DummyLayer):
         self.inputs = {key: inputs.repeat_interleave(repeats, dim=0) for key, inputs in self.inputs.items()}
 
 
-class _Call(NamedTuple):
-    """What a projection must know of a call of its attention."""
+class CurrentCall(threading.local):
+    """What the projections of an attention must know of its call that runs now, in each thread its own.
 
-    padding_mask: Tensor | None
-    states: ShortConvStates | None
+    Threads may run one model at once, so nothing of a call can be kept on its modules. A ``ContextVar`` would do as
+    well, but ``torch.compile`` can't trace one.
+    """
+
+    padding_mask: Tensor | None = None
+    states: ShortConvStates | None = None
+
+
+current_call = CurrentCall()
 
 
 def _begin(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -248,14 +252,12 @@ def _begin(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Non
     padding_mask = padding_from_attention_mask(mask)
     if padding_mask is not None:
         padding_mask = padding_mask.expand(batch, -1)
-    for projection in _projections_of(attention):
-        projection.call = _Call(padding_mask, states)
+    current_call.padding_mask, current_call.states = padding_mask, states
 
 
 def _end(attention: Any, args: tuple[Any, ...], output: Any) -> None:
     """A forward hook of the attention, also where that raised: forget the call."""
-    for projection in _projections_of(attention):
-        projection.call = _Call(None, None)
+    current_call.padding_mask = current_call.states = None
 
 
 def _projections_of(attention: nn.Module) -> list[ShortConvProjection]:

@@ -132,7 +132,7 @@ def average_attention(
             store[number] = torch.stack(grown).sum(0)
 
     implementation = model.config._attn_implementation
-    training = model.training
+    modes = {module: module.training for module in model.modules()}
     handles = [
         module.register_forward_hook(lambda _, __, output, number=number: record(number, output))
         for number, module in attention.items()
@@ -147,7 +147,8 @@ def average_attention(
         for handle in handles:
             handle.remove()
         model.set_attn_implementation(implementation)
-        model.train(training)
+        for module, mode in modes.items():
+            module.training = mode
     if not sums:
         raise ValueError("calibration needs at least one batch of the model's inputs, got none")
     return {number: sums[number] / counts[number].clamp(min=1) for number in attention}

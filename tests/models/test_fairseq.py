@@ -4,8 +4,10 @@ import json
 import os
 import random
 import sys
+import threading
 import types
 from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -674,6 +676,28 @@ class TestTokenizer:
         assert tokenizer("e")["input_ids"] == [3, 2]  # the source again, which has no such token
         assert (tokenizer.vocab_size, tokenizer.target_vocab_size) == (13, 11)
         assert tokenizer.convert_tokens_to_ids(["<s>", "<pad>", "</s>", "<unk>"]) == [0, 1, 2, 3]
+
+    def test_threads_that_share_it_do_not_take_each_others_dictionary(
+        self, dictionaries: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tokenizer = fairseq_tokenizer(**dictionaries)
+        in_target = threading.Event()
+        source_is_read = threading.Event()
+        convert = type(tokenizer)._convert_token_to_id
+
+        def convert_and_wait(self: SeqDyConvTokenizer, token: str) -> int:
+            if token == "new@@":
+                in_target.set()
+                assert source_is_read.wait(20)
+            return convert(self, token)
+
+        monkeypatch.setattr(type(tokenizer), "_convert_token_to_id", convert_and_wait)
+        with ThreadPoolExecutor(1) as pool:
+            both = pool.submit(tokenizer, "das", text_target="the new@@ est")
+            assert in_target.wait(20)
+            assert tokenizer("das neu@@")["input_ids"] == [4, 5, 2]
+            source_is_read.set()
+            assert both.result(20)["labels"] == [4, 5, 6, 2]
 
     def test_decoding_reads_the_target_and_joins_subwords(self, dictionaries: dict[str, Path]) -> None:
         tokenizer = fairseq_tokenizer(**dictionaries)

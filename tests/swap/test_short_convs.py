@@ -3,6 +3,8 @@
 import copy
 import json
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from transformers import AutoModelForCausalLM, CompileConfig, DynamicCache, Stat
 
 from seqdyconv import ShortConv1d
 from seqdyconv.swap import ShortConvProjection, add_short_conv, load_swapped, swap_self_attention
-from seqdyconv.swap.short_convs import DECODERS, ShortConvStates
+from seqdyconv.swap.short_convs import DECODERS, ShortConvStates, current_call
 from tests.helpers import assert_close
 
 transformers.utils.logging.disable_progress_bar()
@@ -152,12 +154,104 @@ class TestForward:
         model, ends = trained(), torch.tensor([0, 5, 12], dtype=torch.int32)
         with pytest.raises(ValueError, match="can't tell packed sequences apart"):
             model(IDS[:1], cu_seq_lens_q=ends, cu_seq_lens_k=ends, max_length_q=7, max_length_k=7)
-        assert model.model.layers[0].self_attn.v_proj.call == (None, None)
+        assert (current_call.padding_mask, current_call.states) == (None, None)
 
     def test_nothing_of_a_call_stays(self):
         model = trained()
+        before = [set(vars(module)) for module in model.modules()]
         model(IDS, attention_mask=LEFT, use_cache=True)
-        assert model.model.layers[0].self_attn.q_proj.call == (None, None)
+        assert (current_call.padding_mask, current_call.states) == (None, None)
+        assert [set(vars(module)) for module in model.modules()] == before
+
+    def test_nothing_of_a_call_that_raised_stays(self):
+        model = trained()
+        stop = model.model.layers[0].self_attn.o_proj.register_forward_pre_hook(lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(IDS, attention_mask=LEFT, use_cache=True)
+        stop.remove()
+        assert (current_call.padding_mask, current_call.states) == (None, None)
+        projection, hidden = model.model.layers[0].self_attn.q_proj, torch.randn(2, 12, 32)
+        assert torch.equal(projection(hidden), projection.short_conv(projection.linear(hidden), query=hidden))
+
+
+class TestThreads:
+    """Two threads that run one model at once get what each gets alone."""
+
+    CALLS = ((IDS, LEFT), (IDS.flip(0, 1)[:1, :7], torch.tensor([[0, 0, 0, 1, 1, 1, 1]])))
+
+    @staticmethod
+    def at_once(model, run):
+        """``run`` of both calls in a thread each, which wait for each other inside every projection."""
+        both = threading.Barrier(2, timeout=20)
+
+        def wait(*_):
+            both.wait()
+
+        waiting = [
+            module.linear.register_forward_hook(wait)
+            for module in model.modules()
+            if isinstance(module, ShortConvProjection)
+        ]
+        with ThreadPoolExecutor(2) as pool:
+            outputs = list(pool.map(run, *zip(*TestThreads.CALLS)))
+        for hook in waiting:
+            hook.remove()
+        return outputs
+
+    def test_forward(self):
+        model = trained()
+
+        def run(ids, mask):
+            return model(ids, attention_mask=mask).logits
+
+        for actual, expected in zip(self.at_once(model, run), map(run, *zip(*self.CALLS))):
+            assert torch.equal(actual, expected)
+
+    @pytest.mark.parametrize("options", [{}, {"num_beams": 2}, {"cache_implementation": "static"}], ids=str)
+    def test_generation(self, options):
+        model = trained()
+
+        def run(ids, mask):
+            with torch.random.fork_rng([]):
+                return with_cache(model, ids, mask, min_new_tokens=8, **options)
+
+        for actual, expected in zip(self.at_once(model, run), map(run, *zip(*self.CALLS))):
+            assert torch.equal(actual, expected)
+
+    def test_gradients_with_activation_checkpointing(self):
+        model = trained().train()
+        model.activation_checkpointing_enable({"use_reentrant": False})
+
+        def run(ids, mask):
+            loss = model(ids, labels=ids, attention_mask=mask).loss
+            return torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, list(model.parameters()))])
+
+        for actual, expected in zip(self.at_once(model, run), map(run, *zip(*self.CALLS))):
+            assert_close(actual, expected, 1e-5)
+
+    def test_a_compiled_model(self):
+        torch._dynamo.reset()
+        model = trained("llama", {"num_hidden_layers": 1})
+        compiled = torch.compile(model, backend="eager", fullgraph=True)
+
+        def run(mask):
+            with torch.no_grad():
+                return compiled(IDS, attention_mask=mask, use_cache=False).logits
+
+        with ThreadPoolExecutor(2) as pool:
+            outputs = list(pool.map(run, [LEFT, RIGHT] * 4))
+        for actual, mask in zip(outputs, [LEFT, RIGHT] * 4):
+            assert_close(actual, model(IDS, attention_mask=mask).logits, 1e-5)
+
+    def test_a_model_compiled_in_pieces(self):
+        """Where a graph breaks inside of the attention, some of its pieces are compiled and some are not."""
+        torch._dynamo.reset()
+        model = trained("llama", {"num_hidden_layers": 1})
+        model.model.layers[0].self_attn.k_proj.linear.register_forward_hook(lambda *_: torch._dynamo.graph_break())
+        compiled = torch.compile(model, backend="eager")
+        with torch.no_grad():
+            expected = model(IDS, attention_mask=LEFT).logits
+            assert_close(compiled(IDS, attention_mask=LEFT, use_cache=False).logits, expected, 1e-5)
 
 
 class TestGeneration:

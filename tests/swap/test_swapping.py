@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from seqdyconv import ConvMixer, LightweightConv1d, SelfAttention
 from seqdyconv.layers import MIXERS
 from seqdyconv.swap import attention_modules, load_swapped, select_layers, swap_self_attention, swapped_attention
+from seqdyconv.swap.replacement import attention_recorded
 from tests.helpers import assert_close
 from tests.swap.zoo import CASES, TEXT
 
@@ -279,6 +281,13 @@ class TestOutputAttentions:
         with pytest.raises(ValueError, match="output_attentions=True"):
             model(ids)
         assert model(ids, output_attentions=False)[0].shape == (1, 5, 16)
+
+    def test_is_refused_while_another_thread_records_attention(self):
+        model = swap_self_attention(bert(2, attn_implementation="eager"), layers=[0])
+        with attention_recorded(), ThreadPoolExecutor(1) as pool:
+            model(torch.randint(4, 40, (1, 5)), output_attentions=True)
+            with pytest.raises(ValueError, match="output_attentions=True"):
+                pool.submit(model, torch.randint(4, 40, (1, 5)), output_attentions=True).result()
 
     def test_is_refused_in_every_model_that_holds_a_swapped_layer(self):
         model = swap_self_attention(CASES["bart"].model(head=True))

@@ -214,3 +214,11 @@ def test_kernels_inside_a_layer_start_from_the_average_attention(mixer):
     torch.testing.assert_close(
         logits.softmax(-1).double(), expected / expected.sum(1, keepdim=True), atol=1e-5, rtol=1e-3
     )
+
+
+def test_calibration_leaves_the_mode_of_every_part():
+    model = bert().train()
+    model.embeddings.eval()
+    before = [module.training for module in model.modules()]
+    average_attention(model, attention_of(model), [batch(5)])
+    assert [module.training for module in model.modules()] == before
