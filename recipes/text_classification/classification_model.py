@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from classification_packages import fetch_minilm
-from classification_scores import mean_of_windows
 from datasets import Dataset
 from transformers import (
     AutoConfig,
@@ -21,6 +20,7 @@ from transformers import (
 from seqdyconv.data.packages import PackageUnavailableError
 from seqdyconv.data.tables import first_line
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForSequenceClassification
+from seqdyconv.scores.text_classification import mean_of_windows
 from seqdyconv.swap import load_swapped
 from seqdyconv.training.loading import (
     ModelError,

@@ -10,7 +10,6 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from classification_model import ModelArguments, ModelError, classify, known_labels, load_model
-from classification_scores import score
 from classification_tokens import tokenize
 from classification_trainer import ClassificationTrainingArguments, MatchingTrainer, labels_of_texts
 from datasets import Dataset, DatasetDict
@@ -29,6 +28,7 @@ from transformers.trainer_utils import SaveStrategy
 from seqdyconv.data.batching import TokenBatchSampler
 from seqdyconv.data.tables import first_line
 from seqdyconv.pictures import plot_learning_curves
+from seqdyconv.scores.text_classification import score
 from seqdyconv.swap import choose_layers, swap_self_attention
 from seqdyconv.training.checkpoints import latest_checkpoint
 from seqdyconv.training.runs import STATE_FILE, is_finished, train_or_load

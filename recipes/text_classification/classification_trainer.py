@@ -10,11 +10,11 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object
-from classification_scores import mean_of_windows, score
 from datasets import Dataset
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
+from seqdyconv.scores.text_classification import mean_of_windows, score
 from seqdyconv.swap.distillation import DistillationTrainer
 from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches
 

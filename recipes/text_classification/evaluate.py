@@ -15,13 +15,13 @@ from pathlib import Path
 
 import torch
 from classification_model import classify, load_model, load_tokenizer, resolve_name
-from classification_scores import write_split
 from classification_tokens import tokenize
 from datasets import DatasetDict
 from text_classification_data import SPLITS, DataArguments, load_classification_datasets
 from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 
+from seqdyconv.scores.text_classification import write_split
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
 from seqdyconv.training.checkpoints import run_arguments
 from seqdyconv.training.reports import write_metrics

@@ -19,7 +19,6 @@ from classification_model import (
     load_tokenizer,
     resolve_name,
 )
-from classification_scores import majority_accuracy, svm_accuracy, write_split
 from classification_swap import (
     DistillationArguments,
     SwapArguments,
@@ -54,6 +53,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv import DynamicConv1d, LightweightConv1d
 from seqdyconv.pictures import plot_kernels, plot_learning_curves
+from seqdyconv.scores.text_classification import majority_accuracy, svm_accuracy, write_split
 from seqdyconv.swap import swapped_attention
 from seqdyconv.training.arguments import (
     changed_arguments,

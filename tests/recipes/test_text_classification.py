@@ -9,12 +9,10 @@ import sys
 from pathlib import Path
 
 import classification_packages
-import numpy as np
 import pytest
 import torch
 import yaml
 from classification_model import load_model, load_tokenizer
-from classification_scores import mean_of_windows, score
 from classification_tokens import train_tokenizer
 from classification_trainer import balanced_weights
 from matplotlib.image import imread
@@ -243,17 +241,6 @@ class TestTrain:
 
 
 class TestScores:
-    def test_the_windows_of_a_text_are_averaged(self):
-        windows = np.array([[0.2, 0.8], [0.6, 0.4], [1.0, 0.0]])
-        assert mean_of_windows(windows, [0, 0, 1]).tolist() == [pytest.approx([0.4, 0.6]), [1.0, 0.0]]
-
-    def test_scores_are_those_of_texts(self):
-        probabilities = np.array([[0.9, 0.1, 0.0], [0.4, 0.6, 0.0], [0.8, 0.2, 0.0], [0.1, 0.9, 0.0]])
-        found = score(probabilities, [0, 1, 1, 1])
-        assert found["accuracy"] == 75
-        assert found["macro_f1"] == pytest.approx(100 * (2 / 3 + 4 / 5) / 2)  # of the two labels that occur
-        assert found["loss"] == pytest.approx(-np.log([0.9, 0.6, 0.2, 0.9]).mean())
-
     def test_balanced_weights_let_every_label_count_alike(self):
         labels = [0, 0, 0, 2]
         weights = balanced_weights(labels, 3)

@@ -24,6 +24,10 @@ def mean_of_windows(probabilities: npt.NDArray[Any], texts: Sequence[int]) -> np
 
     Returns:
         (M, L) in float64.
+
+    Example:
+        >>> mean_of_windows(np.array([[0.25, 0.75], [0.75, 0.25], [1.0, 0.0]]), [0, 0, 1]).tolist()
+        [[0.5, 0.5], [1.0, 0.0]]
     """
     number = np.bincount(texts)
     sums = np.zeros((len(number), probabilities.shape[1]))
@@ -39,25 +43,29 @@ def score(probabilities: npt.NDArray[np.float64], labels: Sequence[int]) -> dict
     Args:
         probabilities: (M, L) of M texts.
         labels: (M,) numbers of the right labels.
+
+    Returns:
+        accuracy, macro_f1 and loss.
+
+    Example:
+        >>> score(np.array([[0.9, 0.1], [0.2, 0.8]]), [0, 1])["accuracy"]
+        100.0
     """
     references = np.asarray(labels)
-    predicted = probabilities.argmax(axis=1)
     right = probabilities[np.arange(len(references)), references]
     return {
-        "accuracy": 100 * float(accuracy_score(references, predicted)),
-        "macro_f1": 100
-        * float(f1_score(references, predicted, labels=np.unique(references), average="macro", zero_division=0)),
+        **_accuracy_and_f1(probabilities.argmax(axis=1), references),
         "loss": float(-np.log(right.clip(min=1e-12)).mean()),
     }
 
 
-def report(predictions: Sequence[str], references: Sequence[str], labels: Sequence[str]) -> str:
-    """Precision, recall, F1 and number of texts of each label, as a table of text."""
-    return classification_report(references, predictions, labels=list(labels), digits=4, zero_division=0)
-
-
 def majority_accuracy(train_labels: Sequence[int], labels: Sequence[int]) -> float:
-    """Accuracy, in percent, of always predicting the most frequent training label."""
+    """Accuracy, in percent, of always predicting the most frequent training label.
+
+    Example:
+        >>> majority_accuracy([2, 2, 0], [2, 0, 1, 2])
+        50.0
+    """
     return 100 * float(np.mean(np.asarray(labels) == np.bincount(train_labels).argmax()))
 
 
@@ -67,15 +75,17 @@ def svm_accuracy(
     """Accuracy and macro-F1, in percent, of a linear SVM on TF-IDF of words and pairs of words.
 
     Nothing is tuned: scikit-learn's C = 1.
+
+    Args:
+        train_texts, train_labels: what it is trained on; labels by number.
+        texts, labels: what it is measured on.
+
+    Returns:
+        accuracy and macro_f1.
     """
     classifier = make_pipeline(TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)), LinearSVC(C=1.0, random_state=0))
     classifier.fit(train_texts, train_labels)
-    predicted = classifier.predict(texts)
-    return {
-        "accuracy": 100 * float(accuracy_score(labels, predicted)),
-        "macro_f1": 100
-        * float(f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0)),
-    }
+    return _accuracy_and_f1(classifier.predict(texts), np.asarray(labels))
 
 
 def write_split(
@@ -86,21 +96,31 @@ def write_split(
     labels: Sequence[str],
     title: str,
 ) -> dict[str, Any]:
-    """Write predictions, references, the report and the confusion matrix of a split; returns its scores.
+    """Write predictions, references, a report of each label and the confusion matrix of a split; returns its scores.
 
     Args:
         folder: Where to write to.
         split: Its name, with which the files' names begin.
         probabilities: (M, L) of its texts.
         references: (M,) the numbers of the right labels.
-        labels: The names of the labels by number.
+        labels: The names of the L labels by number.
         title: Title of the picture.
+
+    Returns:
+        Those of :func:`score`, and examples, the number of texts.
     """
     predicted = [labels[number] for number in probabilities.argmax(axis=1)]
     right = [labels[number] for number in references]
+    names = list(labels)
     write_lines(folder / f"{split}_predictions.txt", predicted)
     write_lines(folder / f"{split}_references.txt", right)
-    write_text(folder / f"{split}_report.txt", report(predicted, right, labels))
-    counts = confusion_matrix(right, predicted, labels=list(labels))
+    table = classification_report(right, predicted, labels=names, digits=4, zero_division=0)
+    write_text(folder / f"{split}_report.txt", table)
+    counts = confusion_matrix(right, predicted, labels=names)
     plot_confusion_matrix(counts, labels, folder / f"{split}_confusion_matrix.png", title)
     return {**score(probabilities, references), "examples": len(right)}
+
+
+def _accuracy_and_f1(predicted: npt.NDArray[Any], references: npt.NDArray[Any]) -> dict[str, float]:
+    macro_f1 = f1_score(references, predicted, labels=np.unique(references), average="macro", zero_division=0)
+    return {"accuracy": 100 * float(accuracy_score(references, predicted)), "macro_f1": 100 * float(macro_f1)}
