@@ -16,15 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import numpy as np
-import soundfile
 import torch
-from speech_files import StreamResampler
 from speech_model import ModelError, Recogniser, load_recogniser
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
-from seqdyconv.speech.audio import AudioError, audio_info
+from seqdyconv.speech.audio import AudioError, audio_info, read_blocks
 from seqdyconv.speech.features import FeatureStream
+from seqdyconv.speech.stream import StreamResampler
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
 
 
@@ -71,7 +70,7 @@ def run(args: StreamArguments) -> None:
     if args.file == "-":
         rate, pieces = args.sampling_rate, read_raw(sys.stdin.buffer, args)
     else:
-        rate, pieces = audio_info(args.file).sampling_rate, read_chunks(args.file, args.chunk_seconds)
+        rate, pieces = audio_info(args.file).sampling_rate, read_blocks(args.file, args.chunk_seconds)
     resampler = StreamResampler(rate, recogniser.feature_extractor.sampling_rate)
 
     heard = busy = longest = 0.0
@@ -91,9 +90,7 @@ def run(args: StreamArguments) -> None:
     if not args.times:
         print(flush=True)
     if not heard:
-        raise AudioError(
-            "there are no samples in standard input" if args.file == "-" else f"{args.file} has no samples"
-        )
+        raise AudioError("there are no samples in standard input")
     ahead = stream.latency + resampler.latency
     print(
         f"latency {ahead + args.chunk_seconds:.2f} s ({args.chunk_seconds:g} s chunk, {ahead:.2f} s ahead) and at most "
@@ -181,22 +178,6 @@ def read_raw(stream: BinaryIO, args: StreamArguments) -> Iterator[Tensor]:
     while data := stream.read(chunk):
         samples = np.frombuffer(data[: len(data) // size * size], "<i2").reshape(-1, args.channels)
         yield torch.from_numpy(samples.mean(axis=1, dtype=np.float32) / 32768)
-
-
-def read_chunks(path: str, seconds: float) -> Iterator[Tensor]:
-    """Samples (N,) of a file, chunk by chunk, at its own rate; channels are averaged.
-
-    Raises:
-        AudioError: The file is damaged.
-    """
-    try:
-        with soundfile.SoundFile(path) as sound:
-            for block in sound.blocks(max(1, round(seconds * sound.samplerate)), dtype="float32", always_2d=True):
-                if not np.isfinite(block).all():
-                    raise AudioError(f"{path} has samples that are NaN or infinite")
-                yield torch.from_numpy(block.mean(axis=1))
-    except soundfile.LibsndfileError as error:
-        raise AudioError(f"{path} is truncated or damaged: {error.error_string.rstrip('.')}") from None
 
 
 def _and_end(pieces: Iterator[Tensor]) -> Iterator[Tensor | None]:

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 from speech_decoding import Decoder, DecodingArguments
-from speech_files import read_segments
 from speech_model import load_recogniser
 from speech_recognition_data import SAMPLING_RATE
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.speech.alignment import Word, to_rows, to_srt
 from seqdyconv.speech.audio import AudioError
+from seqdyconv.speech.segments import read_segments
 from seqdyconv.training.arguments import ArgumentsError, exit_on_error, parse_arguments
 from seqdyconv.training.reports import write_text
 

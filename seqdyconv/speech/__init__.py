@@ -13,7 +13,7 @@ from transformers import AutoFeatureExtractor, AutoProcessor, AutoTokenizer
 
 from seqdyconv.models import SeqDyConvSpeechConfig
 from seqdyconv.speech.alignment import AlignedToken, Word, align, align_words, to_srt
-from seqdyconv.speech.audio import AudioError, AudioInfo, audio_info, read_audio, resample
+from seqdyconv.speech.audio import AudioError, AudioInfo, audio_info, read_audio, read_blocks, resample
 from seqdyconv.speech.augmentation import AdditiveNoise, SpecAugment, SpeedPerturbation, add_noise, change_speed
 from seqdyconv.speech.ctc import CTCBeamSearch, Transcript, collapse, ctc_greedy, greedy_transcripts, word_times
 from seqdyconv.speech.features import (
@@ -24,12 +24,16 @@ from seqdyconv.speech.features import (
     log_mel_torch,
 )
 from seqdyconv.speech.language_model import NGramModel, read_vocabulary, train_ngram_model
+from seqdyconv.speech.pipeline import SpeechRecognitionPipeline, register_pipeline
 from seqdyconv.speech.processing import SeqDyConvSpeechProcessor
+from seqdyconv.speech.segments import read_segments
+from seqdyconv.speech.stream import StreamResampler
 from seqdyconv.speech.tokenization import SeqDyConvCTCTokenizer, train_character_tokenizer, train_subword_tokenizer
 
 AutoFeatureExtractor.register(SeqDyConvSpeechConfig, SeqDyConvFeatureExtractor)
 AutoTokenizer.register(SeqDyConvSpeechConfig, fast_tokenizer_class=SeqDyConvCTCTokenizer)
 AutoProcessor.register(SeqDyConvSpeechConfig, SeqDyConvSpeechProcessor)
+register_pipeline()
 
 __all__ = [
     "AdditiveNoise",
@@ -43,7 +47,9 @@ __all__ = [
     "SeqDyConvFeatureExtractor",
     "SeqDyConvSpeechProcessor",
     "SpecAugment",
+    "SpeechRecognitionPipeline",
     "SpeedPerturbation",
+    "StreamResampler",
     "Transcript",
     "Word",
     "add_noise",
@@ -58,6 +64,8 @@ __all__ = [
     "log_mel_kaldi",
     "log_mel_torch",
     "read_audio",
+    "read_blocks",
+    "read_segments",
     "read_vocabulary",
     "resample",
     "to_srt",

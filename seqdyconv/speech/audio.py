@@ -92,24 +92,34 @@ def read_audio(source: AudioSource, sampling_rate: int = 16000, *, allow_truncat
     if sampling_rate < 1:
         raise ValueError(f"sampling_rate must be at least 1, got {sampling_rate}")
     with _open(source) as (sound, stream, name):
-        blocks = []
-        error: soundfile.LibsndfileError | None = None
-        try:
-            while len(block := sound.read(max(1, _SAMPLES_PER_READ // sound.channels), "float32", always_2d=True)):
-                blocks.append(block.mean(axis=1) if block.shape[1] > 1 else block[:, 0])
-        except soundfile.LibsndfileError as caught:
-            error = caught
-        samples = numpy.concatenate(blocks) if blocks else numpy.empty(0, numpy.float32)
-        truncated = error is not None or _is_truncated(sound, stream, len(samples))
-        if truncated and not allow_truncated:
-            ends = f"after {len(samples)} samples" + (f" of {sound.frames}" if sound.frames > len(samples) else "")
-            raise AudioError(f"{name} is truncated or damaged: its {sound.format} data end {ends}")
+        frames = max(1, _SAMPLES_PER_READ // sound.channels)
+        samples = torch.cat(list(_blocks(sound, stream, name, frames, allow_truncated)))
         rate = sound.samplerate
-    if len(samples) == 0:
-        raise AudioError(f"{name} holds no samples")
-    if not numpy.isfinite(samples).all():
-        raise AudioError(f"{name} has samples that are NaN or infinite")
-    return resample(torch.from_numpy(samples), rate, sampling_rate)
+    return resample(samples, rate, sampling_rate)
+
+
+def read_blocks(source: AudioSource, seconds: float) -> Iterator[Tensor]:
+    """Read an audio file piece by piece, as one channel at its own rate: memory does not grow with its length.
+
+    Args:
+        source: path, the content of a file, or a binary file object.
+        seconds: the length of a piece; the last one may be shorter.
+
+    Yields:
+        float32 samples (N,); together those that :func:`read_audio` takes.
+
+    Raises:
+        AudioError: as :func:`read_audio`, once the place is reached where something is wrong.
+
+    Example:
+        >>> import io, soundfile, torch
+        >>> file = io.BytesIO()
+        >>> soundfile.write(file, torch.zeros(800, 2).numpy(), 8000, format="flac")
+        >>> [len(samples) for samples in read_blocks(file.getvalue(), 0.04)]
+        [320, 320, 160]
+    """
+    with _open(source) as (sound, stream, name):
+        yield from _blocks(sound, stream, name, max(1, round(seconds * sound.samplerate)))
 
 
 def resample(samples: Tensor, rate: int, new_rate: int) -> Tensor:
@@ -180,6 +190,27 @@ def _open(source: AudioSource) -> Iterator[tuple[soundfile.SoundFile, BinaryIO, 
             raise AudioError(f"{name} is not audio that can be read: {reason}") from None
         with sound:
             yield sound, stream, name
+
+
+def _blocks(
+    sound: soundfile.SoundFile, stream: BinaryIO, name: str, frames: int, allow_truncated: bool = False
+) -> Iterator[Tensor]:
+    """The samples of an open sound as one channel, so many at a time, with all checks of what is read."""
+    count = 0
+    error: soundfile.LibsndfileError | None = None
+    try:
+        while len(block := sound.read(frames, "float32", always_2d=True)):
+            if not numpy.isfinite(block).all():
+                raise AudioError(f"{name} has samples that are NaN or infinite")
+            count += len(block)
+            yield torch.from_numpy(block.mean(axis=1) if block.shape[1] > 1 else block[:, 0])
+    except soundfile.LibsndfileError as caught:
+        error = caught
+    if (error is not None or _is_truncated(sound, stream, count)) and not allow_truncated:
+        ends = f"after {count} samples" + (f" of {sound.frames}" if sound.frames > count else "")
+        raise AudioError(f"{name} is truncated or damaged: its {sound.format} data end {ends}")
+    if count == 0:
+        raise AudioError(f"{name} holds no samples")
 
 
 def _is_truncated(sound: soundfile.SoundFile, stream: BinaryIO, num_samples: int) -> bool:

@@ -11,13 +11,11 @@ import torch
 from datasets import Audio, Dataset
 from fillets import read_utterances, split_levels, split_utterances
 from speech_batches import AugmentationArguments, EpochBatches, SpeechCollator, Utterances, WaveformAugmentation
-from speech_files import StreamResampler, read_segments
 from speech_recognition_data import DataArguments, DataError, load_speech
 from speech_text import normalise_text
 
 from seqdyconv.data.batching import TokenBatchSampler
 from seqdyconv.speech import SeqDyConvFeatureExtractor, resample
-from seqdyconv.speech.audio import AudioError
 
 RATE = 8000
 
@@ -324,42 +322,3 @@ class TestBatches:
     def test_bad_arguments(self, options, said):
         with pytest.raises(ValueError, match=said):
             AugmentationArguments(**options)
-
-
-class TestFiles:
-    def test_segments_end_at_pauses_and_make_the_whole(self, tmp_path):
-        noise = np.random.default_rng(0).uniform(-0.5, 0.5, 10 * 16000).astype(np.float32)
-        noise[int(3.4 * 16000) : int(3.6 * 16000)] *= 0.001
-        soundfile.write(tmp_path / "a.wav", noise, 16000, subtype="FLOAT")
-        (start, first), *rest = read_segments(str(tmp_path / "a.wav"), 16000, 4.0)
-        assert start == 0 and 3.4 < len(first) / 16000 < 3.6
-        assert all(len(samples) <= 64000 for _, samples in rest)
-        assert rest[0][0] == len(first) / 16000
-        assert torch.equal(torch.cat([first, *(samples for _, samples in rest)]), torch.tensor(noise))
-
-    def test_long_files_are_read_in_blocks(self, tmp_path, monkeypatch):
-        samples = write_audio(tmp_path / "a.wav", 7.3)
-        whole = torch.cat([samples for _, samples in read_segments(str(tmp_path / "a.wav"), RATE, 2.0)])
-        monkeypatch.setattr("speech_files.WHOLE_SECONDS", 5.0)
-        monkeypatch.setattr("speech_files.BLOCK_SECONDS", 1.5)
-        blocks = list(read_segments(str(tmp_path / "a.wav"), RATE, 2.0))
-        assert len(whole) == len(samples) and torch.equal(torch.cat([samples for _, samples in blocks]), whole)
-
-    def test_a_damaged_long_file_is_an_error(self, tmp_path, monkeypatch):
-        write_audio(tmp_path / "a.flac", 7.3)
-        content = (tmp_path / "a.flac").read_bytes()
-        (tmp_path / "a.flac").write_bytes(content[: len(content) // 2])
-        monkeypatch.setattr("speech_files.WHOLE_SECONDS", 5.0)
-        with pytest.raises(AudioError, match=r"a\.flac is truncated or damaged"):
-            list(read_segments(str(tmp_path / "a.flac"), RATE, 2.0))
-
-    @pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 44100, 48000])
-    def test_streamed_resampling_equals_that_of_the_whole(self, rate):
-        samples = torch.randn(int(1.37 * rate), generator=torch.Generator().manual_seed(0))
-        resampler = StreamResampler(rate, 16000)
-        pieces = [resampler.push(piece) for piece in samples.split(777)]
-        found = torch.cat([*pieces, resampler.finish()])
-        torch.testing.assert_close(found, resample(samples, rate, 16000), atol=1e-5, rtol=0)
-        assert max(map(len, pieces[5:])) < 2500
-        taken, given = (np.cumsum([len(piece) for piece in group]) for group in (samples.split(777), pieces))
-        assert (given >= (taken / rate - resampler.latency) * 16000 - 1e-6).all()
