@@ -1,5 +1,7 @@
 """What the convolutions of a model do with an input: their kernels, their mixtures, and where their taps read."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
@@ -56,6 +58,15 @@ class TestRecordKernels:
         model = build_mixer("lightweight_conv", 8, 2, kernel_size=5, renormalize=True)
         kernels = record_kernels(model, input=torch.randn(2, 9, 8), padding_mask=mask)["conv"]
         assert (kernels[1, 4, :, 3:] == 0).all() and (kernels[0, 4] > 0).all()
+
+    def test_another_thread_that_runs_the_model_is_not_recorded(self):
+        conv = build_mixer("dynamic_conv", 8, 2, kernel_size=3).conv
+        ours, theirs = torch.randn(1, 5, 8), torch.randn(2, 9, 8)
+        expected = record_kernels(conv, input=ours)
+        model = torch.nn.Sequential(conv)  # runs in two threads before the recorded run ends
+        model.forward = lambda input: ThreadPoolExecutor(1).submit(conv, theirs).result() is None or conv(input)
+        recorded = record_kernels(model, input=ours)
+        assert list(recorded) == ["0"] and torch.equal(recorded["0"], expected[""])
 
     def test_the_model_is_left_as_it_was(self):
         model = translation_model(weight_dropout=0.9).train()
