@@ -69,9 +69,10 @@ def exit_on_error(*errors: type[BaseException]) -> Iterator[None]:
     All other errors keep their traceback, but for `errors` where a script knows of more that are the input's fault.
     In a run of several processes only the first one writes.
     """
+    expected: tuple[type[BaseException], ...] = (InputError, *errors)
     try:
         yield
-    except (InputError, *errors) as error:
+    except expected as error:
         if os.environ.get("RANK", "0") == "0":
             message = " ".join(str(error).split())
             print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
