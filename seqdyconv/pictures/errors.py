@@ -48,7 +48,7 @@ def plot_errors(
     colours = dict(zip(next(iter(groups.values())), COLOURS))
     heights = [0.27 * len(groups) + 0.5, 0.24 * max(1, *map(len, errors.values())) + 0.5]
     figure = new_figure(path, figsize=(4.5 * len(rates), sum(heights) + 1.5), layout="constrained")
-    panels = figure.subplots(2, len(rates), squeeze=False, gridspec_kw={"height_ratios": heights})
+    panels = figure.subplots(2, len(rates), squeeze=False, gridspec_kw={"height_ratios": heights, "hspace": 0.06})
     figure.suptitle(title, fontsize=11)
     for axis, (name, rows) in zip(panels[0], rates.items()):
         _draw_rates(axis, rows, colours, name)

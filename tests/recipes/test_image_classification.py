@@ -5,15 +5,13 @@ import json
 import pytest
 import torch
 import yaml
-from digits import load_images
-from digits_model import LAYERS, build_model, count_parameters
-from digits_report import mean_mixtures, plot_mixtures, summarise, table
 from matplotlib.image import imread
 
 from tests.recipes.commands import RECIPES, error_of, script
 
 CONFIGS = RECIPES / "image_classification" / "configs"
 train = script("image_classification", "train")
+LAYERS = train.LAYERS
 
 
 @pytest.fixture
@@ -63,30 +61,34 @@ def test_a_seed_repeats_and_another_one_differs(words, tmp_path):
 
 
 def test_the_split_is_of_all_images_in_their_order():
-    images = load_images(899, 449)
+    images = train.load_images(899, 449)
     assert [len(part) for part in images.values()] == [899, 449, 449]
-    assert torch.cat([part.labels for part in images.values()])[:10].tolist() == list(range(10))
-    whole = torch.cat([part.images for part in images.values()])
+    assert [row["labels"].item() for row in images["train"][:10]] == list(range(10))
+    whole = torch.stack([row["images"] for part in images.values() for row in part])
+    assert whole.shape == (1797, 1, 8, 8) and whole.min() == 0 and whole.max() == 1
     assert len(whole.flatten(1).unique(dim=0)) == 1797  # no image twice, so none is on two sides
-    batch = images["test"].__getitems__([3, 5])
-    assert torch.equal(batch["images"][1], images["test"][5]["images"])
 
 
 def test_static_wide_has_as_many_parameters_as_dyconv():
-    sizes = {layer: count_parameters(build_model(layer, channels=8, num_kernels=4)) for layer in LAYERS}
+    models = {layer: train.build_model(layer, channels=8, num_kernels=4) for layer in LAYERS}
+    sizes = {layer: sum(weight.numel() for weight in model.parameters()) for layer, model in models.items()}
     assert sizes["static"] < 0.3 * sizes["dyconv"]
     assert sizes["static_wide"] == pytest.approx(sizes["dyconv"], rel=0.05)
     assert sizes["odconv"] == pytest.approx(sizes["dyconv"], rel=0.2)
 
 
-def test_mixtures_are_those_that_the_network_uses():
-    model, read = build_model("dyconv", channels=4, num_kernels=3).eval(), []
+def test_mixtures_by_digit_are_means_of_those_that_the_network_uses():
+    model, used = train.build_model("dyconv", channels=4, num_kernels=3).eval(), []
     for conv in model.convs[1:]:
-        conv.register_forward_pre_hook(lambda conv, inputs: read.append(conv.mixture(*inputs).flatten(1)))
-    images = torch.rand(5, 1, 8, 8)
+        conv.register_forward_pre_hook(lambda conv, inputs: used.append(conv.mixture(*inputs).flatten(1)))
+    images, labels = torch.rand(5, 1, 8, 8), torch.tensor([0, 0, 2, 2, 2])
     model(images)
-    for mixture, expected in zip(model.mixtures(images), read[:2]):
-        assert torch.equal(mixture, expected)
+    rows = [{"images": image, "labels": label} for image, label in zip(images, labels)]
+    means = train.mixtures_by_digit(model, rows)
+    assert list(means) == ["convolution 2", "convolution 3"]
+    for mean, expected in zip(means.values(), used):
+        assert mean.shape == (10, 3) and torch.allclose(mean[2], expected[labels == 2].mean(0))
+        assert mean.isnan().all(1).tolist() == [digit not in (0, 2) for digit in range(10)]
 
 
 def test_summary_and_table():
@@ -102,17 +104,10 @@ def test_summary_and_table():
         }
         for seed, test in enumerate([80.0, 90.0])
     ]
-    summary = summarise(runs)
+    summary = train.summarise(runs)
     assert summary["static"]["test_accuracy"] == 85 and summary["static"]["test_accuracy_std"] == pytest.approx(50**0.5)
-    assert "| 1,234 | 0.50 | 90.00 ± 0.00 | 85.00 ± 7.07 | 2.0 |" in table(summary)
-    assert summarise(runs[:1])["static"]["test_accuracy_std"] == 0
-
-
-def test_mean_mixtures_of_a_digit_without_images(tmp_path):
-    weights = torch.tensor([[0.2, 0.8], [0.4, 0.6], [1.0, 0.0]])
-    means = mean_mixtures(weights, torch.tensor([0, 0, 2]), 3)
-    assert torch.allclose(means[[0, 2]], torch.tensor([[0.3, 0.7], [1.0, 0.0]])) and means[1].isnan().all()
-    plot_mixtures({"dyconv": [means]}, tmp_path / "picture.png")
+    assert "| 1,234 | 0.50 | 90.00 ± 0.00 | 85.00 ± 7.07 | 2.0 |" in train.table(summary)
+    assert train.summarise(runs[:1])["static"]["test_accuracy_std"] == 0
 
 
 @pytest.mark.parametrize(
@@ -122,6 +117,7 @@ def test_mean_mixtures_of_a_digit_without_images(tmp_path):
         (["--seeds", "1", "1"], "seeds must be some different values, got [1, 1]"),
         (["--seed", "1"], "seed has no effect here, use seeds; got 1"),
         (["--num_kernels", "0"], "num_kernels must be at least 1, got 0"),
+        (["--train_size", "0"], "train_size must be at least 1, got 0"),
         (["--annealing_share", "2"], "share must be in (0, 1], got 2.0"),
         (["--train_size", "1700", "--validation_size", "97"], "leave some of the 1797 images to test, got 1700 and 97"),
         (["--chanels", "8"], "chanels"),
