@@ -10,7 +10,7 @@ import torch
 from speech_model import ModelError, Recogniser, clean, features_of
 from torch import Tensor
 
-from seqdyconv.data.tables import first_line
+from seqdyconv.errors import first_line
 from seqdyconv.speech.alignment import Word, align_words
 from seqdyconv.speech.ctc import CTCBeamSearch, Transcript, greedy_transcripts, word_times
 from seqdyconv.speech.language_model import read_vocabulary, train_ngram_model

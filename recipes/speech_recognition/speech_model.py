@@ -20,21 +20,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from seqdyconv.data.tables import first_line
+from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvForCTC, SeqDyConvForSpeechSeq2Seq, SeqDyConvSpeechConfig
+from seqdyconv.models.loading import ModelError, check_folder, load_pretrained, load_tokenizer
 from seqdyconv.speech import SeqDyConvFeatureExtractor, SeqDyConvSpeechProcessor, global_statistics
 from seqdyconv.speech.ctc import ctc_greedy
 from seqdyconv.speech.tokenization import train_character_tokenizer, train_subword_tokenizer
 from seqdyconv.swap import load_swapped, swap_self_attention
-from seqdyconv.training.loading import (
-    ModelError,
-    check_folder,
-    load_pretrained,
-    load_tokenizer,
-    new_config,
-    one_for_each,
-    refuse_ignored,
-)
+from seqdyconv.training.loading import new_config, one_for_each, refuse_ignored
 
 HEADS = ("ctc", "seq2seq")
 UNITS = ("characters", "bpe")

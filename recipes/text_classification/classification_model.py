@@ -18,20 +18,12 @@ from transformers import (
 )
 
 from seqdyconv.data.packages import PackageUnavailableError
-from seqdyconv.data.tables import first_line
+from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForSequenceClassification
+from seqdyconv.models.loading import ModelError, check_folder, check_vocabulary, load_pretrained, load_tokenizer
 from seqdyconv.scores.text_classification import mean_of_windows
 from seqdyconv.swap import load_swapped
-from seqdyconv.training.loading import (
-    ModelError,
-    check_folder,
-    check_vocabulary,
-    load_pretrained,
-    load_tokenizer,
-    new_config,
-    one_for_each,
-    refuse_ignored,
-)
+from seqdyconv.training.loading import new_config, one_for_each, refuse_ignored
 
 __all__ = [
     "ModelArguments",

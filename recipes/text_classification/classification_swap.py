@@ -26,7 +26,7 @@ from transformers import (
 from transformers.trainer_utils import SaveStrategy
 
 from seqdyconv.data.batching import TokenBatchSampler
-from seqdyconv.data.tables import first_line
+from seqdyconv.errors import first_line
 from seqdyconv.pictures import plot_learning_curves
 from seqdyconv.scores.text_classification import score
 from seqdyconv.swap import choose_layers, swap_self_attention

@@ -9,7 +9,8 @@ from text_classification_data import TOKENIZER_TYPES, DataArguments, DataError
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from seqdyconv.data.tables import first_line, map_batches
+from seqdyconv.data.tables import map_batches
+from seqdyconv.errors import first_line
 
 # Their ids are 0 to 4; that of [PAD] is the default of SeqDyConvConfig.
 SPECIAL_TOKENS = ("[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]")

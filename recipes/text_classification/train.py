@@ -52,6 +52,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv import DynamicConv1d, LightweightConv1d
+from seqdyconv.models.loading import check_packing
 from seqdyconv.pictures import plot_kernels, plot_learning_curves
 from seqdyconv.scores.text_classification import majority_accuracy, svm_accuracy, write_split
 from seqdyconv.swap import swapped_attention
@@ -69,7 +70,6 @@ from seqdyconv.training.checkpoints import (
     remove_incomplete_checkpoints,
     write_run_file,
 )
-from seqdyconv.training.loading import check_packing
 from seqdyconv.training.reports import write_metrics, write_model_card
 from seqdyconv.training.runs import is_finished, train_or_load
 

@@ -27,6 +27,7 @@ from translation_model import ModelArguments, build_config, build_model, load_to
 from translation_scores import score
 
 from seqdyconv.files import write_lines
+from seqdyconv.models.loading import check_packing
 from seqdyconv.pictures import plot_learning_curves
 from seqdyconv.training.arguments import (
     changed_arguments,
@@ -43,7 +44,6 @@ from seqdyconv.training.checkpoints import (
     write_run_file,
 )
 from seqdyconv.training.decoding import DecodingArguments
-from seqdyconv.training.loading import check_packing
 from seqdyconv.training.reports import write_metrics, write_model_card
 from seqdyconv.training.runs import train_or_load
 from seqdyconv.training.trainer import TokenBatchTrainer, TokenBatchTrainingArguments

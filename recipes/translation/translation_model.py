@@ -6,15 +6,8 @@ from typing import Any
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
-from seqdyconv.training.loading import (
-    ModelError,
-    check_vocabulary,
-    load_pretrained,
-    load_tokenizer,
-    new_config,
-    one_for_each,
-    refuse_ignored,
-)
+from seqdyconv.models.loading import ModelError, check_vocabulary, load_pretrained, load_tokenizer
+from seqdyconv.training.loading import new_config, one_for_each, refuse_ignored
 
 __all__ = ["ModelArguments", "ModelError", "build_config", "build_model", "load_model", "load_tokenizer"]
 

@@ -12,7 +12,7 @@ from typing import Any
 from datasets import Dataset, Features, Value, get_dataset_split_names, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-from seqdyconv.errors import InputError
+from seqdyconv.errors import InputError, first_line
 
 FILE_TYPES = {".tsv": "csv", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
@@ -140,13 +140,6 @@ def list_names(names: Iterable[str], limit: int = 20) -> str:
     """Names for a message: long ones are cut (a file without a header has texts for names), many are counted."""
     names = [name if len(name) <= 40 else name[:37] + "..." for name in map(str, names)]
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type if it has none."""
-    if "trust_remote_code" in str(error):  # transformers names an option here that nothing of ours has
-        return "it needs code of its own, which is never run"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _csv_header(path: Path, options: dict[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from seqdyconv.data.batching import SetEpochCallback, TokenBatchSampler
 from seqdyconv.data.packing import PackingCollator
-from seqdyconv.training.loading import check_packing
+from seqdyconv.models.loading import check_packing
 
 IGNORED_LABEL = -100
 

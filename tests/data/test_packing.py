@@ -17,7 +17,7 @@ from seqdyconv.models import (
     SeqDyConvForConditionalGeneration,
     SeqDyConvForSequenceClassification,
 )
-from seqdyconv.training.loading import ModelError, check_packing
+from seqdyconv.models.loading import ModelError, check_packing
 from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches
 from seqdyconv.training.trainer import TokenBatchTrainer, TokenBatchTrainingArguments
 from tests.training.test_trainer import VOCABULARY, make_tokenizer

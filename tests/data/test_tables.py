@@ -3,7 +3,7 @@
 import pytest
 from datasets import Dataset, Features, Value
 
-from seqdyconv.data.tables import DataError, check_splits, first_line, list_names, load_table, map_batches
+from seqdyconv.data.tables import DataError, check_splits, list_names, load_table, map_batches
 
 
 def test_columns_of_a_csv_file_are_strings_without_missing_values(tmp_path, monkeypatch):
@@ -36,8 +36,3 @@ def test_map_replaces_all_columns():
 )
 def test_names_in_messages(names, text):
     assert list_names(names) == text
-
-
-def test_first_line_of_an_error():
-    assert first_line(ValueError("one\ntwo")) == "one"
-    assert first_line(OSError()) == "OSError"
