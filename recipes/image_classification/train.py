@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -27,7 +28,7 @@ from seqdyconv.models import record_mixtures
 from seqdyconv.pictures import plot_mixtures
 from seqdyconv.training.annealing import TemperatureAnnealing
 from seqdyconv.training.arguments import exit_on_error, parse_arguments, resolved_arguments
-from seqdyconv.training.checkpoints import prepare_output_dir, write_run_file
+from seqdyconv.training.output_dir import begin_run, check_output_dir, remove_replaced_run
 from seqdyconv.training.reports import write_metrics, write_text
 
 LAYERS = {  # What stands where the network convolves, and its name in the table.
@@ -80,7 +81,7 @@ class DigitsTrainingArguments(TrainingArguments):
 def load_images(train_size: int, validation_size: int) -> dict[str, list[dict[str, Tensor]]]:
     """scikit-learn's digits (1, 8, 8) in [0, 1] with their labels; what train and validation leave is tested on.
 
-    The 13 people who wrote them come one after the other and stay so: what is tested is mostly by others than trained on.
+    The 13 people who wrote them come one after the other and stay so: who wrote the tested ones is mostly new.
     """
     digits: Any = load_digits()
     images, labels = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16, torch.tensor(digits.target)
@@ -194,13 +195,15 @@ def table(summary: Mapping[str, Mapping[str, float]]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     comparison, args = parse_arguments([ComparisonArguments, DigitsTrainingArguments], argv, description=__doc__)
     started = time.perf_counter()
+    output_dir = Path(args.output_dir)
+    check_output_dir(output_dir, overwrite=args.overwrite)
     images = load_images(comparison.train_size, comparison.validation_size)
-    output_dir = prepare_output_dir(args.output_dir, overwrite=args.overwrite)
-    write_run_file(output_dir, resolved_arguments(comparison, args))
+    begin_run(output_dir, resolved_arguments(comparison, args), args.overwrite)
     runs, mixtures = [], {}
     for layer in comparison.layers:
         for seed in comparison.seeds:
             model, result = train_one(layer, seed, comparison, args, images)
+            remove_replaced_run(output_dir)
             runs.append(result)
             print(f"{layer}, seed {seed}: {result['test_accuracy']:.2f} % of the test images", flush=True)
             if seed == comparison.seeds[0] and set_temperature(model, 1.0):  # it mixes kernels

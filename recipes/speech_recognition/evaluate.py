@@ -26,7 +26,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.files import write_lines
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
-from seqdyconv.training.checkpoints import run_arguments
+from seqdyconv.training.output_dir import run_arguments
 from seqdyconv.training.reports import write_metrics
 
 

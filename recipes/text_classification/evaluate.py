@@ -23,7 +23,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.scores.text_classification import write_split
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
-from seqdyconv.training.checkpoints import run_arguments
+from seqdyconv.training.output_dir import run_arguments
 from seqdyconv.training.reports import write_metrics
 
 

@@ -23,7 +23,7 @@ from text_classification_data import DataArguments
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
-from seqdyconv.training.checkpoints import run_arguments
+from seqdyconv.training.output_dir import run_arguments
 from seqdyconv.training.streams import InputError, read_windows
 
 LENGTHS = ("max_length", "long_texts", "window_stride", "max_windows")

@@ -63,13 +63,8 @@ from seqdyconv.training.arguments import (
     parse_arguments,
     resolved_arguments,
 )
-from seqdyconv.training.checkpoints import (
-    check_resumed_arguments,
-    latest_checkpoint,
-    prepare_output_dir,
-    remove_incomplete_checkpoints,
-    write_run_file,
-)
+from seqdyconv.training.checkpoints import latest_checkpoint, remove_incomplete_checkpoints
+from seqdyconv.training.output_dir import begin_run, check_output_dir, check_resumed_arguments
 from seqdyconv.training.reports import write_metrics, write_model_card
 from seqdyconv.training.runs import is_finished, train_or_load
 
@@ -113,12 +108,10 @@ def run(
     # The first process goes ahead and writes, the others read what it wrote. Nothing is written before all is checked.
     with args.main_process_first(local=False, desc="preparation"):
         if first:
-            prepare_output_dir(output_dir, args.resume, args.overwrite)
+            check_output_dir(output_dir, args.resume, args.overwrite)
             if args.resume:
                 check_resumed_arguments(output_dir, arguments, MAY_CHANGE)
-                for folder in (output_dir, output_dir / "distillation"):
-                    remove_incomplete_checkpoints(folder)
-        checkpoint = latest_checkpoint(output_dir)
+        checkpoint = latest_checkpoint(output_dir) if args.resume else None
         if model_args.model_name_or_path is not None and data_args.tokenizer_name is None:
             data_args.tokenizer_name = resolve_name(model_args.model_name_or_path)
         texts, labels = load_texts(model_args, data_args)
@@ -135,8 +128,11 @@ def run(
             check_packing(model)
         check_swap(model, tokenizer, data, swap_args, args)
         teacher = make_teacher(model, model_args, distil_args)
+        if first and args.resume:
+            for folder in (output_dir, output_dir / "distillation"):
+                remove_incomplete_checkpoints(folder)
         if first and checkpoint is None:
-            write_run_file(output_dir, arguments)
+            begin_run(output_dir, arguments, args.overwrite)
             tokenizer.save_pretrained(output_dir)
 
     if swap_args.swap_mixer is not None:

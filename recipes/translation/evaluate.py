@@ -22,8 +22,8 @@ from translation_scores import score
 
 from seqdyconv.files import write_lines
 from seqdyconv.training.arguments import ArgumentsError, exit_on_error, parse_arguments
-from seqdyconv.training.checkpoints import run_arguments
 from seqdyconv.training.decoding import DecodingArguments, generate
+from seqdyconv.training.output_dir import run_arguments
 from seqdyconv.training.reports import write_metrics
 
 

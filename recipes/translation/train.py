@@ -36,14 +36,9 @@ from seqdyconv.training.arguments import (
     parse_arguments,
     resolved_arguments,
 )
-from seqdyconv.training.checkpoints import (
-    check_resumed_arguments,
-    latest_checkpoint,
-    prepare_output_dir,
-    remove_incomplete_checkpoints,
-    write_run_file,
-)
+from seqdyconv.training.checkpoints import latest_checkpoint, remove_incomplete_checkpoints
 from seqdyconv.training.decoding import DecodingArguments
+from seqdyconv.training.output_dir import begin_run, check_output_dir, check_resumed_arguments
 from seqdyconv.training.reports import write_metrics, write_model_card
 from seqdyconv.training.runs import train_or_load
 from seqdyconv.training.trainer import TokenBatchTrainer, TokenBatchTrainingArguments
@@ -104,11 +99,10 @@ def run(
     # The first process goes ahead and writes, the others read what it wrote. Nothing is written before all is checked.
     with args.main_process_first(local=False, desc="preparation"):
         if first:
-            prepare_output_dir(output_dir, args.resume, args.overwrite)
+            check_output_dir(output_dir, args.resume, args.overwrite)
             if args.resume:
                 check_resumed_arguments(output_dir, arguments, MAY_CHANGE)
-                remove_incomplete_checkpoints(output_dir)
-        checkpoint = latest_checkpoint(output_dir)
+        checkpoint = latest_checkpoint(output_dir) if args.resume else None
         texts = load_translation_datasets(data_args)
         if "validation" not in texts and args.eval_strategy != "no":
             raise DataError("there is no validation data: give some, or eval_strategy: no")
@@ -122,8 +116,10 @@ def run(
         model = build_model(model_args, tokenizer)
         if args.packing:
             check_packing(model)
+        if first and args.resume:
+            remove_incomplete_checkpoints(output_dir)
         if first and checkpoint is None:
-            write_run_file(output_dir, arguments)
+            begin_run(output_dir, arguments, args.overwrite)
             tokenizer.save_pretrained(output_dir)
 
     trainer = make_trainer(model, tokenizer, data, texts, args)

@@ -16,7 +16,6 @@ import yaml
 from transformers import HfArgumentParser
 
 from seqdyconv.errors import InputError
-from seqdyconv.files import replacing
 
 
 class ArgumentsError(InputError):
@@ -104,10 +103,9 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     return values
 
 
-def write_yaml(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
-    """Write a mapping as YAML, atomically."""
-    with replacing(path) as temporary:
-        temporary.write_text(yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True), encoding="utf-8")
+def dump_yaml(values: Mapping[str, Any]) -> str:
+    """A mapping as YAML, in its own order."""
+    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
 
 
 def resolved_arguments(*groups: Any) -> dict[str, Any]:

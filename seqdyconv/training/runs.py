@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from transformers import TrainerCallback
 
 from seqdyconv.training.averaging import WEIGHTS_FILE, average_checkpoints
 from seqdyconv.training.checkpoints import checkpoints
+from seqdyconv.training.output_dir import remove_replaced_run, remove_run_folder
 from seqdyconv.training.token_batches import TokenBatches
 
 STATE_FILE = "trainer_state.json"
@@ -34,6 +36,8 @@ def train_or_load(trainer: TokenBatches, checkpoint: Path | None) -> float | Non
         trainer.state = trainer.state.load_from_json(str(Path(args.output_dir) / STATE_FILE))
         safetensors.torch.load_model(trainer.model, weights)
         return None
+    trainer.add_callback(_Tidying(args.save_total_limit))
+    args.save_total_limit = None
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.perf_counter() - start
@@ -52,3 +56,35 @@ def train_or_load(trainer: TokenBatches, checkpoint: Path | None) -> float | Non
         safetensors.torch.load_model(trainer.model, weights)
     trainer.save_state()
     return seconds
+
+
+class _Tidying(TrainerCallback):
+    """Removes what is no longer needed in output_dir, but never a file that no run has written.
+
+    That is the run that this one replaces, when the first step is done; and checkpoints beyond the newest
+    ``save_total_limit`` ones. The Trainer itself would remove whole folders that are called as its checkpoints are.
+    """
+
+    def __init__(self, save_total_limit: int | None) -> None:
+        self.save_total_limit = save_total_limit
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            remove_replaced_run(args.output_dir)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._rotate(args, state, newest_stays=True)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._rotate(args, state, newest_stays=False)
+
+    def _rotate(self, args: Any, state: Any, newest_stays: bool) -> None:
+        if not self.save_total_limit or not state.is_world_process_zero:
+            return
+        best = Path(state.best_model_checkpoint or "").name
+        found = [folder for folder in checkpoints(args.output_dir) if folder.name != best]
+        kept = self.save_total_limit - bool(best)
+        if newest_stays:
+            kept = max(1, kept)  # a resumed training goes on from it
+        for folder in found[: max(0, len(found) - kept)]:
+            remove_run_folder(folder)

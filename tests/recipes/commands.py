@@ -3,14 +3,18 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
+
+from seqdyconv.training.output_dir import begin_run, remove_replaced_run
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPES = REPOSITORY / "recipes"
@@ -77,3 +81,35 @@ def check_resumed_runs(
         for index, moment in enumerate(moments):
             found = load_file(folder / str(index) / file)
             assert all((found[name] == tensor).all() for name, tensor in expected.items()), f"{file}, {moment}"
+
+
+def check_overwrite(main: Callable, words: list[str], run: Path, folder: Path, wrong: list[str], capsys: Any) -> None:
+    """``--overwrite`` replaces a run whole and keeps what is foreign, and removes nothing where the input is wrong.
+
+    Args:
+        main: That of train.py.
+        words: The command's words, all but --output_dir.
+        run: The output directory of a finished run, which is copied.
+        folder: An empty folder to work in.
+        wrong: Words that can't be: a data file that is not there.
+        capsys: The fixture.
+    """
+    copy = folder / "run"
+    shutil.copytree(run, copy)
+    before = sorted(copy.rglob("*"))
+    error_of(main, [*words, f"--output_dir={copy}", "--overwrite", *wrong], capsys)
+    assert sorted(copy.rglob("*")) == before
+    begin_run(copy, {}, overwrite=True)  # every file that the run wrote is known to be one
+    remove_replaced_run(copy)
+    assert [path.name for path in copy.iterdir()] == ["run.yaml"]
+    for name in ("thesis.txt", "checkpoint-2/notes.md"):
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_text("mine")
+    main([*words, f"--output_dir={copy}", "--overwrite"])
+    assert (copy / "thesis.txt").read_text() == (copy / "checkpoint-2" / "notes.md").read_text() == "mine"
+    assert (copy / "metrics.json").is_file() and not (copy / "replaced_run").exists()
+    foreign = folder / "foreign"
+    foreign.mkdir()
+    (foreign / "run.yaml").write_text("mine: true\n")
+    error_of(main, [*words, f"--output_dir={foreign}", "--overwrite"], capsys)
+    assert (foreign / "run.yaml").read_text() == "mine: true\n"

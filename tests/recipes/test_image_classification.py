@@ -7,7 +7,7 @@ import torch
 import yaml
 from matplotlib.image import imread
 
-from tests.recipes.commands import RECIPES, error_of, script
+from tests.recipes.commands import RECIPES, check_overwrite, error_of, script
 
 CONFIGS = RECIPES / "image_classification" / "configs"
 train = script("image_classification", "train")
@@ -129,11 +129,13 @@ def test_bad_arguments(words, more, message, capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_another_run_is_not_overwritten(words, capsys):
+def test_another_run_is_not_overwritten(words, capsys, tmp_path):
     quick = ["--layers", "static", "--seeds", "0"]
     train.main([*words, *quick])
     assert "holds another run: add" in error_of(train.main, [*words, *quick], capsys)
-    train.main([*words, *quick, "--overwrite"])
+    (tmp_path / "copies").mkdir()
+    words = [word for word in words if not word.startswith("--output_dir")]
+    check_overwrite(train.main, [*words, *quick], tmp_path / "run", tmp_path / "copies", ["--train_size=1796"], capsys)
 
 
 @pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)

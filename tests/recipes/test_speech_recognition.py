@@ -37,7 +37,7 @@ from transformers import (
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from seqdyconv.swap import load_swapped, swapped_attention
-from tests.recipes.commands import RECIPES, check_resumed_runs, environment, error_of, script
+from tests.recipes.commands import RECIPES, check_overwrite, check_resumed_runs, environment, error_of, script
 
 RECIPE = RECIPES / "speech_recognition"
 train, evaluate, transcribe = (script("speech_recognition", name) for name in ("train", "evaluate", "transcribe"))
@@ -199,6 +199,11 @@ def overfitted(manifest, tmp_path_factory):
         patch.setenv("SEQDYCONV_CACHE", str(tmp_path_factory.getbasetemp() / "speech_cache"))
         train.main(options(manifest, folder, num_train_epochs=100, learning_rate=6e-3, warmup_steps=20))
     return folder, json.loads((folder / "metrics.json").read_text())
+
+
+def test_overwrite_replaces_a_run_and_nothing_else(manifest, overfitted, tmp_path, capsys):
+    words = [*options(manifest, tmp_path / "unused")[:1], "--max_steps=2"]
+    check_overwrite(train.main, words, overfitted[0], tmp_path, ["--train_file=nowhere.jsonl"], capsys)
 
 
 class TestFillets:

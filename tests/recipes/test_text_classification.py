@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification, BertConfig, BertMod
 
 from seqdyconv.data.packages import PackageUnavailableError
 from seqdyconv.swap import load_swapped, swapped_attention
-from tests.recipes.commands import RECIPES, check_resumed_runs, environment, error_of, script
+from tests.recipes.commands import RECIPES, check_overwrite, check_resumed_runs, environment, error_of, script
 
 RECIPE = RECIPES / "text_classification"
 train, evaluate, predict = (script("text_classification", name) for name in ("train", "evaluate", "predict"))
@@ -146,6 +146,9 @@ def swapped(swap_config, tmp_path_factory):
 
 
 class TestTrain:
+    def test_overwrite_replaces_a_run_and_nothing_else(self, swap_config, swapped, tmp_path, capsys):
+        check_overwrite(train.main, [str(swap_config)], swapped, tmp_path, ["--train_file=nowhere.csv"], capsys)
+
     def test_everything_is_written(self, trained):
         metrics = json.loads((trained / "metrics.json").read_text())
         names = ("test_macro_f1", "test_loss", "validation_accuracy", "parameters", "train_examples_per_second")

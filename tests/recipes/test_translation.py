@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 
 from seqdyconv.data.packages import PackageUnavailableError
-from tests.recipes.commands import RECIPES, check_resumed_runs, environment, error_of, script
+from tests.recipes.commands import RECIPES, check_overwrite, check_resumed_runs, environment, error_of, script
 
 RECIPE = RECIPES / "translation"
 
@@ -85,6 +85,9 @@ def trained(config, tmp_path_factory):
 
 
 class TestTrain:
+    def test_overwrite_replaces_a_run_and_nothing_else(self, config, trained, tmp_path, capsys):
+        check_overwrite(train.main, [str(config)], trained, tmp_path, ["--train_source_file=nowhere.de"], capsys)
+
     def test_everything_is_written(self, trained):
         metrics = json.loads((trained / "metrics.json").read_text())
         for name in (

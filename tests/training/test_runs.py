@@ -10,6 +10,7 @@ from transformers import BertConfig, BertForSequenceClassification, DataCollator
 
 from seqdyconv.training.averaging import average_checkpoints
 from seqdyconv.training.checkpoints import checkpoints, latest_checkpoint
+from seqdyconv.training.output_dir import begin_run, is_run
 from seqdyconv.training.runs import STATE_FILE, is_finished, train_or_load
 from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches
 from tests.training.test_token_batches import make_rows, make_tokenizer
@@ -24,6 +25,7 @@ def make_trainer(path, **options):
         model=model,
         args=TokenBatchArguments(str(path), **{**common, **options}),
         train_dataset=Dataset.from_list(make_rows(10)),
+        eval_dataset=Dataset.from_list(make_rows(10)),
         data_collator=DataCollatorWithPadding(make_tokenizer()),
     )
 
@@ -81,3 +83,26 @@ def test_a_final_model_without_its_state_has_not_ended(tmp_path):
     assert not is_finished(tmp_path)
     assert train_or_load(make_trainer(tmp_path, resume=True), latest_checkpoint(tmp_path)) is not None
     assert is_finished(tmp_path) and equal(weights(tmp_path), expected)
+
+
+@pytest.mark.parametrize("limit, best, left", [(1, False, [4]), (2, False, [3, 4]), (1, True, [1]), (2, True, [1, 4])])
+def test_old_checkpoints_go_and_folders_of_others_stay(tmp_path, limit, best, left):
+    (tmp_path / "checkpoint-0").mkdir()
+    (tmp_path / "checkpoint-0" / "notes.md").write_text("mine")
+    options = {"save_total_limit": limit}
+    if best:  # by the largest loss: that of the first evaluation
+        options |= {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1, "learning_rate": 1e-2}
+        options |= {"metric_for_best_model": "loss", "greater_is_better": True}
+    trainer = make_trainer(tmp_path, **options)
+    train_or_load(trainer, None)
+    assert [folder.name for folder in checkpoints(tmp_path)] == [f"checkpoint-{step}" for step in left]
+    assert (tmp_path / "checkpoint-0" / "notes.md").read_text() == "mine"
+
+
+def test_the_run_that_is_replaced_goes_with_the_first_step(tmp_path):
+    begin_run(tmp_path, {"run": 1})
+    begin_run(tmp_path, {"run": 2}, overwrite=True)
+    trainer = make_trainer(tmp_path, max_steps=1)
+    assert is_run(tmp_path / "replaced_run")
+    train_or_load(trainer, None)
+    assert not (tmp_path / "replaced_run").exists()
