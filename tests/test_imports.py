@@ -52,17 +52,31 @@ def test_upward_imports_are_seen(tmp_path, monkeypatch):
 
 
 def test_the_package_offers_layers_and_functions_only():
-    names = {name.split(".")[1] for name in imported_names(Path("seqdyconv/__init__.py")) if "." in name}
-    assert names <= {"functional", "layers"}
+    names = [name.split(".") for name in imported_names(Path("seqdyconv/__init__.py"))]
+    assert {name[1] for name in names if name[0] == "seqdyconv" and name[1:]} == {"functional", "layers", "threads"}
 
 
-def test_importing_the_package_brings_torch_alone():
+def newly_imported(before: str, code: str) -> set[str]:
+    """The names of the packages, beside Python's own, that some code brings after some other has run."""
     code = (
-        "import sys, torch; before = set(sys.modules); import seqdyconv;"
+        f"import sys; {before}; before = set(sys.modules); {code};"
         "print(*{name.split('.')[0] for name in set(sys.modules) - before})"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
-    assert set(run.stdout.split()) - sys.stdlib_module_names <= {"seqdyconv", "torch"}
+    return set(run.stdout.split()) - sys.stdlib_module_names
+
+
+def test_importing_the_package_waits_for_nothing():
+    assert newly_imported("pass", "import seqdyconv") == {"seqdyconv"}
+
+
+def test_layers_and_functions_bring_torch_alone():
+    assert newly_imported("import torch", "from seqdyconv import *") <= {"seqdyconv", "torch"}
+
+
+def test_a_name_that_is_not_there():
+    with pytest.raises(AttributeError, match="module 'seqdyconv' has no attribute 'DynamicConv'"):
+        seqdyconv.DynamicConv  # noqa: B018
 
 
 def test_public_names():

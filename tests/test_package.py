@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import seqdyconv
+
 ROOT = Path(__file__).parents[1]
 
 EVERY_MODULE = """
@@ -107,3 +109,10 @@ def test_an_installed_wheel_imports_and_runs(files: set[str], installed: Path):
     modules = [name.removesuffix(".py").removesuffix("/__init__") for name in files if name.endswith(".py")]
     assert set(imported) == {name.replace("/", ".") for name in modules if name.startswith("seqdyconv/")}
     assert (layer, model, swap) == ("2 5 8", "2 3", "2 5 8")
+
+
+def test_an_installed_wheel_brings_the_command(installed: Path):
+    command = installed / "seqdyconv"
+    assert run(command, "--help", cwd=installed).startswith("usage: seqdyconv COMMAND ...")
+    first, second, *_ = run(command, "info", cwd=installed).splitlines()
+    assert (first.split(), second.split()) == (["seqdyconv", seqdyconv.__version__], ["torch", torch.__version__])

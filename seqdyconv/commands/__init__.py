@@ -1,0 +1,1 @@
+"""What the installed command ``seqdyconv`` does: a module for each of its words."""

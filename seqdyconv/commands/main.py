@@ -1,0 +1,93 @@
+"""The installed command: ``seqdyconv COMMAND ...``, where each command is a module beside this one.
+
+A command's module is imported when it is asked for, so that help comes at once and each needs its own extras alone.
+"""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+import seqdyconv
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: the module with its ``main(argv)``, what it does in a line, and the extras that it needs."""
+
+    module: str
+    summary: str
+    extras: str | None = None
+
+
+COMMANDS = {
+    "plot-kernels": Command("plot_kernels", "draw the convolution kernels of a model's encoder for a text", "recipes"),
+    "info": Command("info", "what a model folder holds; without a folder: versions, backends, threads"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command.
+
+    Args:
+        argv: The words after ``seqdyconv``; ``sys.argv[1:]`` if None.
+
+    Raises:
+        SystemExit: Status 2 and one line on standard error for bad input, or as the command says.
+    """
+    name, *words = (sys.argv[1:] if argv is None else list(argv)) or [""]
+    if name in ("-h", "--help"):
+        print(usage())
+    elif name == "--version":
+        print(f"seqdyconv {seqdyconv.__version__}")
+    elif name not in COMMANDS:
+        nearest = difflib.get_close_matches(name, COMMANDS, n=1)
+        what = f"unknown command {name!r}" if name else "the command is missing"
+        fail(what + (f", did you mean {nearest[0]}?" if nearest else f": choose one of {', '.join(COMMANDS)}"))
+    else:
+        sys.argv = [f"seqdyconv {name}", *words]  # What usage and error lines call the program.
+        load(COMMANDS[name]).main(words)
+
+
+def usage() -> str:
+    """The text of ``--help``."""
+    width = max(map(len, COMMANDS)) + 2
+    rows = [f"  {name:{width}}{command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: seqdyconv COMMAND ...",
+            "",
+            "Models of lightweight and dynamic convolutions, from folders or the Hub.",
+            "",
+            "commands:",
+            *rows,
+            "",
+            "options:",
+            f"  {'-h, --help':{width}}show this text; seqdyconv COMMAND --help has the options of a command",
+            f"  {'--version':{width}}show the version",
+        ]
+    )
+
+
+def load(command: Command) -> ModuleType:
+    """A command's module; one line and exit status 2 where a package of its extras is missing."""
+    try:
+        return import_module(f"seqdyconv.commands.{command.module}")
+    except ImportError as error:
+        if command.extras is None or (error.name or "").startswith("seqdyconv"):
+            raise
+        fail(f"{' '.join(str(error).split())}: pip install 'seqdyconv[{command.extras}]'")
+
+
+def fail(message: str) -> NoReturn:
+    """One line on standard error, and exit status 2."""
+    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

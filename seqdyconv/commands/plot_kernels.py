@@ -1,0 +1,71 @@
+"""Draw the convolution kernels of a model's encoder for a text, one panel per head, into a file.
+
+    seqdyconv plot-kernels MODEL_DIR TEXT [--key value ...]
+
+The model is one of ours, or one whose attention was swapped; text must be what its tokenizer takes.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import AutoConfig
+from transformers.utils.logging import disable_progress_bar
+
+import seqdyconv.models
+from seqdyconv.pictures import plot_kernels
+from seqdyconv.swap import load_swapped
+from seqdyconv.training.arguments import exit_on_error, parse_arguments
+from seqdyconv.training.loading import ModelError, check_folder, load_pretrained, load_tokenizer
+
+
+@dataclass
+class PictureArguments:
+    """What to draw."""
+
+    model_dir: str = field(metadata={"help": "The model: a folder, or a name on the Hub."})
+    text: str = field(default="", metadata={"help": "The text; also the second word."})
+    text_pair: str | None = field(default=None, metadata={"help": "The second text, of a model that reads pairs."})
+    layers: list[int] | None = field(
+        default=None, metadata={"help": "Numbers of the layers, from 0; None: up to four, from the first to the last."}
+    )
+    heads: list[int] | None = field(default=None, metadata={"help": "Numbers of the heads, from 0; None: the first."})
+    output_file: str = field(default="kernels.png", metadata={"help": "The picture: .png, .pdf, .svg ..."})
+
+    def __post_init__(self) -> None:
+        if not self.text:
+            raise ValueError("the text is missing: give it after the model")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if len(words) > 1 and not words[1].startswith("--"):
+        words[1:2] = [f"--text={words[1]}"]
+    (args,) = parse_arguments((PictureArguments,), words, first="model_dir", description=__doc__)
+    with exit_on_error(ValueError):
+        text = args.text if args.text_pair is None else (args.text, args.text_pair)
+        disable_progress_bar()  # That of loading weights.
+        model = load_model(args.model_dir)
+        tokenizer = load_tokenizer(args.model_dir)
+        plot_kernels(model, text, tokenizer, args.layers, args.heads, args.output_file)
+    print(args.output_file)
+
+
+def load_model(name_or_path: str) -> Any:
+    """Load one of our models, or a swapped one, as the class that it was saved from.
+
+    Raises:
+        ModelError: There is no such model, or no layer of it is ours.
+    """
+    check_folder(name_or_path)
+    try:
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+        if hasattr(config, "seqdyconv"):
+            return load_swapped(name_or_path)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"can't load a model from {name_or_path}: {' '.join(str(error).split())}") from None
+    name = next(iter(config.architectures or []), None)
+    if name not in seqdyconv.models.__all__:
+        raise ModelError(f"the model in {name_or_path} is {name}, none of ours and not swapped")
+    return load_pretrained(getattr(seqdyconv.models, name), name_or_path, "model")
