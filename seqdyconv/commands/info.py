@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(as_table(installation()))
         return
     (args,) = parse_arguments((InfoArguments,), words, first="model_dir", description=__doc__)
-    with exit_on_error(ModelError):
+    with exit_on_error():
         print(as_table(model(Path(args.model_dir))))
 
 
