@@ -7,9 +7,13 @@ its window is the block and the first K−1 steps of the next one: the input is 
 Plain torch operations only: any device, any dtype, differentiable as often as wanted, compiled as it is.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from seqdyconv.functional.context import exports_any_length
 
 
 def depthwise(input: Tensor, weight: Tensor, padding: tuple[int, int], dilation: int) -> Tensor:
@@ -43,6 +47,21 @@ def depthwise(input: Tensor, weight: Tensor, padding: tuple[int, int], dilation:
             weight = F.pad(weight, (0, 0, 0, 0, 0, blocks * size - time))
         output = (_band(weight.unflatten(1, (-1, size)).transpose(2, 3)) @ columns).transpose(2, 3)
     return output.flatten(3).flatten(1, 2)[:, :time]
+
+
+def limits(input: Tensor, kernels: Sequence[int], dilation: int) -> str | None:
+    """Why :func:`depthwise` cannot run for a call, see :class:`seqdyconv.functional.backends.Backend`."""
+    if exports_any_length(input):
+        return "its blocks would tie the exported graph to some lengths"
+    return None
+
+
+def pays(input: Tensor, kernels: Sequence[int], dilation: int) -> bool:
+    """Whether :func:`depthwise` is faster than the loop over taps of the reference."""
+    # Measured (benchmarks/ops.py): for few taps the loop is the faster one. With one kernel at all steps and channels
+    # to share it, a block is a good matrix product already for three.
+    shared = len(kernels) == 2 and kernels[0] < input.shape[-1]
+    return kernels[-1] > (2 if shared else 7)
 
 
 def _band(weight: Tensor) -> Tensor:

@@ -5,21 +5,34 @@ channels per head; head h owns the channels h·R … (h+1)·R − 1.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from seqdyconv.functional import blocked, reference
-from seqdyconv.functional.context import exports_any_length, in_autocast
+from seqdyconv.functional.backends import Backend, choose
+from seqdyconv.functional.checks import (
+    check_bias,
+    check_heads,
+    check_input,
+    check_like,
+    check_positive,
+    check_state,
+)
+from seqdyconv.functional.context import in_autocast
 from seqdyconv.functional.packing import check_packed, run_packed
 
 Padding = Literal["causal", "same"] | int
 ConvPadding = Literal["causal", "same", "valid"] | int
 
-BACKENDS: dict[str, Callable[[Tensor, Tensor, tuple[int, int], int], Tensor]] = {
-    "reference": reference.depthwise,
-    "blocked": blocked.depthwise,
+_SHARED, _PER_STEP = ("H", "K"), ("B", "T", "H", "K")  # the axes of the kernels
+
+# From the definition to the fastest. ``run`` takes what ``reference.depthwise`` takes.
+BACKENDS: dict[str, Backend] = {
+    "reference": Backend(reference.depthwise),
+    "blocked": Backend(blocked.depthwise, limits=blocked.limits, pays=blocked.pays),
 }
 
 
@@ -64,17 +77,7 @@ def lightweight_conv1d(
         >>> lightweight_conv1d(torch.tensor([[[3.0], [6.0], [9.0]]]), average).flatten().tolist()
         [3.0, 6.0, 5.0]
     """
-    input, weight, bias = in_autocast(input, weight, bias)
-    _check(input, weight, bias, dilation, weight_shape="(H, K)")
-    left = left_padding(padding, weight.shape[-1], dilation)
-    right = (weight.shape[-1] - 1) * dilation - left
-    if cu_seqlens is None:
-        return _convolve(input, weight, bias, (left, right), dilation, backend)
-    check_packed(cu_seqlens, input)
-    gap = max(left, right)
-    return run_packed(
-        lambda row, _: _convolve(row, weight, bias, (left, right), dilation, backend), input, cu_seqlens, gap
-    )
+    return _whole(input, weight, bias, _SHARED, padding, dilation, cu_seqlens, backend)
 
 
 def dynamic_conv1d(
@@ -117,21 +120,7 @@ def dynamic_conv1d(
         >>> dynamic_conv1d(torch.tensor([[[2.0], [4.0], [6.0]]]), kernels, padding="causal").flatten().tolist()
         [2.0, 2.0, 5.0]
     """
-    input, weight, bias = in_autocast(input, weight, bias)
-    _check(input, weight, bias, dilation, weight_shape="(B, T, H, K)")
-    left = left_padding(padding, weight.shape[-1], dilation)
-    right = (weight.shape[-1] - 1) * dilation - left
-    if cu_seqlens is None:
-        return _convolve(input, weight, bias, (left, right), dilation, backend)
-    check_packed(cu_seqlens, input)
-    gap = max(left, right)
-    return run_packed(
-        lambda row, _, kernels: _convolve(row, kernels, bias, (left, right), dilation, backend),
-        input,
-        cu_seqlens,
-        gap,
-        weight,
-    )
+    return _whole(input, weight, bias, _PER_STEP, padding, dilation, cu_seqlens, backend)
 
 
 def lightweight_conv1d_step(
@@ -163,7 +152,7 @@ def lightweight_conv1d_step(
         >>> output.item(), state.flatten().tolist()
         (1.0, [0.0, 1.0])
     """
-    return _step(input, state, weight, bias, dilation, backend, weight_shape="(H, K)")
+    return _step(input, state, weight, bias, _SHARED, dilation, backend)
 
 
 def dynamic_conv1d_step(
@@ -195,7 +184,7 @@ def dynamic_conv1d_step(
         >>> output.item(), state.flatten().tolist()
         (1.0, [0.0, 1.0])
     """
-    return _step(input, state, weight, bias, dilation, backend, weight_shape="(B, T, H, K)")
+    return _step(input, state, weight, bias, _PER_STEP, dilation, backend)
 
 
 def left_padding(padding: Padding, kernel_size: int, dilation: int = 1) -> int:
@@ -210,53 +199,64 @@ def left_padding(padding: Padding, kernel_size: int, dilation: int = 1) -> int:
     raise ValueError(f'padding must be "causal", "same" or an int from 0 to (K-1)*dilation = {reach}, got {padding!r}')
 
 
+def _whole(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    axes: tuple[str, ...],
+    padding: Padding,
+    dilation: int,
+    cu_seqlens: Tensor | None,
+    backend: str | None,
+) -> Tensor:
+    input, weight, bias = in_autocast(input, weight, bias)
+    _check(input, weight, bias, axes, dilation)
+    left = left_padding(padding, weight.shape[-1], dilation)
+    pads = (left, (weight.shape[-1] - 1) * dilation - left)
+    run = choose(BACKENDS, backend, input, weight.shape, dilation).run
+
+    def convolve(rows: Tensor, _: Tensor | None, kernels: Tensor = weight) -> Tensor:
+        output = run(rows, kernels, pads, dilation)
+        return output if bias is None else output + bias
+
+    if cu_seqlens is None:
+        return convolve(input, None)
+    check_packed(cu_seqlens, input)
+    return run_packed(convolve, input, cu_seqlens, max(pads), *([weight] if axes == _PER_STEP else []))
+
+
 def _step(
     input: Tensor,
     state: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    axes: tuple[str, ...],
     dilation: int,
     backend: str | None,
-    weight_shape: str,
 ) -> tuple[Tensor, Tensor]:
     input, weight, bias = in_autocast(input, weight, bias)
-    _check(input, weight, bias, dilation, weight_shape)
-    batch, time, channels = input.shape
-    expected = (batch, (weight.shape[-1] - 1) * dilation, channels)
-    if state.shape != expected:
-        raise ValueError(f"state must be (B, (K-1)*dilation, C) = {expected}, got {tuple(state.shape)}")
-    if state.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
-        raise ValueError(f"state must have the input's dtype, {input.dtype}, got {state.dtype}")
+    _check(input, weight, bias, axes, dilation)
+    check_state(input, state, (weight.shape[-1] - 1) * dilation, "(K-1)*dilation")
+    run = choose(BACKENDS, backend, input, weight.shape, dilation).run
     window = torch.cat([state.to(input.dtype), input], dim=1)
+    output = run(window, weight, (0, 0), dilation)
     # A view of the window would keep the whole chunk in memory.
-    return _convolve(window, weight, bias, (0, 0), dilation, backend), window[:, time:].clone()
+    return output if bias is None else output + bias, window[:, input.shape[1] :].clone()
 
 
-def _convolve(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    padding: tuple[int, int],
-    dilation: int,
-    backend: str | None,
-) -> Tensor:
-    if backend is None:
-        backend = _fastest(input, weight)
-    elif backend not in BACKENDS:
-        raise ValueError(f"backend must be None or one of {', '.join(BACKENDS)}, got {backend!r}")
-    output = BACKENDS[backend](input, weight, padding, dilation)
-    return output if bias is None else output + bias
+def backends_with_kernels(make: Callable[..., Tensor]) -> dict[str, Backend]:
+    """The backends of an operation that is a dynamic convolution with the kernels that ``make`` gives.
 
+    Their ``run`` takes the input, the padding (left, right), and what ``make`` takes.
+    """
 
-def _fastest(input: Tensor, weight: Tensor) -> str:
-    # Measured (benchmarks/ops.py): for few taps the loop is the faster one. With one kernel at all steps and channels
-    # to share it, a block is a good matrix product already for three.
-    shared = weight.dim() == 2 and weight.shape[0] < input.shape[-1]
-    if weight.shape[-1] <= (2 if shared else 7):
-        return "reference"
-    if exports_any_length(input):
-        return "reference"  # blocks would tie the exported graph to some lengths
-    return "blocked"
+    def through(depthwise: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def run(input: Tensor, padding: tuple[int, int], *given: Tensor) -> Tensor:
+            return depthwise(input, make(*given).to(input.dtype), padding, 1)
+
+        return run
+
+    return {name: replace(backend, run=through(backend.run)) for name, backend in BACKENDS.items()}
 
 
 def conv_padding(padding: ConvPadding, reach: int, stride: int) -> tuple[int, int]:
@@ -275,30 +275,16 @@ def conv_padding(padding: ConvPadding, reach: int, stride: int) -> tuple[int, in
     )
 
 
-def _check(input: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, weight_shape: str) -> None:
-    if input.dim() != 3 or not input.is_floating_point():
-        raise ValueError(f"input must be a floating-point (B, T, C) tensor, got {input.dtype} {tuple(input.shape)}")
-    batch, time, channels = input.shape
-    if time < 1 or channels < 1:
-        raise ValueError(f"input must have at least one time step and one channel, got {tuple(input.shape)}")
-    if weight.dim() != weight_shape.count(",") + 1:
-        raise ValueError(f"weight must be {weight_shape}, got {tuple(weight.shape)}")
-    heads, kernel_size = weight.shape[-2:]
-    if kernel_size < 1:
-        raise ValueError(f"weight must be {weight_shape} with K >= 1, got {tuple(weight.shape)}")
-    if heads < 1 or channels % heads:
-        raise ValueError(f"the number of heads must divide the channels, got {heads} heads and {channels} channels")
-    if weight.dim() == 4 and weight.shape[:2] != input.shape[:2]:
-        raise ValueError(
-            f"weight must be (B, T, H, K) with the input's (B, T) = {(batch, time)}, got {tuple(weight.shape)}"
-        )
-    if bias is not None and bias.shape != (channels,):
-        raise ValueError(f"bias must be (C,) = ({channels},), got {tuple(bias.shape)}")
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and (tensor.dtype != input.dtype or tensor.device != input.device):
-            raise ValueError(
-                f"{name} must have the input's dtype and device, {input.dtype} on {input.device}, got "
-                f"{tensor.dtype} on {tensor.device}"
-            )
-    if not isinstance(dilation, int) or isinstance(dilation, bool) or dilation < 1:
-        raise ValueError(f"dilation must be an int >= 1, got {dilation!r}")
+def _check(input: Tensor, weight: Tensor, bias: Tensor | None, axes: tuple[str, ...], dilation: int) -> None:
+    check_input(input)
+    said = f"weight must be ({', '.join(axes)})"
+    if weight.dim() != len(axes):
+        raise ValueError(f"{said}, got {tuple(weight.shape)}")
+    if weight.shape[-1] < 1:
+        raise ValueError(f"{said} with K >= 1, got {tuple(weight.shape)}")
+    check_heads(input, weight.shape[-2])
+    if axes == _PER_STEP and weight.shape[:2] != input.shape[:2]:
+        raise ValueError(f"{said} with the input's (B, T) = {tuple(input.shape[:2])}, got {tuple(weight.shape)}")
+    check_bias(bias, input.shape[2])
+    check_like(input, weight=weight, bias=bias)
+    check_positive(dilation=dilation)

@@ -13,6 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seqdyconv.functional.checks import (
+    check_bias,
+    check_input,
+    check_like,
+    check_mask,
+    check_positive,
+)
 from seqdyconv.functional.context import in_autocast
 from seqdyconv.functional.conv import ConvPadding, Padding, conv_padding, dynamic_conv1d, left_padding
 
@@ -77,8 +84,7 @@ def deformable_conv1d(
     """
     input, weight, bias = in_autocast(input, weight, bias)
     _check_weight(input, weight, bias, groups)
-    for name, value in {"stride": stride, "dilation": dilation}.items():
-        _check_positive(name, value)
+    check_positive(stride=stride, dilation=dilation)
     kernel_size = weight.shape[-1]
     pads = conv_padding(padding, (kernel_size - 1) * dilation, stride)
     free = input.shape[1] + sum(pads) - (kernel_size - 1) * dilation - 1
@@ -88,7 +94,7 @@ def deformable_conv1d(
             f"{input.shape[1]} with padding {pads}"
         )
     _check_offset(input, offset, modulation, (input.shape[0], free // stride + 1, None, kernel_size))
-    _check_mask(input, padding_mask)
+    check_mask(input, padding_mask)
     low, high = limits(input, offset, pads, dilation, stride, clamp, padding_mask)
     read = _sample(pad_time(input, pads, padding_mode), offset, modulation, stride, dilation, low, high)
     if groups == 1:
@@ -146,15 +152,16 @@ def deformable_depthwise_conv1d(
         [2.0, 4.0, 5.0]
     """
     input, weight, bias = in_autocast(input, weight, bias)
-    _check_input(input)
+    check_input(input)
     if weight.dim() != 2 or 0 in weight.shape or input.shape[-1] % weight.shape[0]:
         raise ValueError(
             f"weight must be (H, K) with K >= 1 and an H that divides C = {input.shape[-1]}, got {tuple(weight.shape)}"
         )
-    _check_like(input, weight, bias, input.shape[-1])
-    _check_positive("dilation", dilation)
+    check_bias(bias, input.shape[-1])
+    check_like(input, weight=weight, bias=bias)
+    check_positive(dilation=dilation)
     _check_offset(input, offset, modulation, (*input.shape[:2], *weight.shape))
-    _check_mask(input, padding_mask)
+    check_mask(input, padding_mask)
     reach = (weight.shape[1] - 1) * dilation
     left = left_padding(padding, weight.shape[1], dilation)
     if clamp:
@@ -272,39 +279,17 @@ def pad_time(input: Tensor, pads: tuple[int, int], mode: str = "zeros") -> Tenso
     return F.pad(input.transpose(1, 2), pads, mode).transpose(1, 2)
 
 
-def _check_input(input: Tensor) -> None:
-    if input.dim() != 3 or not input.is_floating_point() or input.shape[1] < 1 or input.shape[2] < 1:
-        raise ValueError(
-            f"input must be a floating-point (B, T, C) tensor with T, C >= 1, got {input.dtype} {tuple(input.shape)}"
-        )
-
-
 def _check_weight(input: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> None:
-    _check_input(input)
-    _check_positive("groups", groups)
+    check_input(input)
+    check_positive(groups=groups)
     channels = input.shape[-1]
     if weight.dim() != 3 or 0 in weight.shape or weight.shape[1] * groups != channels or weight.shape[0] % groups:
         raise ValueError(
             f"weight must be (O, C // groups, K) with K >= 1, C = {channels} and groups = {groups}, which "
             f"divides C and O, got {tuple(weight.shape)}"
         )
-    _check_like(input, weight, bias, weight.shape[0])
-
-
-def _check_like(input: Tensor, weight: Tensor, bias: Tensor | None, width: int) -> None:
-    if bias is not None and bias.shape != (width,):
-        raise ValueError(f"bias must be ({width},), got {tuple(bias.shape)}")
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is not None and (tensor.dtype != input.dtype or tensor.device != input.device):
-            raise ValueError(
-                f"{name} must have the input's dtype and device, {input.dtype} on {input.device}, got "
-                f"{tensor.dtype} on {tensor.device}"
-            )
-
-
-def _check_positive(name: str, value: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be an int >= 1, got {value!r}")
+    check_bias(bias, weight.shape[0], "O")
+    check_like(input, weight=weight, bias=bias)
 
 
 def _check_offset(
@@ -325,12 +310,4 @@ def _check_offset(
         raise ValueError(
             f"modulation must be floating point and have the offset's shape, {tuple(offset.shape)}, got "
             f"{modulation.dtype} {tuple(modulation.shape)}"
-        )
-
-
-def _check_mask(input: Tensor, padding_mask: Tensor | None) -> None:
-    if padding_mask is not None and (padding_mask.dtype != torch.bool or padding_mask.shape != input.shape[:2]):
-        raise ValueError(
-            f"padding_mask must be bool (B, T) = {tuple(input.shape[:2])}, got {padding_mask.dtype} "
-            f"{tuple(padding_mask.shape)}"
         )

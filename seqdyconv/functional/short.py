@@ -10,14 +10,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqdyconv.functional.conv import Padding, left_padding
+from seqdyconv.functional.backends import Backend, choose
+from seqdyconv.functional.checks import check_input, check_like, check_state
+from seqdyconv.functional.context import in_autocast
+from seqdyconv.functional.conv import Padding, backends_with_kernels, left_padding
+from seqdyconv.functional.packing import check_packed, run_packed
 
 
-def low_rank_conv1d(input: Tensor, coefficients: Tensor, basis: Tensor, *, padding: Padding = "same") -> Tensor:
+def low_rank_conv1d(
+    input: Tensor,
+    coefficients: Tensor,
+    basis: Tensor,
+    *,
+    padding: Padding = "same",
+    cu_seqlens: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
     r"""Convolution over time with its own low-rank kernel at every step and channel (arXiv 2606.03825).
 
     The layout is (batch, time, channels), unlike :class:`torch.nn.Conv1d`. It is :func:`seqdyconv.dynamic_conv1d` with
-    the kernels ``einsum("btr,rck->btck", coefficients, basis)``, which are made tap by tap and never all at once.
+    the kernels ``einsum("btr,rck->btck", coefficients, basis)``, which the fastest backend never makes all at once.
 
     .. math:: out[b,t,c] = \sum_k \sum_r coefficients[b,t,r] \cdot basis[r,c,k] \cdot input[b, t + k - P, c]
 
@@ -26,6 +38,10 @@ def low_rank_conv1d(input: Tensor, coefficients: Tensor, basis: Tensor, *, paddi
         coefficients: (B, T, rank), of each output step. Its dtype is the input's.
         basis: (rank, C, K), the kernels that are mixed. Its dtype is the input's.
         padding: ``"causal"``, ``"same"`` or P itself, as in :func:`seqdyconv.lightweight_conv1d`.
+        cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, each then convolved
+            alone: sequence n is the steps from ``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``.
+        backend: one of :func:`seqdyconv.dynamic_conv1d`, which is given all kernels at once; ``"tap_by_tap"``, which
+            makes those of one tap at a time; or None for the fastest that can run.
 
     Returns:
         (B, T, C), of the input's dtype, or autocast's where that is on.
@@ -42,25 +58,34 @@ def low_rank_conv1d(input: Tensor, coefficients: Tensor, basis: Tensor, *, paddi
         >>> low_rank_conv1d(input, mix, last_and_now, padding="causal").flatten().tolist()
         [2.0, 2.0, 5.0]
     """
+    input, coefficients, basis = in_autocast(input, coefficients, basis)
     _check(input, coefficients, basis)
-    kernel_size = basis.shape[-1]
-    left = left_padding(padding, kernel_size)
-    return _convolve(F.pad(input, (0, 0, left, kernel_size - 1 - left)), coefficients, basis)
+    left = left_padding(padding, basis.shape[-1])
+    pads = (left, basis.shape[-1] - 1 - left)
+    run = _choose(input, basis, backend).run
+    if cu_seqlens is None:
+        return run(input, pads, coefficients, basis)
+    check_packed(cu_seqlens, input)
+    return run_packed(
+        lambda rows, _, coefficients: run(rows, pads, coefficients, basis), input, cu_seqlens, max(pads), coefficients
+    )
 
 
-def low_rank_conv1d_step(input: Tensor, state: Tensor, coefficients: Tensor, basis: Tensor) -> tuple[Tensor, Tensor]:
+def low_rank_conv1d_step(
+    input: Tensor, state: Tensor, coefficients: Tensor, basis: Tensor, *, backend: str | None = None
+) -> tuple[Tensor, Tensor]:
     """A chunk of a causal :func:`low_rank_conv1d`, (batch, time, channels), with the inputs before it as state.
 
     Args:
         input: (B, T, C), the next chunk, T ≥ 1.
         state: (B, K−1, C), the inputs before it, zero before the first one.
-        coefficients, basis: as in :func:`low_rank_conv1d`.
+        coefficients, basis, backend: as in :func:`low_rank_conv1d`.
 
     Returns:
         The output (B, T, C), and the state for the next chunk, of the shape of ``state``.
 
     Raises:
-        ValueError: shapes or dtypes that do not fit.
+        ValueError: shapes, dtypes or options that do not fit.
 
     Example:
         >>> import torch
@@ -70,33 +95,39 @@ def low_rank_conv1d_step(input: Tensor, state: Tensor, coefficients: Tensor, bas
         >>> output.item(), state.flatten().tolist()
         (1.0, [0.0, 1.0])
     """
+    input, coefficients, basis = in_autocast(input, coefficients, basis)
     _check(input, coefficients, basis)
-    expected = (input.shape[0], basis.shape[-1] - 1, input.shape[2])
-    if state.shape != expected:
-        raise ValueError(f"state must be (B, K-1, C) = {expected}, got {tuple(state.shape)}")
+    check_state(input, state, basis.shape[-1] - 1, "K-1")
+    run = _choose(input, basis, backend).run
     window = torch.cat([state.to(input.dtype), input], dim=1)
     # A view of the window would keep the whole chunk in memory.
-    return _convolve(window, coefficients, basis), window[:, input.shape[1] :].clone()
+    return run(window, (0, 0), coefficients, basis), window[:, input.shape[1] :].clone()
 
 
-def _convolve(window: Tensor, coefficients: Tensor, basis: Tensor) -> Tensor:
-    """(B, T, C) of a window (B, T+K−1, C). All kernels at once would be K times the input, and take twice the time."""
-    time = coefficients.shape[1]
+def _kernels(coefficients: Tensor, basis: Tensor) -> Tensor:
+    """The definition: (B, T, C, K) from (B, T, rank) and (rank, C, K)."""
+    return torch.einsum("btr,rck->btck", coefficients, basis)
+
+
+def _tap_by_tap(input: Tensor, padding: tuple[int, int], coefficients: Tensor, basis: Tensor) -> Tensor:
+    """All kernels at once would be K times the input, and take twice the time."""
+    window, time = F.pad(input, (0, 0, *padding)), coefficients.shape[1]
+    wide = torch.promote_types(input.dtype, torch.float32)
     kernels = (coefficients @ tap for tap in basis.unbind(-1))  # each (B, T, C)
-    dtype = window.dtype
-    if torch.is_autocast_enabled(window.device.type) and dtype != torch.float64:
-        dtype = torch.get_autocast_dtype(window.device.type)
-    wide = torch.promote_types(dtype, torch.float32)
     taps = (kernel.to(wide) * window[:, k : k + time].to(wide) for k, kernel in enumerate(kernels))
-    return reduce(add, taps).to(dtype)
+    return reduce(add, taps).to(input.dtype)
+
+
+# From the definition to the fastest. ``run`` takes (input, padding, coefficients, basis).
+BACKENDS: dict[str, Backend] = {**backends_with_kernels(_kernels), "tap_by_tap": Backend(_tap_by_tap)}
+
+
+def _choose(input: Tensor, basis: Tensor, backend: str | None) -> Backend:
+    return choose(BACKENDS, backend, input, (*input.shape[:2], *basis.shape[1:]))
 
 
 def _check(input: Tensor, coefficients: Tensor, basis: Tensor) -> None:
-    if input.dim() != 3 or not input.is_floating_point() or input.shape[1] < 1 or input.shape[2] < 1:
-        raise ValueError(
-            "input must be a floating-point (B, T, C) tensor with at least one time step and one channel, got "
-            f"{input.dtype} {tuple(input.shape)}"
-        )
+    check_input(input)
     if basis.dim() != 3 or basis.shape[1] != input.shape[2] or basis.shape[0] < 1 or basis.shape[2] < 1:
         raise ValueError(
             f"basis must be (rank, C, K) with C = {input.shape[2]}, rank >= 1 and K >= 1, got {tuple(basis.shape)}"
@@ -104,10 +135,4 @@ def _check(input: Tensor, coefficients: Tensor, basis: Tensor) -> None:
     expected = (*input.shape[:2], basis.shape[0])
     if coefficients.shape != expected:
         raise ValueError(f"coefficients must be (B, T, rank) = {expected}, got {tuple(coefficients.shape)}")
-    for name, tensor in (("coefficients", coefficients), ("basis", basis)):
-        differs = tensor.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type)
-        if differs or tensor.device != input.device:
-            raise ValueError(
-                f"{name} must have the input's dtype and device, {input.dtype} on {input.device}, got "
-                f"{tensor.dtype} on {tensor.device}"
-            )
+    check_like(input, coefficients=coefficients, basis=basis)

@@ -7,15 +7,16 @@ The window of extents a and b reaches from a steps before the current one to b s
 numbers, its two outermost steps count in part: :func:`windows` is the definition.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from seqdyconv.functional import blocked, reference
+from seqdyconv.functional.backends import Backend, choose
+from seqdyconv.functional.checks import check_heads, check_input, check_state
 from seqdyconv.functional.context import exports_any_length, in_autocast
+from seqdyconv.functional.conv import backends_with_kernels
 from seqdyconv.functional.packing import check_packed, run_packed
 
 Reach = tuple[int, int]
@@ -53,8 +54,8 @@ def talk_conv1d(
         max_left, max_right: the most steps, ≥ 0.
         cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, each then averaged
             alone: sequence n is the steps from ``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``.
-        backend: ``"reference"``, ``"blocked"``, both with work in proportion to K; ``"prefix_sums"``, whose work does
-            not depend on K; or None for the fastest.
+        backend: one of :func:`seqdyconv.dynamic_conv1d`, whose work is in proportion to K; ``"prefix_sums"``, whose
+            work does not depend on K; or None for the fastest that can run.
 
     Returns:
         (B, T, C), of the input's dtype, or autocast's where that is on.
@@ -72,17 +73,13 @@ def talk_conv1d(
     """
     (input,), reach = in_autocast(input), (max_left, max_right)
     _check(input, left, right, reach)
+    run = _choose(input, left, reach, backend).run
+    left, right = _clamp(left, right, reach)
     if cu_seqlens is None:
-        return _average(input, left, right, reach, reach, backend)
+        return run(input, reach, left, right, reach)
     check_packed(cu_seqlens, input)
-    gap = max(reach)
     return run_packed(
-        lambda row, _, left, right: _average(row, left, right, reach, reach, backend),
-        input,
-        cu_seqlens,
-        gap,
-        left,
-        right,
+        lambda row, _, left, right: run(row, reach, left, right, reach), input, cu_seqlens, max(reach), left, right
     )
 
 
@@ -123,14 +120,12 @@ def talk_conv1d_step(
     """
     (input,), reach = in_autocast(input), (max_left, max_right)
     _check(input, left, right, reach)
-    expected = (input.shape[0], sum(reach), input.shape[2])
-    if state.shape != expected:
-        raise ValueError(f"state must be (B, max_left + max_right, C) = {expected}, got {tuple(state.shape)}")
-    if state.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
-        raise ValueError(f"state must have the input's dtype, {input.dtype}, got {state.dtype}")
+    check_state(input, state, sum(reach), "max_left + max_right")
+    run = _choose(input, left, reach, backend).run
     window = torch.cat([state.to(input.dtype), input], dim=1)
+    output = run(window, (0, 0), *_clamp(left, right, reach), reach)
     # A view of the window would keep the whole chunk in memory.
-    return _average(window, left, right, reach, (0, 0), backend), window[:, input.shape[1] :].clone()
+    return output, window[:, input.shape[1] :].clone()
 
 
 def windows(left: Tensor, right: Tensor, reach: Reach) -> Tensor:
@@ -153,19 +148,7 @@ def _split(extent: Tensor, most: int) -> tuple[Tensor, Tensor]:
     return whole, extent - whole
 
 
-def _by_taps(
-    depthwise: Callable[[Tensor, Tensor, Reach, int], Tensor],
-    input: Tensor,
-    left: Tensor,
-    right: Tensor,
-    reach: Reach,
-    padding: Reach,
-) -> Tensor:
-    """A dynamic convolution with the windows as kernels."""
-    return depthwise(input, windows(left, right, reach).to(input.dtype), padding, 1)
-
-
-def _by_prefix_sums(input: Tensor, left: Tensor, right: Tensor, reach: Reach, padding: Reach) -> Tensor:
+def _by_prefix_sums(input: Tensor, padding: Reach, left: Tensor, right: Tensor, reach: Reach) -> Tensor:
     """Differences of prefix sums, which begin anew with every block of at least 4·K steps.
 
     So no sum is longer than about 5·K steps, and its rounding does not grow with T. The sums of a block go on for K
@@ -217,36 +200,29 @@ def _prefix_sums(rows: Tensor) -> Tensor:
     return (sums + before[..., None, :]).flatten(-3, -2)
 
 
-BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor, Reach, Reach], Tensor]] = {
-    "reference": partial(_by_taps, reference.depthwise),
-    "blocked": partial(_by_taps, blocked.depthwise),
-    "prefix_sums": _by_prefix_sums,
+def _prefix_sums_pay(input: Tensor, kernels: Sequence[int], dilation: int) -> bool:
+    return kernels[-1] > 32 or exports_any_length(input)  # measured: benchmarks/talk.py
+
+
+# From the definition to the fastest. ``run`` takes (input, padding, left, right, reach), the extents from 0 to reach.
+BACKENDS: dict[str, Backend] = {
+    **backends_with_kernels(windows),
+    "prefix_sums": Backend(_by_prefix_sums, pays=_prefix_sums_pay),
 }
 
 
-def _average(input: Tensor, left: Tensor, right: Tensor, reach: Reach, padding: Reach, backend: str | None) -> Tensor:
-    if backend is None:
-        backend = _fastest(input, reach)
-    elif backend not in BACKENDS:
-        raise ValueError(f"backend must be None or one of {', '.join(BACKENDS)}, got {backend!r}")
-    left, right = (
-        extent.to(torch.promote_types(extent.dtype, torch.float32)).clamp(0, most)
-        for extent, most in zip((left, right), reach)
-    )
-    return BACKENDS[backend](input, left, right, reach, padding)
+def _choose(input: Tensor, left: Tensor, reach: Reach, backend: str | None) -> Backend:
+    return choose(BACKENDS, backend, input, (*left.shape, sum(reach) + 1))
 
 
-def _fastest(input: Tensor, reach: Reach) -> str:
-    if exports_any_length(input):
-        return "prefix_sums"  # the bands of `blocked` would tie the exported graph to some lengths
-    return "blocked" if sum(reach) < 32 else "prefix_sums"  # measured: benchmarks/talk.py
+def _clamp(left: Tensor, right: Tensor, reach: Reach) -> tuple[Tensor, ...]:
+    """The extents in float32 at least, from 0 to ``reach``."""
+    sides = zip((left, right), reach)
+    return tuple(side.to(torch.promote_types(side.dtype, torch.float32)).clamp(0, most) for side, most in sides)
 
 
 def _check(input: Tensor, left: Tensor, right: Tensor, reach: Reach) -> None:
-    if input.dim() != 3 or not input.is_floating_point():
-        raise ValueError(f"input must be a floating-point (B, T, C) tensor, got {input.dtype} {tuple(input.shape)}")
-    if input.shape[1] < 1 or input.shape[2] < 1:
-        raise ValueError(f"input must have at least one time step and one channel, got {tuple(input.shape)}")
+    check_input(input)
     for name, most in zip(("max_left", "max_right"), reach):
         if not isinstance(most, int) or isinstance(most, bool) or most < 0:
             raise ValueError(f"{name} must be an int >= 0, got {most!r}")
@@ -258,10 +234,6 @@ def _check(input: Tensor, left: Tensor, right: Tensor, reach: Reach) -> None:
             )
         if extent.device != input.device:
             raise ValueError(f"{name} must be on the input's device, {input.device}, got {extent.device}")
-    heads = left.shape[2]
-    if heads < 1 or input.shape[2] % heads:
-        raise ValueError(
-            f"the number of heads must divide the channels, got {heads} heads and {input.shape[2]} channels"
-        )
-    if right.shape[2] != heads:
-        raise ValueError(f"left and right must have the same heads, got {heads} and {right.shape[2]}")
+    check_heads(input, left.shape[2])
+    if right.shape[2] != left.shape[2]:
+        raise ValueError(f"left and right must have the same heads, got {left.shape[2]} and {right.shape[2]}")

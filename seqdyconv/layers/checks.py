@@ -3,6 +3,10 @@
 import torch
 from torch import Tensor
 
+from seqdyconv.functional.checks import check_mask, check_positive
+
+__all__ = ["check_dropout", "check_heads", "check_input", "check_positive"]
+
 
 def check_input(input: Tensor, channels: int, dtype: torch.dtype, padding_mask: Tensor | None) -> None:
     """Raise ValueError unless ``input`` is (B, T, C) of the layer's dtype and the mask, if any, (B, T) bool."""
@@ -10,18 +14,7 @@ def check_input(input: Tensor, channels: int, dtype: torch.dtype, padding_mask: 
         raise ValueError(f"input must be (B, T, C) with T >= 1 and C = {channels}, got {tuple(input.shape)}")
     if input.dtype != dtype and not torch.is_autocast_enabled(input.device.type):
         raise ValueError(f"input must have the layer's dtype, {dtype}, got {input.dtype}")
-    if padding_mask is not None and (padding_mask.dtype != torch.bool or padding_mask.shape != input.shape[:2]):
-        raise ValueError(
-            f"padding_mask must be bool (B, T) = {tuple(input.shape[:2])}, True where padded, got "
-            f"{padding_mask.dtype} {tuple(padding_mask.shape)}"
-        )
-
-
-def check_positive(**sizes: int) -> None:
-    """Raise ValueError unless all are ints ≥ 1."""
-    for name, value in sizes.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} must be an int >= 1, got {value!r}")
+    check_mask(input, padding_mask)
 
 
 def check_heads(num_heads: int, **widths: int) -> None:

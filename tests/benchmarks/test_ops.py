@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import ops
 from seqdyconv.functional import blocked
+from seqdyconv.functional.backends import Backend
 from seqdyconv.functional.conv import BACKENDS
 
 
@@ -38,7 +39,7 @@ def not_a_number(input, weight, padding, dilation):
     [(wrong_values, "values"), (wrong_gradients, "gradients of the kernels"), (not_a_number, "values")],
 )
 def test_refuses_to_time_a_wrong_backend(backend, what, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(BACKENDS, "blocked", backend)
+    monkeypatch.setitem(BACKENDS, "blocked", Backend(backend))
     with pytest.raises(SystemExit) as stop:
         ops.main(["--quick", "--output", str(tmp_path)])
     assert f"blocked is wrong, so nothing is timed: at T=32 K=3 its {what} differ from reference" in stop.value.code

@@ -22,6 +22,7 @@ from seqdyconv.functional import (
     lightweight_conv1d_step,
 )
 from seqdyconv.functional.conv import BACKENDS, left_padding
+from tests.functional.backends import at_home, each, takes, within
 from tests.helpers import assert_close, assert_matches, results_and_gradients
 
 pytestmark = pytest.mark.usefixtures("nan_filled_memory")
@@ -30,17 +31,20 @@ OPS = {"lightweight": lightweight_conv1d, "dynamic": dynamic_conv1d}
 STEPS = {"lightweight": lightweight_conv1d_step, "dynamic": dynamic_conv1d_step}
 PADDINGS = ("same", "causal", 0, 2)
 
-every_backend = pytest.mark.parametrize("backend", BACKENDS)
+every_backend = each(BACKENDS)
 every_op = pytest.mark.parametrize("kind", OPS)
 property_test = settings(deadline=None, derandomize=True, database=None, max_examples=60)
 
 
-def make(kind, *, batch=2, time=9, channels=6, heads=3, kernel_size=4, dtype=torch.float64) -> tuple[Tensor, ...]:
-    """A random input, weight and bias."""
+def make(
+    kind, backend="reference", *, batch=2, time=9, channels=6, heads=3, kernel_size=4, dtype=torch.float64
+) -> tuple[Tensor, ...]:
+    """A random input, weight and bias, where the backend is at home."""
     generator = torch.Generator().manual_seed(batch + 7 * time + 31 * kernel_size)
     steps = (batch, time) if kind == "dynamic" else ()
     shapes = ((batch, time, channels), (*steps, heads, kernel_size), (channels,))
-    return tuple(torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes)
+    tensors = (torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes)
+    return at_home(BACKENDS[backend], *tensors)
 
 
 class TestDefinition:
@@ -51,16 +55,17 @@ class TestDefinition:
     def test_is_the_sum_over_taps(self, kind, backend, padding, kernel_size, dilation):
         reach = (kernel_size - 1) * dilation
         padding = min(padding, reach) if isinstance(padding, int) else padding
-        input, weight, bias = make(kind, batch=2, time=6, channels=4, heads=2, kernel_size=kernel_size)
+        input, weight, bias = make(kind, backend, batch=2, time=6, channels=4, heads=2, kernel_size=kernel_size)
         output = OPS[kind](input, weight, bias, padding=padding, dilation=dilation, backend=backend)
 
         left = {"same": reach // 2, "causal": reach}.get(padding, padding)
+        input, weight, bias = (tensor.double().cpu() for tensor in (input, weight, bias))
         expected = torch.zeros_like(input)
         for b, t, c in product(range(2), range(6), range(4)):
             kernel = weight[c // 2] if kind == "lightweight" else weight[b, t, c // 2]
             steps = ((k, t + k * dilation - left) for k in range(kernel_size))
             expected[b, t, c] = bias[c] + sum(kernel[k] * input[b, step, c] for k, step in steps if 0 <= step < 6)
-        assert_close(output, expected, 1e-12)
+        assert_close(output.cpu(), expected, within(output, 1e-12))
 
     @pytest.mark.parametrize("padding", PADDINGS)
     def test_left_padding_is_the_steps_before_the_sequence(self, padding):
@@ -72,36 +77,40 @@ class TestIdentities:
     @every_backend
     @pytest.mark.parametrize("padding", PADDINGS)
     def test_dynamic_with_constant_kernels_is_lightweight(self, backend, padding):
-        input, weight, bias = make("lightweight")
+        input, weight, bias = make("lightweight", backend)
         constant = weight.expand(*input.shape[:2], -1, -1)
         dynamic = dynamic_conv1d(input, constant, bias, padding=padding, backend=backend)
-        assert_close(dynamic, lightweight_conv1d(input, weight, bias, padding=padding, backend=backend))
+        assert_close(
+            dynamic, lightweight_conv1d(input, weight, bias, padding=padding, backend=backend), within(dynamic)
+        )
 
     @every_backend
     @pytest.mark.parametrize("dilation", [1, 2, 3])
     @pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, 7, 8])
     @pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
     def test_one_channel_per_head_is_depthwise_conv1d(self, backend, kernel_size, dilation):
-        input, weight, bias = make("lightweight", time=20, channels=6, heads=6, kernel_size=kernel_size)
+        input, weight, bias = make("lightweight", backend, time=20, channels=6, heads=6, kernel_size=kernel_size)
         depthwise = partial(F.conv1d, weight=weight[:, None], bias=bias, dilation=dilation, groups=6)
         ours = partial(lightweight_conv1d, input, weight, bias, dilation=dilation, backend=backend)
-        assert_close(ours(padding="same"), depthwise(input.mT, padding="same").mT)
+        assert_close(ours(padding="same"), depthwise(input.mT, padding="same").mT, within(input))
         past = F.pad(input.mT, ((kernel_size - 1) * dilation, 0))
-        assert_close(ours(padding="causal"), depthwise(past).mT)
+        assert_close(ours(padding="causal"), depthwise(past).mT, within(input))
 
     @every_backend
     @every_op
     def test_is_linear_in_the_input_and_in_the_kernels(self, kind, backend):
-        input, weight, _ = make(kind)
+        input, weight, _ = make(kind, backend)
         other_input, other_weight = input.flip(1), weight.flip(-1)
         op = partial(OPS[kind], backend=backend)
-        assert_close(op(2 * input - other_input, weight), 2 * op(input, weight) - op(other_input, weight))
-        assert_close(op(input, 2 * weight - other_weight), 2 * op(input, weight) - op(input, other_weight))
+        mixed = op(2 * input - other_input, weight)
+        assert_close(mixed, 2 * op(input, weight) - op(other_input, weight), within(mixed))
+        mixed = op(input, 2 * weight - other_weight)
+        assert_close(mixed, 2 * op(input, weight) - op(input, other_weight), within(mixed))
 
     @every_backend
     @every_op
     def test_causal_does_not_see_the_future(self, kind, backend):
-        input, weight, bias = make(kind, time=40)
+        input, weight, bias = make(kind, backend, time=40)
         changed_input, changed_weight = input.clone(), weight.clone()
         changed_input[:, 21:] = torch.inf
         if kind == "dynamic":
@@ -115,9 +124,9 @@ class TestIdentities:
     @every_backend
     @every_op
     def test_rows_of_a_batch_are_independent(self, kind, backend):
-        input, weight, bias = make(kind, batch=3, time=40)
+        input, weight, bias = make(kind, backend, batch=3, time=40)
         alone = OPS[kind](input[1:2], weight[1:2] if kind == "dynamic" else weight, bias, backend=backend)
-        assert_close(alone, OPS[kind](input, weight, bias, backend=backend)[1:2])
+        assert_close(alone, OPS[kind](input, weight, bias, backend=backend)[1:2], within(alone))
 
 
 @dataclass
@@ -167,17 +176,17 @@ class TestBackendsAgree:
     @given(case=cases())
     def test_output_and_all_gradients(self, kind, backend, case):
         sizes = {"batch": case.batch, "time": case.time, "channels": case.channels, "heads": case.heads}
-        input, weight, bias = make(kind, **sizes, kernel_size=case.kernel_size, dtype=case.dtype)
+        input, weight, bias = make(kind, backend, **sizes, kernel_size=case.kernel_size, dtype=case.dtype)
         arguments = [LAYOUTS[case.layouts[0]](input), LAYOUTS[case.layouts[1]](weight)] + [bias] * case.bias
         op = partial(OPS[kind], padding=case.padding, dilation=case.dilation)
         assert_matches(partial(op, backend=backend), partial(op, backend="reference"), *arguments)
 
-    @every_backend
+    @each(BACKENDS, but="reference")
     @every_op
     @pytest.mark.parametrize("kernel_size", [2, 15, 16, 17, 31, 32, 33, 100])
     @pytest.mark.parametrize("time", [1, 16, 47, 48, 49, 64, 96, 97, 400])
     def test_at_the_edges_of_blocks(self, kind, backend, kernel_size, time):
-        arguments = make(kind, time=time, kernel_size=kernel_size, dtype=torch.float32)
+        arguments = make(kind, backend, time=time, kernel_size=kernel_size, dtype=torch.float32)
         op = partial(OPS[kind], padding="causal")
         assert_matches(partial(op, backend=backend), partial(op, backend="reference"), *arguments)
 
@@ -187,11 +196,13 @@ class TestBackendsAgree:
         arguments = make(kind, kernel_size=kernel_size)
         assert_matches(OPS[kind], partial(OPS[kind], backend="reference"), *arguments)
 
-    @every_backend
+    @each(BACKENDS, dtype=torch.bfloat16)
     @every_op
     def test_sums_of_half_precision_are_made_in_float32(self, kind, backend):
         # 4096 + 1 is 4096 in bfloat16 and float16: adding tap by tap in these types would stop there.
-        input, weight, _ = make(kind, batch=1, time=64, channels=1, heads=1, kernel_size=64, dtype=torch.bfloat16)
+        input, weight, _ = make(
+            kind, backend, batch=1, time=64, channels=1, heads=1, kernel_size=64, dtype=torch.bfloat16
+        )
         input, weight = torch.ones_like(input), torch.ones_like(weight)
         input[0, 0] = 4096
         output = OPS[kind](input, weight, padding="causal", backend=backend)
@@ -200,40 +211,40 @@ class TestBackendsAgree:
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own use, on the first forward AD
 class TestAutograd:
-    @every_backend
+    @each(BACKENDS, dtype=torch.float64, second_derivatives=True, transforms=True)
     @every_op
     @pytest.mark.parametrize("dilation", [1, 2])
     def test_first_and_second_derivatives(self, kind, backend, dilation):
-        arguments = make(kind, batch=1, time=17, channels=2, heads=2, kernel_size=3)
+        arguments = make(kind, backend, batch=1, time=17, channels=2, heads=2, kernel_size=3)
         arguments = tuple(argument.requires_grad_() for argument in arguments)
         op = partial(OPS[kind], dilation=dilation, backend=backend)
         assert torch.autograd.gradcheck(op, arguments, fast_mode=True, check_forward_ad=True)
         assert torch.autograd.gradgradcheck(op, arguments, fast_mode=True)
 
-    @every_backend
+    @each(BACKENDS, transforms=True)
     @every_op
     def test_vmap_is_a_loop(self, kind, backend):
-        inputs, weights, biases = map(torch.stack, zip(*(make(kind, time=time) for time in (9, 9, 9))))
-        inputs = inputs * torch.arange(1.0, 4)[:, None, None, None]
+        inputs, weights, biases = map(torch.stack, zip(*(make(kind, backend, time=time) for time in (9, 9, 9))))
+        inputs = inputs * torch.arange(1.0, 4).to(inputs)[:, None, None, None]
         op = partial(OPS[kind], backend=backend)
         expected = torch.stack([op(*arguments) for arguments in zip(inputs, weights, biases)])
-        assert_close(torch.func.vmap(op)(inputs, weights, biases), expected)
+        assert_close(torch.func.vmap(op)(inputs, weights, biases), expected, within(expected))
         shared = torch.stack([op(input, weights[0]) for input in inputs])
-        assert_close(torch.func.vmap(op, in_dims=(0, None))(inputs, weights[0]), shared)
+        assert_close(torch.func.vmap(op, in_dims=(0, None))(inputs, weights[0]), shared, within(shared))
 
-    @every_backend
+    @each(BACKENDS, transforms=True)
     @every_op
     def test_jvp_is_the_product_rule(self, kind, backend):
-        input, weight, _ = make(kind)
+        input, weight, _ = make(kind, backend)
         input_tangent, weight_tangent = input.flip(0), weight.flip(0)
         op = partial(OPS[kind], backend=backend)
         _, tangent = torch.func.jvp(op, (input, weight), (input_tangent, weight_tangent))
-        assert_close(tangent, op(input_tangent, weight) + op(input, weight_tangent))
+        assert_close(tangent, op(input_tangent, weight) + op(input, weight_tangent), within(tangent))
 
-    @every_backend
+    @each(BACKENDS, transforms=True)
     @every_op
     def test_per_sample_gradients(self, kind, backend):
-        input, weight, _ = make(kind, batch=3)
+        input, weight, _ = make(kind, backend, batch=3)
 
         def loss(weight, row):
             return OPS[kind](row[None], weight, backend=backend).square().sum()
@@ -244,7 +255,7 @@ class TestAutograd:
         for b, gradient in enumerate(gradients):
             row_weight = (weights[b] if kind == "dynamic" else weights).clone().requires_grad_()
             loss(row_weight, input[b]).backward()
-            assert_close(gradient, row_weight.grad)
+            assert_close(gradient, row_weight.grad, within(gradient))
 
 
 class TestCompilers:
@@ -256,7 +267,8 @@ class TestCompilers:
         op = partial(OPS[kind], backend=backend)
         compiled = torch.compile(op, fullgraph=True, dynamic=dynamic, backend="aot_eager")
         for batch, time in [(2, 9), (3, 70)]:
-            assert_matches(compiled, op, *make(kind, batch=batch, time=time, kernel_size=3))
+            reference = partial(OPS[kind], backend="reference")
+            assert_matches(compiled, reference, *make(kind, backend, batch=batch, time=time, kernel_size=3))
 
     def test_dynamic_shapes_do_not_compile_for_every_length(self):
         torch._dynamo.reset()
@@ -284,12 +296,12 @@ class TestCompilers:
 
 
 class TestPrecision:
-    @every_backend
+    @each(BACKENDS, dtype=torch.bfloat16)
     @every_op
     def test_autocast_computes_in_its_dtype(self, kind, backend):
-        arguments = make(kind, dtype=torch.float32)
+        arguments = make(kind, backend, dtype=torch.float32)
         low = [argument.bfloat16() for argument in arguments]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(arguments[0].device.type, dtype=torch.bfloat16):
             output = OPS[kind](*arguments, backend=backend)
             mixed = OPS[kind](arguments[0], *low[1:], backend=backend)
         assert output.dtype == torch.bfloat16
@@ -307,7 +319,9 @@ class TestPrecision:
     @every_op
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
     def test_result_has_the_dtype_of_the_input(self, kind, backend, dtype):
-        assert OPS[kind](*make(kind, dtype=dtype), backend=backend).dtype == dtype
+        if not takes(BACKENDS[backend], dtype):
+            pytest.skip(f"backend {backend} declares no {dtype}")
+        assert OPS[kind](*make(kind, backend, dtype=dtype), backend=backend).dtype == dtype
 
 
 class TestSteps:
@@ -320,12 +334,12 @@ class TestSteps:
         dilation=st.integers(1, 3),
     )
     def test_any_chunking_is_the_causal_operation(self, kind, backend, chunks, kernel_size, dilation):
-        arguments = make(kind, time=sum(chunks), kernel_size=kernel_size)
+        arguments = make(kind, backend, time=sum(chunks), kernel_size=kernel_size)
         reach = (kernel_size - 1) * dilation
 
         def by_chunks(input, weight, bias):
             state, outputs = input.new_zeros(2, reach, 6), []
-            for chunk in torch.arange(sum(chunks)).split(chunks):
+            for chunk in torch.arange(sum(chunks), device=input.device).split(chunks):
                 kernels = weight[:, chunk] if kind == "dynamic" else weight
                 options = {"dilation": dilation, "backend": backend}
                 output, state = STEPS[kind](input[:, chunk], state, kernels, bias, **options)
@@ -368,7 +382,7 @@ class TestManners:
     @every_backend
     @every_op
     def test_tensors_of_the_caller_are_not_edited(self, kind, backend):
-        arguments = make(kind, time=40)
+        arguments = make(kind, backend, time=40)
         before = [argument.clone() for argument in arguments]
         results_and_gradients(partial(OPS[kind], backend=backend), *arguments)
         state = arguments[0][:, :3].clone()
@@ -380,7 +394,7 @@ class TestManners:
     @every_op
     @pytest.mark.parametrize("kernel_size", [1, 4])
     def test_the_result_is_a_tensor_of_its_own(self, kind, backend, kernel_size):
-        input, weight, _ = make(kind, kernel_size=kernel_size)
+        input, weight, _ = make(kind, backend, kernel_size=kernel_size)
         copy = input.clone()
         OPS[kind](input, weight, backend=backend).zero_()
         assert torch.equal(input, copy)
@@ -388,7 +402,7 @@ class TestManners:
     @every_backend
     @every_op
     def test_is_deterministic(self, kind, backend):
-        arguments = make(kind, time=100, dtype=torch.float32)
+        arguments = make(kind, backend, time=100, dtype=torch.float32)
         first, second = (results_and_gradients(partial(OPS[kind], backend=backend), *arguments) for _ in range(2))
         assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -485,14 +499,16 @@ def test_packed_sequences_are_convolved_alone(kind, padding, backend, lengths):
     shape = (1, sum(lengths), 3, 4) if kind == "dynamic" else (3, 4)
     weight = torch.randn(*shape, generator=generator, dtype=torch.float64)
     bias = torch.randn(6, generator=generator, dtype=torch.float64)
-    op = partial(OPS[kind], padding=padding, dilation=2, backend=backend)
+    tensors = at_home(BACKENDS[backend], input, weight, bias)
+    op = partial(OPS[kind], padding=padding, dilation=2)
 
     def alone(input, weight, bias):
         weights = weight.split(lengths, dim=1) if kind == "dynamic" else [weight] * 3
         parts = zip(input.split(lengths, dim=1), weights)
-        return torch.cat([op(part, kernels, bias) for part, kernels in parts], dim=1)
+        return torch.cat([op(part, kernels, bias, backend="reference") for part, kernels in parts], dim=1)
 
-    assert_matches(lambda *tensors: op(*tensors, cu_seqlens=ends), alone, input, weight, bias)
+    packed = partial(op, cu_seqlens=ends.to(tensors[0].device), backend=backend)
+    assert_matches(packed, alone, *tensors)
 
 
 def test_public_names():

@@ -361,7 +361,7 @@ class TestBadInput:
             ({"weight": torch.zeros(4, 6, 0)}, r"weight must be .*K >= 1.*got \(4, 6, 0\)"),
             ({"weight": torch.zeros(5, 3, 3), "groups": 2}, r"weight must be .*divides C and O, got \(5, 3, 3\)"),
             ({"weight": torch.zeros(4, 6, 3).double()}, r"weight must have the input's dtype.*got torch.float64"),
-            ({"bias": torch.zeros(6)}, r"bias must be \(4,\), got \(6,\)"),
+            ({"bias": torch.zeros(6)}, r"bias must be \(O,\) = \(4,\), got \(6,\)"),
             ({"offset": torch.zeros(2, 9, 1, 3)}, r"offset must be .*\(2, 7, G .*, 3\), got .*\(2, 9, 1, 3\)"),
             ({"offset": torch.zeros(2, 7, 4, 3)}, r"offset must be .*G that divides C = 6.*got .*\(2, 7, 4, 3\)"),
             ({"offset": torch.zeros(2, 7, 1, 3).long()}, r"offset must be floating point.*got torch.int64"),
@@ -377,7 +377,7 @@ class TestBadInput:
                 r"padding_mode='reflect' pads 9 steps by at most 8, got \(9, 9\)",
             ),
             ({"dilation": 5}, r"a kernel that spans 11 steps does not fit into an input of 9 with padding \(0, 0\)"),
-            ({"padding_mask": torch.zeros(2, 8).bool()}, r"padding_mask must be bool \(B, T\) = \(2, 9\), got .*8"),
+            ({"padding_mask": torch.zeros(2, 8).bool()}, r"padding_mask must be bool \(B, T\) = \(2, 9\), .*got .*8"),
         ],
         ids=str,
     )
@@ -391,7 +391,7 @@ class TestBadInput:
         [
             ({"weight": torch.zeros(4, 3)}, r"weight must be \(H, K\).* divides C = 6, got \(4, 3\)"),
             ({"weight": torch.zeros(2, 3, 1)}, r"weight must be \(H, K\).*got \(2, 3, 1\)"),
-            ({"bias": torch.zeros(4)}, r"bias must be \(6,\), got \(4,\)"),
+            ({"bias": torch.zeros(4)}, r"bias must be \(C,\) = \(6,\), got \(4,\)"),
             ({"offset": torch.zeros(2, 9, 1, 3)}, r"offset must be .*\(2, 9, 2, 3\), got .*\(2, 9, 1, 3\)"),
             ({"dilation": 0}, r"dilation must be an int >= 1, got 0"),
             ({"padding": 3}, r"padding must be .*from 0 to \(K-1\)\*dilation = 2, got 3"),

@@ -9,8 +9,7 @@ from transformers import DynamicCache, Lfm2Config
 from transformers.models.lfm2.modeling_lfm2 import Lfm2ShortConv
 
 from seqdyconv import GatedShortConv, ShortConv1d, build_mixer, dynamic_conv1d, low_rank_conv1d
-from seqdyconv.functional import low_rank_conv1d_step
-from tests.helpers import assert_close, assert_matches, golden, randomize
+from tests.helpers import assert_close, golden, randomize
 from tests.layers.behaviours import WIDTH, MixesTime, sentences, stream
 
 OPTIONS = {
@@ -212,51 +211,6 @@ def test_one_tap_is_a_gain():
     gains = layer.generator(input).repeat_interleave(2, dim=-1) + layer.static_kernel[:, 0] + 1
     assert_close(layer(input), gains * input)
     assert_close(stream(layer, input, [2, 1, 6]), layer(input))
-
-
-class TestLowRank:
-    """The function, against the kernels made all at once."""
-
-    def all_at_once(self, input, coefficients, basis, padding):
-        return dynamic_conv1d(
-            input, torch.einsum("btr,rck->btck", coefficients, basis), padding=padding, backend="reference"
-        )
-
-    @pytest.mark.parametrize("padding", ["causal", "same", 1])
-    @pytest.mark.parametrize("rank, kernel_size", [(1, 2), (3, 4), (2, 5), (2, 20)])
-    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
-    def test_outputs_and_gradients(self, rank, kernel_size, padding, dtype):
-        inputs = [torch.randn(shape).to(dtype) for shape in ((2, 9, 6), (2, 9, rank), (rank, 6, kernel_size))]
-        assert_matches(partial(low_rank_conv1d, padding=padding), partial(self.all_at_once, padding=padding), *inputs)
-
-    def test_steps(self):
-        input, coefficients, basis = torch.randn(2, 9, 6), torch.randn(2, 9, 3), torch.randn(3, 6, 4)
-        state, outputs = torch.zeros(2, 3, 6), []
-        for chunk, mix in zip(input.split([2, 1, 6], dim=1), coefficients.split([2, 1, 6], dim=1)):
-            output, state = low_rank_conv1d_step(chunk, state, mix, basis)
-            outputs.append(output)
-        assert_close(torch.cat(outputs, dim=1), low_rank_conv1d(input, coefficients, basis, padding="causal"), 1e-6)
-
-    @pytest.mark.parametrize(
-        "input, coefficients, basis, message",
-        [
-            ((9, 6), (2, 9, 3), (3, 6, 4), r"input must be .* \(B, T, C\) .*got torch.float32 \(9, 6\)"),
-            ((2, 0, 6), (2, 0, 3), (3, 6, 4), r"input must be .* at least one time step .*, got .*\(2, 0, 6\)"),
-            ((2, 9, 6), (2, 9, 3), (3, 5, 4), r"basis must be \(rank, C, K\) with C = 6, .*, got \(3, 5, 4\)"),
-            ((2, 9, 6), (2, 9, 3), (3, 6, 0), r"basis must be .* K >= 1, got \(3, 6, 0\)"),
-            ((2, 9, 6), (2, 8, 3), (3, 6, 4), r"coefficients must be .* = \(2, 9, 3\), got \(2, 8, 3\)"),
-        ],
-    )
-    def test_shapes_that_do_not_fit(self, input, coefficients, basis, message):
-        with pytest.raises(ValueError, match=message):
-            low_rank_conv1d(torch.zeros(input), torch.zeros(coefficients), torch.zeros(basis))
-
-    def test_dtypes_and_states_that_do_not_fit(self):
-        input, coefficients, basis = torch.randn(2, 9, 6), torch.randn(2, 9, 3), torch.randn(3, 6, 4)
-        with pytest.raises(ValueError, match=r"basis must have the input's dtype .*, got torch.float64"):
-            low_rank_conv1d(input, coefficients, basis.double())
-        with pytest.raises(ValueError, match=r"state must be \(B, K-1, C\) = \(2, 3, 6\), got \(2, 4, 6\)"):
-            low_rank_conv1d_step(input, torch.zeros(2, 4, 6), coefficients, basis)
 
 
 class TestConstruction:
