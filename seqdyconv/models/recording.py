@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from seqdyconv.errors import InputError
 from seqdyconv.layers import (
     DeformableConv1d,
     DeformableDepthwiseConv1d,
@@ -65,7 +66,7 @@ def record_kernels(model: nn.Module, **inputs: Any) -> dict[str, Tensor]:
         ``"name (run 2)"`` and so on.
 
     Raises:
-        ValueError: the model has no such convolution, or ran none of them.
+        InputError: the model has no such convolution, or ran none of them.
 
     Example:
         >>> import torch
@@ -106,7 +107,7 @@ def record_sampling(model: nn.Module, **inputs: Any) -> dict[str, Sampling]:
         :class:`seqdyconv.DeformableConv1d`. What is at padded steps means nothing.
 
     Raises:
-        ValueError: the model has no such convolution, or ran none of them.
+        InputError: the model has no such convolution, or ran none of them.
 
     Example:
         >>> import torch
@@ -143,7 +144,7 @@ def record_mixtures(model: nn.Module, **inputs: Any) -> dict[str, Tensor]:
         along which the mixture is the same has size 1.
 
     Raises:
-        ValueError: the model has no such convolution, or ran none of them.
+        InputError: the model has no such convolution, or ran none of them.
 
     Example:
         >>> import torch
@@ -178,11 +179,12 @@ def record_runs(
         For each run the convolution's name, the convolution, and what was read.
 
     Raises:
-        ValueError: the model has no such convolution, ran none of them, or ran one on packed sequences.
+        InputError: the model has no such convolution, or ran none of them.
+        ValueError: it ran one on packed sequences.
     """
     convolutions = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
     if not convolutions:
-        raise ValueError(
+        raise InputError(
             f"the model must have a {' or a '.join(kind.__name__ for kind in kinds)}, got a "
             f"{type(model).__name__} without any"
         )
@@ -217,7 +219,7 @@ def record_runs(
         for module, mode in training.items():
             module.training = mode
     if not recorded:
-        raise ValueError(
+        raise InputError(
             f"the model ran none of its {len(convolutions)} convolutions on a whole sequence, such as "
             f"{next(iter(convolutions))}"
         )

@@ -40,7 +40,8 @@ def plot_alignment(
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: features of another shape or of no frames, or a path that cannot be written.
+        ValueError: features of another shape or of no frames.
+        InputError: a path that cannot be written.
     """
     figure = new_figure(path, layout="constrained")
     figure.get_layout_engine().set(h_pad=0.02, hspace=0.0)  # type: ignore[call-arg, union-attr]

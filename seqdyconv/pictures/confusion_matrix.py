@@ -30,7 +30,8 @@ def plot_confusion_matrix(
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: counts of another shape, or a path that cannot be written.
+        ValueError: counts of another shape.
+        InputError: a path that cannot be written.
 
     Example:
         >>> from seqdyconv.pictures import plot_confusion_matrix

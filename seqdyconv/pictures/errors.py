@@ -33,7 +33,8 @@ def plot_errors(
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: numbers of panels that differ, or a path that cannot be written.
+        ValueError: numbers of panels that differ.
+        InputError: a path that cannot be written.
 
     Example:
         >>> from seqdyconv.pictures import plot_errors

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from seqdyconv.errors import InputError
 from seqdyconv.files import replacing
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def new_figure(path: str | Path | None = None, **options: Any) -> "Figure":
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: a type that matplotlib doesn't write, or a folder that doesn't exist.
+        InputError: a type that matplotlib doesn't write, or a folder that doesn't exist.
     """
     try:
         from matplotlib.figure import Figure
@@ -33,9 +34,9 @@ def new_figure(path: str | Path | None = None, **options: Any) -> "Figure":
     if path is not None:
         types = sorted(figure.canvas.get_supported_filetypes())
         if Path(path).suffix[1:].lower() not in types:
-            raise ValueError(f"path must end in one of {', '.join('.' + kind for kind in types)}, got {str(path)!r}")
+            raise InputError(f"path must end in one of {', '.join('.' + kind for kind in types)}, got {str(path)!r}")
         if not Path(path).parent.is_dir():
-            raise ValueError(f"path must be in a folder that exists, got {str(path)!r}")
+            raise InputError(f"path must be in a folder that exists, got {str(path)!r}")
     return figure
 
 

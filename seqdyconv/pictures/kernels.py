@@ -57,7 +57,7 @@ def plot_kernels(
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: no tokenizer, no convolution in the encoder, a layer or head that is not there, no text or one that
+        InputError: no tokenizer, no convolution in the encoder, a layer or head that is not there, no text or one that
             is too long, or a path that cannot be written.
     """
     figure = new_figure(path, layout="constrained")

@@ -34,7 +34,7 @@ def plot_learning_curves(
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: a path that cannot be written.
+        InputError: a path that cannot be written.
 
     Example:
         >>> from seqdyconv.pictures import plot_learning_curves

@@ -32,7 +32,8 @@ def plot_mixtures(
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: no means, or a path that cannot be written.
+        ValueError: no means.
+        InputError: a path that cannot be written.
 
     Example:
         >>> import torch

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
+from seqdyconv.errors import InputError
 from seqdyconv.pictures.figures import FONT
 
 if TYPE_CHECKING:
@@ -43,17 +44,17 @@ def tokenize(model: Any, text: Any, tokenizer: Any = None) -> Tokens:
     """The tokens of a text or a pair of texts; without a tokenizer by the one that lies beside the model's weights.
 
     Raises:
-        ValueError: no tokenizer there, no text, or one that is too long for it.
+        InputError: no tokenizer there, no text, or one that is too long for it.
     """
     tokenizer = _own_tokenizer(model) if tokenizer is None else tokenizer
     texts = tuple(text) if isinstance(text, (tuple, list)) else (text,)
     if len(texts) not in (1, 2) or not all(isinstance(one, str) and one.strip() for one in texts):
-        raise ValueError(f"text must be a text or a pair of texts, not empty, got {text!r}")
+        raise InputError(f"text must be a text or a pair of texts, not empty, got {text!r}")
     encoded = tokenizer(*texts, return_tensors="pt")
     ids = encoded["input_ids"][0].tolist()
     longest = tokenizer.model_max_length
     if len(ids) > longest:
-        raise ValueError(f"text must have at most the tokenizer's {longest} tokens, got {len(ids)}")
+        raise InputError(f"text must have at most the tokenizer's {longest} tokens, got {len(ids)}")
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     return Tokens(tokenizer.convert_ids_to_tokens(ids), [one in special for one in ids], dict(encoded))
 
@@ -62,10 +63,10 @@ def _own_tokenizer(model: Any) -> Any:
     name = getattr(model, "name_or_path", "")
     try:
         if not name:
-            raise ValueError("the model was not loaded by from_pretrained")
+            raise InputError("the model was not loaded by from_pretrained")
         return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # whatever a folder without a usable tokenizer raises
-        raise ValueError(f"found no tokenizer beside the model ({name or error}): pass tokenizer=") from error
+        raise InputError(f"found no tokenizer beside the model ({name or error}): pass tokenizer=") from error
 
 
 def encoder_call(model: Any, inputs: Mapping[str, Tensor]) -> tuple[nn.Module, dict[str, Tensor]]:
@@ -90,11 +91,11 @@ def choose(name: str, wanted: Iterable[int] | None, allowed: Sequence[int], defa
     """Those that are wanted, if all of them are allowed.
 
     Raises:
-        ValueError: one is not, or none is wanted.
+        InputError: one is not, or none is wanted.
     """
     chosen = list(default if wanted is None else wanted)
     if not chosen or not set(chosen) <= set(allowed):
-        raise ValueError(f"{name} must be of {', '.join(map(str, allowed))}, got {chosen}")
+        raise InputError(f"{name} must be of {', '.join(map(str, allowed))}, got {chosen}")
     return chosen
 
 
@@ -109,7 +110,7 @@ def choose_panels(
         most_heads: of a layer, where ``heads`` is None.
 
     Raises:
-        ValueError: a layer or head that is not there.
+        InputError: a layer or head that is not there.
     """
     heads = None if heads is None else list(heads)
     every = list(num_heads)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from seqdyconv.errors import InputError
 from seqdyconv.models.recording import SamplingRun, sampling_runs
 from seqdyconv.pictures.figures import FONT, PAGE, add_weight_bar, hatch, new_figure, save, thin_lines
 from seqdyconv.pictures.panels import (
@@ -68,13 +69,13 @@ def plot_sampling(
 
     Raises:
         ImportError: matplotlib is not installed.
-        ValueError: no tokenizer, no deformable convolution in the encoder, a layer, head or step that is not there, no
+        InputError: no tokenizer, no deformable convolution in the encoder, a layer, head or step that is not there, no
             text, one that is too long or features of another shape, or a path that cannot be written.
     """
     figure = new_figure(path, layout="constrained" if isinstance(input, Tensor) else "compressed")
     if isinstance(input, Tensor):
         if input.dim() != 2 or 0 in input.shape:
-            raise ValueError(f"features must be (T, F), neither of them 0, got {tuple(input.shape)}")
+            raise InputError(f"features must be (T, F), neither of them 0, got {tuple(input.shape)}")
         name = next(iter(inspect.signature(model.forward).parameters))
         inputs, columns = {name: input[None]}, 1
     else:

@@ -148,7 +148,8 @@ class TestRecordMixtures:
         assert torch.equal(found["0"], model[0].mixture(images))
 
     def test_padding_is_known(self):
-        layer, input = ODConv1d(6, 6, 3, padding="same", num_kernels=2), torch.randn(2, 9, 6)
+        layer = ODConv1d(6, 6, 3, padding="same", num_kernels=2).double()
+        input = torch.randn(2, 9, 6).double()
         mask = torch.arange(9) >= torch.tensor([[9], [5]])
         found = record_mixtures(layer, input=input, padding_mask=mask)[""]
         assert_close(found[1:], record_mixtures(layer, input=input[1:, :5])[""])

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from seqdyconv.errors import InputError
 from seqdyconv.models import (
     SeqDyConvConfig,
     SeqDyConvForConditionalGeneration,
@@ -141,7 +142,7 @@ class TestPlotKernels:
         ids=str,
     )
     def test_bad_arguments(self, tokenizer, arguments, message):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(InputError, match=message):
             plot_kernels(translation_model(), **{"text": TEXT, "tokenizer": tokenizer} | arguments)
 
     def test_without_matplotlib(self, tokenizer, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from seqdyconv import DeformableConv1d
+from seqdyconv.errors import InputError
 from seqdyconv.models import record_sampling
 from seqdyconv.pictures import plot_sampling
 from tests.helpers import randomize
@@ -117,7 +118,7 @@ class TestFiles:
         ids=str,
     )
     def test_bad_arguments(self, tokenizer, arguments, message):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(InputError, match=message):
             plot_sampling(deformable_model(), **{"input": TEXT, "tokenizer": tokenizer} | arguments)
 
     def test_a_step_that_is_not_there(self):
