@@ -1,7 +1,6 @@
 """Lightweight and dynamic convolutions as layers: parameters, softmax, DropConnect, padding and streaming."""
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,10 +8,9 @@ from torch import Tensor, nn
 
 from seqdyconv.functional import dynamic_conv1d, dynamic_conv1d_step, lightweight_conv1d, lightweight_conv1d_step
 from seqdyconv.functional.conv import Padding
-from seqdyconv.functional.packing import check_packed, run_packed
-from seqdyconv.layers.checks import check_dropout, check_input, check_positive
+from seqdyconv.layers.checks import check_dropout
 from seqdyconv.layers.initialization import XavierLinear, reset_children
-from seqdyconv.layers.masking import last_inputs, zero_padding
+from seqdyconv.layers.masking import zero_padding
 from seqdyconv.layers.window import WindowConv
 
 
@@ -26,22 +24,27 @@ class _HeadConv1d(WindowConv):
         channels: int,
         kernel_size: int,
         num_heads: int,
+        *,
         padding: Padding,
         dilation: int,
         bias: bool,
         weight_softmax: bool,
         weight_dropout: float,
         renormalize: bool,
-        factory: dict[str, Any],
+        query_dim: int | None = None,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
     ) -> None:
-        super().__init__(channels, kernel_size, num_heads, padding, dilation)
+        super().__init__(channels, kernel_size, num_heads, padding, dilation, query_dim)
         check_dropout(weight_dropout=weight_dropout)
         if renormalize and not weight_softmax:
             raise ValueError("renormalize is a softmax over the taps inside the sequence: it needs weight_softmax=True")
         self.weight_softmax = weight_softmax
         self.weight_dropout = weight_dropout
         self.renormalize = renormalize
-        self.register_parameter("bias", nn.Parameter(torch.empty(channels, **factory)) if bias else None)
+        self.register_parameter(
+            "bias", nn.Parameter(torch.empty(channels, device=device, dtype=dtype)) if bias else None
+        )
 
     def extra_repr(self) -> str:
         text = f"{self.channels}, kernel_size={self.kernel_size}, num_heads={self.num_heads}, padding={self.padding!r}"
@@ -59,55 +62,53 @@ class _HeadConv1d(WindowConv):
         parameter = next(self.parameters())
         return parameter.new_full((batch_size, self.reach, self.channels), math.nan if self.renormalize else 0.0)
 
-    def _kernels(self, logits: Tensor, valid: Tensor | None) -> Tensor:
-        """(..., H, K) from logits; ``valid`` (B, T + reach) tells which steps of the window are of the sequence."""
-        if self.weight_softmax:
-            dtype = torch.promote_types(logits.dtype, torch.float32)
-            if valid is not None:
-                steps = torch.arange(valid.shape[1] - self.reach, device=valid.device)
-                taps = torch.arange(self.kernel_size, device=valid.device) * self.dilation
-                inside = valid[:, steps[:, None] + taps][:, :, None]  # (B, T, 1, K)
-                # The lowest number instead of −inf: with no tap inside, the kernel is finite and reads zeros.
-                logits = logits.to(dtype).masked_fill(~inside, torch.finfo(dtype).min)
-            logits = logits.softmax(-1, dtype=dtype)
-        return F.dropout(logits, self.weight_dropout, self.training)
-
-    def _whole_kernels(self, logits: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """The kernels of a whole sequence; ``renormalize`` needs the mask (B, T), see :meth:`_mask`."""
-        valid = None
-        if self.renormalize and padding_mask is not None:
-            valid = F.pad(~padding_mask, (self.left, self.reach - self.left))
-        return self._kernels(logits, valid)
-
-    def _mask(self, input: Tensor, padding_mask: Tensor | None) -> Tensor | None:
-        """The mask, made where ``renormalize`` needs one and nothing is padded."""
-        if self.renormalize and padding_mask is None:
-            return torch.zeros_like(input[..., 0], dtype=torch.bool)
-        return padding_mask
-
-    def _convolve(self, input: Tensor, kernels: Tensor) -> Tensor:
-        convolve = lightweight_conv1d if kernels.dim() == 2 else dynamic_conv1d
-        return convolve(input, kernels.to(input.dtype), self.bias, padding=self.padding, dilation=self.dilation)
-
     def past_inputs(self, state: Tensor) -> Tensor:
         """The inputs before a chunk: zeros where ``renormalize`` marks that there was none."""
         return torch.where(state.isnan(), 0, state) if self.renormalize else state
 
-    def _stream_kernels(
-        self, input: Tensor, logits: Tensor, state: Tensor, padding_mask: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        valid, marked = None, input
-        if self.renormalize:
-            if padding_mask is not None:
-                marked = input.masked_fill(padding_mask[..., None], math.nan)
-            valid = ~torch.cat([state[..., 0], marked[..., 0]], dim=1).isnan()
-        kernels = self._kernels(logits, valid).to(input.dtype)
+    def _logits(self, query: Tensor) -> Tensor:
+        """(H, K), or (B, T, H, K) from the steps (B, T, Q) that predict kernels: what softmax makes kernels of."""
+        raise NotImplementedError
+
+    def _forward(self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None = None) -> Tensor:
+        kernels = self._kernels(self._logits(input if query is None else query), self._real(input, padding_mask))
+        convolve = lightweight_conv1d if kernels.dim() == 2 else dynamic_conv1d
+        return convolve(input, kernels.to(input.dtype), self.bias, padding=self.padding, dilation=self.dilation)
+
+    def _stream(self, window: Tensor, query: Tensor | None = None) -> Tensor:
+        real = ~window[..., 0].isnan() if self.renormalize else None
+        window = self.past_inputs(window)
+        kernels = self._kernels(self._logits(self.current_inputs(window) if query is None else query), real)
         step = lightweight_conv1d_step if kernels.dim() == 2 else dynamic_conv1d_step
-        output, following = step(input, self.past_inputs(state), kernels, self.bias, dilation=self.dilation)
-        if self.renormalize or padding_mask is not None:  # marks, or padding at a row's end, which the op knows not of
-            window = torch.cat([state.to(input.dtype), marked], dim=1)
-            following = last_inputs(window, padding_mask, self.reach)
-        return output, following.to(input.dtype)
+        state, input = window[:, : self.reach], window[:, self.reach :]
+        return step(input, state, kernels.to(input.dtype), self.bias, dilation=self.dilation)[0]
+
+    def _window(self, input: Tensor, state: Tensor, padding_mask: Tensor | None) -> Tensor:
+        window = super()._window(input, state, padding_mask)
+        if self.renormalize and padding_mask is not None:
+            window = window.masked_fill(F.pad(padding_mask, (self.reach, 0))[..., None], math.nan)
+        return window
+
+    def _real(self, input: Tensor, padding_mask: Tensor | None) -> Tensor | None:
+        """Which steps of a whole sequence, and of the zeros around it, ``renormalize`` counts: (B, T + reach)."""
+        if not self.renormalize:
+            return None
+        if padding_mask is None:
+            padding_mask = torch.zeros_like(input[..., 0], dtype=torch.bool)
+        return F.pad(~padding_mask, (self.left, self.lookahead))
+
+    def _kernels(self, logits: Tensor, real: Tensor | None) -> Tensor:
+        """(..., H, K) from logits; ``real`` (B, T + reach) tells which steps the softmax counts, None: all."""
+        if self.weight_softmax:
+            dtype = torch.promote_types(logits.dtype, torch.float32)
+            if real is not None:
+                steps = torch.arange(real.shape[1] - self.reach, device=real.device)
+                taps = torch.arange(self.kernel_size, device=real.device) * self.dilation
+                inside = real[:, steps[:, None] + taps][:, :, None]  # (B, T, 1, K)
+                # The lowest number instead of −inf: with no tap inside, the kernel is finite and reads zeros.
+                logits = logits.to(dtype).masked_fill(~inside, torch.finfo(dtype).min)
+            logits = logits.softmax(-1, dtype=dtype)
+        return F.dropout(logits, self.weight_dropout, self.training)
 
 
 class LightweightConv1d(_HeadConv1d):
@@ -159,29 +160,26 @@ class LightweightConv1d(_HeadConv1d):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        factory = {"device": device, "dtype": dtype}
         super().__init__(
             channels,
             kernel_size,
             num_heads,
-            padding,
-            dilation,
-            bias,
-            weight_softmax,
-            weight_dropout,
-            renormalize,
-            factory,
+            padding=padding,
+            dilation=dilation,
+            bias=bias,
+            weight_softmax=weight_softmax,
+            weight_dropout=weight_dropout,
+            renormalize=renormalize,
+            device=device,
+            dtype=dtype,
         )
-        self.weight = nn.Parameter(torch.empty(num_heads, kernel_size, **factory))  # type: ignore[arg-type]
+        self.weight = nn.Parameter(torch.empty(num_heads, kernel_size, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         nn.init.xavier_uniform_(self.weight)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-
-    def _forward(self, input: Tensor, padding_mask: Tensor | None) -> Tensor:
-        return self._convolve(input, self.kernels(self._mask(input, padding_mask)))
 
     def kernels(self, padding_mask: Tensor | None = None) -> Tensor:
         """The finished kernels that :meth:`forward` convolves with, after softmax and, in training, DropConnect.
@@ -200,12 +198,11 @@ class LightweightConv1d(_HeadConv1d):
             raise ValueError(
                 "kernels with renormalize depend on the length: padding_mask (B, T) must be given, got None"
             )
-        return self._whole_kernels(self.weight, padding_mask).to(self.weight.dtype)
+        real = None if padding_mask is None else self._real(padding_mask[..., None], padding_mask)
+        return self._kernels(self.weight, real).to(self.weight.dtype)
 
-    def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        check_input(input, self.channels, self.weight.dtype, padding_mask)
-        self._check_stream(input, state)
-        return self._stream_kernels(zero_padding(input, padding_mask), self.weight, state, padding_mask)
+    def _logits(self, query: Tensor) -> Tensor:
+        return self.weight
 
 
 class DynamicConv1d(_HeadConv1d):
@@ -265,62 +262,28 @@ class DynamicConv1d(_HeadConv1d):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        factory = {"device": device, "dtype": dtype}
         super().__init__(
             channels,
             kernel_size,
             num_heads,
-            padding,
-            dilation,
-            bias,
-            weight_softmax,
-            weight_dropout,
-            renormalize,
-            factory,
+            padding=padding,
+            dilation=dilation,
+            bias=bias,
+            weight_softmax=weight_softmax,
+            weight_dropout=weight_dropout,
+            renormalize=renormalize,
+            query_dim=query_dim,
+            device=device,
+            dtype=dtype,
         )
-        if query_dim is not None:
-            check_positive(query_dim=query_dim)
-        self.query_dim = query_dim
-        self.generator = XavierLinear(
-            channels if query_dim is None else query_dim, num_heads * kernel_size, bias=generator_bias, **factory
-        )
+        width = channels if query_dim is None else query_dim
+        self.generator = XavierLinear(width, num_heads * kernel_size, bias=generator_bias, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         reset_children(self)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
-
-    def forward(
-        self,
-        input: Tensor,
-        *,
-        padding_mask: Tensor | None = None,
-        query: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
-    ) -> Tensor:
-        """Convolve a whole sequence.
-
-        Args:
-            input: (B, T, C).
-            padding_mask: (B, T) bool, True at padded steps, which are read as zeros.
-            query: (B, T, Q) where the layer has a ``query_dim``, else None.
-            cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, instead of a mask:
-                sequence n is the steps from ``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``.
-
-        Returns:
-            (B, T, C).
-        """
-        if cu_seqlens is None:
-            return self._convolve(*self._input_and_kernels(input, padding_mask, query))
-        check_input(input, self.channels, self.generator.weight.dtype, padding_mask)
-        check_packed(cu_seqlens, input, padding_mask)
-        self._check_query(input, query)
-
-        def forward(rows: Tensor, mask: Tensor, query: Tensor | None = None) -> Tensor:
-            return self._convolve(*self._input_and_kernels(rows, mask, query))
-
-        return run_packed(forward, input, cu_seqlens, self.packing_gap, *([] if query is None else [query]))
 
     def kernels(self, input: Tensor, *, padding_mask: Tensor | None = None, query: Tensor | None = None) -> Tensor:
         """The finished kernels that :meth:`forward` convolves with, after softmax and, in training, DropConnect.
@@ -331,53 +294,9 @@ class DynamicConv1d(_HeadConv1d):
         Returns:
             (B, T, H, K), of the input's dtype. Those at padded steps mean nothing.
         """
-        return self._input_and_kernels(input, padding_mask, query)[1]
+        queries = self._check(input, padding_mask, query)
+        read = zero_padding(queries[0] if queries else input, padding_mask)
+        return self._kernels(self._logits(read), self._real(input, padding_mask)).to(input.dtype)
 
-    def stream(
-        self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None, query: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Convolve the next chunk of a causal layer; any chunking of a sequence gives what ``forward`` gives.
-
-        A layer with ``padding=P`` looks L = (K−1)·dilation − P steps ahead, so its output comes L steps late: the
-        first L steps of it mean nothing, and a last chunk of L padded steps brings the rest.
-
-        Args:
-            input: (B, T, C), T ≥ 1.
-            state: (B, (K−1)·dilation, C), of :meth:`initial_state` or the last call.
-            padding_mask: (B, T) bool; padding at a row's end does not enter its state.
-            query: (B, T, Q) where the layer has a ``query_dim``, else None; of the steps of the output.
-
-        Returns:
-            The output (B, T, C), and the next state.
-        """
-        check_input(input, self.channels, self.generator.weight.dtype, padding_mask)
-        self._check_stream(input, state)
-        input = zero_padding(input, padding_mask)
-        if self.lookahead == 0:
-            logits = self._logits(input, query, padding_mask)
-        elif query is None:  # an output's kernel comes from its own step, L before the newest
-            window = torch.cat([self.past_inputs(state).to(input.dtype), input], dim=1)
-            logits = self._logits(self.current_inputs(window), None, None)
-        else:
-            logits = self._logits(input, query, None)
-        return self._stream_kernels(input, logits, state, padding_mask)
-
-    def _input_and_kernels(
-        self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        check_input(input, self.channels, self.generator.weight.dtype, padding_mask)
-        input = zero_padding(input, padding_mask)
-        logits = self._logits(input, query, padding_mask)
-        return input, self._whole_kernels(logits, self._mask(input, padding_mask)).to(input.dtype)
-
-    def _logits(self, input: Tensor, query: Tensor | None, padding_mask: Tensor | None) -> Tensor:
-        self._check_query(input, query)
-        query = input if query is None else zero_padding(query, padding_mask)
+    def _logits(self, query: Tensor) -> Tensor:
         return self.generator(query).unflatten(-1, (self.num_heads, self.kernel_size))
-
-    def _check_query(self, input: Tensor, query: Tensor | None) -> None:
-        if (query is None) != (self.query_dim is None):
-            raise ValueError(f"query must be given if and only if the layer has a query_dim, here {self.query_dim}")
-        expected = (*input.shape[:2], self.query_dim)
-        if query is not None and query.shape != expected:
-            raise ValueError(f"query must be (B, T, Q) = {expected}, got {tuple(query.shape)}")

@@ -16,10 +16,8 @@ from seqdyconv.functional import (
     low_rank_conv1d_step,
 )
 from seqdyconv.functional.conv import Padding
-from seqdyconv.functional.packing import check_packed, run_packed
-from seqdyconv.layers.checks import check_input, check_positive
+from seqdyconv.layers.checks import check_positive
 from seqdyconv.layers.initialization import XavierLinear, ZeroLinear, reset_children
-from seqdyconv.layers.masking import last_inputs, zero_padding
 from seqdyconv.layers.window import WindowConv
 
 
@@ -91,7 +89,8 @@ class ShortConv1d(WindowConv):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(channels, kernel_size, channels if num_heads is None else num_heads, padding)
+        num_heads = channels if num_heads is None else num_heads
+        super().__init__(channels, kernel_size, num_heads, padding, query_dim=query_dim)
         if not (dynamic_kernel or static_kernel):
             raise ValueError("a short convolution has a kernel: dynamic_kernel, static_kernel or both must be True")
         of_dynamic = {"rank": rank, "query_dim": query_dim, "generator_reduction": generator_reduction}
@@ -102,7 +101,6 @@ class ShortConv1d(WindowConv):
         self.rank = rank
         self.residual = residual
         self.silu = silu
-        self.query_dim = query_dim
 
         def parameter(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
@@ -140,64 +138,8 @@ class ShortConv1d(WindowConv):
         text += f", padding={self.padding!r}, static_kernel={self.static_kernel is not None}, residual={self.residual}"
         return text + (", silu=True" if self.silu else "") + (", bias=True" if self.bias is not None else "")
 
-    def forward(
-        self,
-        input: Tensor,
-        *,
-        padding_mask: Tensor | None = None,
-        query: Tensor | None = None,
-        cu_seqlens: Tensor | None = None,
-    ) -> Tensor:
-        """Convolve a whole sequence.
-
-        Args:
-            input: (B, T, C).
-            padding_mask: (B, T) bool, True at padded steps, which are read as zeros.
-            query: (B, T, Q) where the layer has a ``query_dim``, else None.
-            cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, instead of a mask.
-
-        Returns:
-            (B, T, C).
-        """
-        self._check(input, padding_mask, query)
-        if query is None:
-            return super().forward(input, padding_mask=padding_mask, cu_seqlens=cu_seqlens)
-        if cu_seqlens is None:
-            return self._forward(zero_padding(input, padding_mask), padding_mask, query)
-        check_packed(cu_seqlens, input, padding_mask)
-        return run_packed(
-            lambda rows, mask, query: self._forward(zero_padding(rows, mask), mask, query),
-            input,
-            cu_seqlens,
-            self.packing_gap,
-            query,
-        )
-
-    def stream(
-        self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None, query: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Convolve the next chunk of a causal layer; any chunking of a sequence gives what ``forward`` gives.
-
-        A layer with ``padding=P`` looks L = K − 1 − P steps ahead, so its output comes L steps late: the first L steps
-        of it mean nothing, and a last chunk of L padded steps brings the rest.
-
-        Args:
-            input: (B, T, C), T ≥ 1.
-            state: (B, K−1, C), of :meth:`initial_state` or the last call.
-            padding_mask: (B, T) bool; padding at a row's end does not enter its state.
-            query: (B, T, Q) where the layer has a ``query_dim``, else None; of the steps of the output.
-
-        Returns:
-            The output (B, T, C), and the next state.
-        """
-        self._check(input, padding_mask, query)
-        window = self._window(input, state, padding_mask)
-        if query is not None and self.lookahead == 0:
-            query = zero_padding(query, padding_mask)
-        return self._stream(window, query), last_inputs(window, padding_mask, self.reach)
-
     def _forward(self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None = None) -> Tensor:
-        return self._convolve(input, input, input if query is None else zero_padding(query, padding_mask), None)
+        return self._convolve(input, input, input if query is None else query, None)
 
     def _stream(self, window: Tensor, query: Tensor | None = None) -> Tensor:
         state, input, current = window[:, : self.reach], window[:, self.reach :], self.current_inputs(window)
@@ -225,11 +167,3 @@ class ShortConv1d(WindowConv):
         if self.bias is not None:
             output = output + self.bias.to(output.dtype)
         return F.silu(output) if self.silu else output
-
-    def _check(self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None) -> None:
-        check_input(input, self.channels, next(self.parameters()).dtype, padding_mask)
-        if (query is None) != (self.query_dim is None):
-            raise ValueError(f"query must be given if and only if the layer has a query_dim, here {self.query_dim}")
-        expected = (*input.shape[:2], self.query_dim)
-        if query is not None and query.shape != expected:
-            raise ValueError(f"query must be (B, T, Q) = {expected}, got {tuple(query.shape)}")

@@ -13,7 +13,7 @@ class WindowConv(nn.Module):
     """A convolution with K taps, (batch, time, channels): its checks, padding, packed sequences and streaming.
 
     A subclass brings parameters and two methods: ``_forward`` for whole sequences, and ``_stream`` for the chunk at the
-    end of a window. Layers that are given more than one sequence have a ``forward`` and ``stream`` of their own.
+    end of a window.
 
     Args:
         channels: C.
@@ -21,12 +21,23 @@ class WindowConv(nn.Module):
         num_heads: H, divides C.
         padding: ``"causal"``, ``"same"`` or the number of zeros before the sequence.
         dilation: steps between taps.
+        query_dim: Q, the width of a second sequence that ``forward`` and ``stream`` then need, and which ``_forward``
+            and ``_stream`` get as one more argument; None: there is none.
     """
 
     def __init__(
-        self, channels: int, kernel_size: int, num_heads: int, padding: Padding = "same", dilation: int = 1
+        self,
+        channels: int,
+        kernel_size: int,
+        num_heads: int,
+        padding: Padding = "same",
+        dilation: int = 1,
+        query_dim: int | None = None,
     ) -> None:
         super().__init__()
+        if query_dim is not None:
+            check_positive(query_dim=query_dim)
+        self.query_dim = query_dim
         check_heads(num_heads, channels=channels)
         check_positive(kernel_size=kernel_size, dilation=dilation)
         self.channels = channels
@@ -38,31 +49,43 @@ class WindowConv(nn.Module):
         self.left = left_padding(padding, kernel_size, dilation)
         self.lookahead = self.reach - self.left  # steps after the current one that the last tap reads
 
-    def forward(self, input: Tensor, *, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        input: Tensor,
+        *,
+        padding_mask: Tensor | None = None,
+        query: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> Tensor:
         """Convolve a whole sequence.
 
         Args:
             input: (B, T, C).
             padding_mask: (B, T) bool, True at padded steps, which are read as zeros.
+            query: (B, T, Q) where the layer has a ``query_dim``, else None.
             cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, instead of a mask:
                 sequence n is the steps from ``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``.
 
         Returns:
             (B, T, C).
         """
-        check_input(input, self.channels, self._dtype, padding_mask)
+        queries = self._check(input, padding_mask, query)
         if cu_seqlens is None:
-            return self._forward(zero_padding(input, padding_mask), padding_mask)
+            return self._forward_padded(input, padding_mask, *queries)
         check_packed(cu_seqlens, input, padding_mask)
-        return run_packed(
-            lambda rows, mask: self._forward(zero_padding(rows, mask), mask), input, cu_seqlens, self.packing_gap
-        )
+        return run_packed(self._forward_padded, input, cu_seqlens, self.packing_gap, *queries)
+
+    def _forward_padded(self, input: Tensor, padding_mask: Tensor | None, *queries: Tensor) -> Tensor:
+        queries = tuple(zero_padding(query, padding_mask) for query in queries)
+        return self._forward(zero_padding(input, padding_mask), padding_mask, *queries)
 
     def initial_state(self, batch_size: int) -> Tensor:
         """The state before the first chunk: (B, (K−1)·dilation, C) zeros on the layer's device, in its dtype."""
         return next(self.parameters()).new_zeros(batch_size, self.reach, self.channels)
 
-    def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def stream(
+        self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None, query: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Convolve the next chunk of a causal layer; any chunking of a sequence gives what ``forward`` gives.
 
         A layer with ``padding=P`` looks L = (K−1)·dilation − P steps ahead, so its output comes L steps late: the
@@ -72,13 +95,16 @@ class WindowConv(nn.Module):
             input: (B, T, C), T ≥ 1.
             state: (B, (K−1)·dilation, C), of :meth:`initial_state` or the last call.
             padding_mask: (B, T) bool; padding at a row's end does not enter its state.
+            query: (B, T, Q) where the layer has a ``query_dim``, else None; of the steps of the output.
 
         Returns:
             The output (B, T, C), and the next state.
         """
-        check_input(input, self.channels, self._dtype, padding_mask)
+        queries = self._check(input, padding_mask, query)
+        if self.lookahead == 0:  # else the mask is of other steps
+            queries = tuple(zero_padding(query, padding_mask) for query in queries)
         window = self._window(input, state, padding_mask)
-        return self._stream(window), last_inputs(window, padding_mask, self.reach)
+        return self._stream(window, *queries), last_inputs(window, padding_mask, self.reach)
 
     # What a subclass brings
 
@@ -107,6 +133,18 @@ class WindowConv(nn.Module):
     def current_inputs(self, window: Tensor) -> Tensor:
         """Of a chunk's window, the steps that its output belongs to."""
         return window[:, self.left : window.shape[1] - self.lookahead]
+
+    def _check(self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None) -> tuple[Tensor, ...]:
+        """The query, if there is one, once all fits."""
+        check_input(input, self.channels, self._dtype, padding_mask)
+        if (query is None) != (self.query_dim is None):
+            raise ValueError(f"query must be given if and only if the layer has a query_dim, here {self.query_dim}")
+        if query is None:
+            return ()
+        expected = (*input.shape[:2], self.query_dim)
+        if query.shape != expected:
+            raise ValueError(f"query must be (B, T, Q) = {expected}, got {tuple(query.shape)}")
+        return (query,)
 
     def _window(self, input: Tensor, state: Tensor, padding_mask: Tensor | None) -> Tensor:
         """State and chunk in one, zeros at padded steps."""

@@ -60,12 +60,11 @@ class NormalizedDepthwiseConv(LightweightConv1d):
         super().reset_parameters()
         reset_children(self)
 
-    def forward(self, input: Tensor, *, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
-        return F.silu(self.norm(super().forward(input, padding_mask=padding_mask, cu_seqlens=cu_seqlens)))
+    def _forward(self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None = None) -> Tensor:
+        return F.silu(self.norm(super()._forward(input, padding_mask, query)))
 
-    def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        output, state = super().stream(input, state, padding_mask)
-        return F.silu(self.norm(output)), state
+    def _stream(self, window: Tensor, query: Tensor | None = None) -> Tensor:
+        return F.silu(self.norm(super()._stream(window, query)))
 
 
 class SeqDyConvConformerLayer(GradientCheckpointingLayer):
