@@ -29,8 +29,8 @@ from seqdyconv.layers.mixers import mixers_with
 from seqdyconv.models import SeqDyConvConfig
 from seqdyconv.threads import WAITING
 from seqdyconv.training.arguments import exit_on_error, parse_arguments, read_yaml
-from seqdyconv.training.checkpoints import RUN_FILE
 from seqdyconv.training.loading import ModelError, check_folder
+from seqdyconv.training.output_dir import RUN_FILE
 
 EXTRAS = ("speech", "recipes")
 
