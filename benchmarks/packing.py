@@ -30,6 +30,7 @@ from benchmarks.ops import peak_memory, processor
 from benchmarks.swap import CLOCKS, DTYPES, autocast
 from seqdyconv.data.batching import TokenBatchSampler
 from seqdyconv.data.packing import PackingCollator
+from seqdyconv.data.text_rows import tokenize
 from seqdyconv.models import (
     SeqDyConvConfig,
     SeqDyConvForConditionalGeneration,
@@ -97,18 +98,20 @@ def recipe_of(name: str, options: argparse.Namespace) -> tuple[dict[str, Any], l
     if options.quick:
         small = {"hidden_size": 16, "ffn_dim": 16, "vocab_size": 50, "max_tokens": 40}
         return values | small, [(1 + 3 * n % 11, 1 + 5 * n % 9)[: 1 + (recipe == "translation")] for n in range(30)]
-    sys.path.insert(0, str(RECIPES / recipe))
-    data = importlib.import_module(f"{recipe}_data")
+    if recipe == "translation":
+        sys.path.insert(0, str(RECIPES / recipe))
+    data = importlib.import_module(
+        "translation_data" if recipe == "translation" else "seqdyconv.data.text_classification"
+    )
     names = {item.name for item in dataclasses.fields(data.DataArguments)}
     args = data.DataArguments(**{name: value for name, value in values.items() if name in names})
     if recipe == "translation":
         texts = data.load_translation_datasets(args)
         tokens = data.tokenize(texts.__class__(train=texts["train"]), data.make_tokenizer(args, texts["train"]), args)
         return values, [(len(row["input_ids"]), len(row["labels"])) for row in tokens["train"]]
-    tokens = importlib.import_module("classification_tokens")
     texts = data.load_classification_datasets(args)
-    tokens = tokens.tokenize(texts.__class__(train=texts["train"]), tokens.make_tokenizer(args, texts["train"]), args)
-    return values, [(len(row),) for row in tokens["train"]["input_ids"]]
+    rows = tokenize(texts.__class__(train=texts["train"]), data.make_tokenizer(args, texts["train"]), args)
+    return values, [(len(row),) for row in rows["train"]["input_ids"]]
 
 
 def build(values: dict[str, Any], mixer: str, pairs: bool, options: argparse.Namespace) -> Any:

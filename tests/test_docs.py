@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from classification_tokens import train_tokenizer
 from transformers import BertConfig, BertModel
+
+from seqdyconv.data.word_tokenizers import train_word_tokenizer
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -15,7 +16,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 def my_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder to work in, with a tiny encoder where a reader has a trained one."""
     monkeypatch.chdir(tmp_path)
-    tokenizer = train_tokenizer(["a film of great charm", "dull and far too long"], vocab_size=60)
+    tokenizer = train_word_tokenizer(["a film of great charm", "dull and far too long"], vocab_size=60)
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=len(tokenizer),

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from classification_packages import fetch_minilm
 from datasets import Dataset
 from transformers import (
     AutoConfig,
@@ -17,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from seqdyconv.data.packaged_models import MINILM, fetch_minilm
 from seqdyconv.data.packages import PackageUnavailableError
 from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForSequenceClassification
@@ -37,7 +37,6 @@ __all__ = [
     "resolve_name",
 ]
 
-MINILM = "minilm-l6"
 KIND = "text classification model"
 
 

@@ -10,10 +10,8 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from classification_model import ModelArguments, ModelError, classify, known_labels, load_model
-from classification_tokens import tokenize
 from classification_trainer import ClassificationTrainingArguments, MatchingTrainer, labels_of_texts
 from datasets import Dataset, DatasetDict
-from text_classification_data import DataArguments, DataError, load_unlabelled_texts
 from torch import Tensor
 from transformers import (
     DataCollatorWithPadding,
@@ -26,6 +24,8 @@ from transformers import (
 from transformers.trainer_utils import SaveStrategy
 
 from seqdyconv.data.batching import TokenBatchSampler
+from seqdyconv.data.text_classification import DataArguments, DataError, load_unlabelled_texts
+from seqdyconv.data.text_rows import tokenize
 from seqdyconv.errors import first_line
 from seqdyconv.pictures import plot_learning_curves
 from seqdyconv.scores.text_classification import score

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 from classification_model import classify, load_model, load_tokenizer, resolve_name
-from classification_tokens import tokenize
 from datasets import DatasetDict
-from text_classification_data import SPLITS, DataArguments, load_classification_datasets
 from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 
+from seqdyconv.data.text_classification import SPLITS, DataArguments, load_classification_datasets
+from seqdyconv.data.text_rows import tokenize
 from seqdyconv.scores.text_classification import write_split
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
 from seqdyconv.training.output_dir import run_arguments

@@ -17,11 +17,11 @@ import datasets
 import numpy as np
 import torch
 from classification_model import classify, load_model, load_tokenizer, resolve_name
-from classification_tokens import tokenize
 from datasets import Dataset, DatasetDict
-from text_classification_data import DataArguments
 from transformers.utils.logging import disable_progress_bar
 
+from seqdyconv.data.text_classification import DataArguments
+from seqdyconv.data.text_rows import tokenize
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
 from seqdyconv.training.output_dir import run_arguments
 from seqdyconv.training.streams import InputError, read_windows

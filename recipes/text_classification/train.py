@@ -28,7 +28,6 @@ from classification_swap import (
     make_teacher,
     swap_layers,
 )
-from classification_tokens import make_tokenizer, tokenize
 from classification_trainer import (
     ClassificationTrainer,
     ClassificationTrainingArguments,
@@ -37,12 +36,6 @@ from classification_trainer import (
     labels_of_texts,
 )
 from datasets import Dataset, DatasetDict
-from text_classification_data import (
-    DataArguments,
-    DataError,
-    check_labels,
-    load_classification_datasets,
-)
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -52,6 +45,14 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv import DynamicConv1d, LightweightConv1d
+from seqdyconv.data.text_classification import (
+    DataArguments,
+    DataError,
+    check_labels,
+    load_classification_datasets,
+    make_tokenizer,
+)
+from seqdyconv.data.text_rows import tokenize
 from seqdyconv.models.loading import check_packing
 from seqdyconv.pictures import plot_kernels, plot_learning_curves
 from seqdyconv.scores.text_classification import majority_accuracy, svm_accuracy, write_split

