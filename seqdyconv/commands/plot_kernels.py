@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(words) > 1 and not words[1].startswith("--"):
         words[1:2] = [f"--text={words[1]}"]
     (args,) = parse_arguments((PictureArguments,), words, first="model_dir", description=__doc__)
-    with exit_on_error(ValueError):
+    with exit_on_error(ImportError):  # of matplotlib, which is imported to draw
         text = args.text if args.text_pair is None else (args.text, args.text_pair)
         disable_progress_bar()  # That of loading weights.
         model = load_model(args.model_dir)

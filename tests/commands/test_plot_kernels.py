@@ -1,5 +1,7 @@
 """``seqdyconv plot-kernels``: a picture of a saved model's kernels."""
 
+import sys
+
 import pytest
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
 
@@ -64,3 +66,11 @@ def test_a_model_without_a_layer_of_ours(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([folder, "the"])
     assert "is BertForSequenceClassification, none of ours and not swapped" in capsys.readouterr().err
+
+
+def test_without_matplotlib(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(SystemExit) as caught:
+        main([save(our_classifier(), tmp_path / "model"), "the"])
+    assert caught.value.code == 2
+    assert 'pictures need matplotlib: pip install "seqdyconv[recipes]"' in capsys.readouterr().err
