@@ -5,24 +5,22 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-from accelerate.utils import gather_object
 from speech_batches import EpochBatches, SpeechCollator, Utterances
 from speech_model import Recogniser
 from speech_recognition_data import SAMPLING_RATE
 from speech_scores import score
 from torch import Tensor
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from seqdyconv.data.batching import TokenBatchSampler
 from seqdyconv.speech.augmentation import SpecAugment
-from seqdyconv.training.token_batches import IGNORED_LABEL, TokenBatchArguments, TokenBatches
+from seqdyconv.training.run_trainer import RunArguments, RunTrainer
+from seqdyconv.training.token_batches import IGNORED_LABEL
 
 
 @dataclass
-class SpeechTrainingArguments(TokenBatchArguments):
+class SpeechTrainingArguments(RunArguments):
     """The training arguments, and what only speech recognition has."""
 
     max_batch_seconds: float = field(
@@ -53,14 +51,10 @@ class SpeechTrainingArguments(TokenBatchArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints stay."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "No effect: the columns are known."})
 
-    without_effect: ClassVar[dict[str, str]] = {
-        name: instead.replace("eval_max_tokens", "eval_max_batch_seconds").replace("max_tokens", "max_batch_seconds")
-        for name, instead in TokenBatchArguments.without_effect.items()
-    } | {
-        "max_tokens": "max_batch_seconds bounds the batches",
-        "eval_max_tokens": "eval_max_batch_seconds bounds the batches",
-        "packing": "batches of sound are padded",
-        "mix_lengths": "batches of sound are padded",
+    without_effect: ClassVar[dict[str, str]] = RunArguments.without_effect | {
+        "per_device_train_batch_size": "max_batch_seconds bounds the batches",
+        "per_device_eval_batch_size": "eval_max_batch_seconds bounds the batches",
+        "auto_find_batch_size": "max_batch_seconds bounds the batches",
         "label_smoothing_factor": "CTC has none",
         "remove_unused_columns": "the columns are known",
     }
@@ -74,7 +68,7 @@ class SpeechTrainingArguments(TokenBatchArguments):
         super().__post_init__()
 
 
-class SpeechTrainer(TokenBatches):
+class SpeechTrainer(RunTrainer):
     """Trains on :class:`Utterances` with a loss per label; evaluates by error rates of greedy transcripts.
 
     The gradient of a step is that of the loss of all its labels divided by their number, however the utterances are
@@ -109,14 +103,14 @@ class SpeechTrainer(TokenBatches):
 
     # Training
 
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        """Training batches bounded in seconds, sharded over processes by accelerate."""
+    def train_batches(self) -> EpochBatches:
+        """Of at most max_batch_seconds of audio, padding included."""
         dataset: Any = self.train_dataset
         bound = math.ceil(self.args.max_batch_seconds * SAMPLING_RATE)
-        sampler = TokenBatchSampler(dataset.lengths, bound, seed=self.args.data_seed or self.args.seed)
-        return self.accelerator.prepare(self._dataloader(dataset, EpochBatches(sampler)))
+        return EpochBatches(TokenBatchSampler(dataset.lengths, bound, seed=self.args.order_seed))
 
-    def _eval_batches(self, dataset: Any) -> list[list[int]]:
+    def eval_batches(self, dataset: Any) -> list[list[int]]:
+        """Of at most eval_max_batch_seconds of audio, from short to long."""
         bound = math.ceil((self.args.eval_max_batch_seconds or self.args.max_batch_seconds) * SAMPLING_RATE)
         return list(TokenBatchSampler(dataset.lengths, bound, shuffle=False))
 
@@ -129,12 +123,7 @@ class SpeechTrainer(TokenBatches):
     ) -> Any:
         """The model's loss, summed over labels and divided by the number of those of the step."""
         loss, outputs = self._summed_loss(model, inputs)
-        if num_items_in_batch is None:
-            num_items_in_batch = (inputs["labels"] != IGNORED_LABEL).sum()
-        elif self.args.average_tokens_across_devices:
-            # Gradients are averaged over processes, while the labels are counted over all of them.
-            loss = loss * self.accelerator.num_processes
-        loss = loss / num_items_in_batch
+        loss = self.mean_loss(loss, (inputs["labels"] != IGNORED_LABEL).sum(), num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
     def _summed_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
@@ -166,29 +155,17 @@ class SpeechTrainer(TokenBatches):
 
     def recognise(self, dataset: Utterances) -> tuple[list[str], float]:
         """Greedy texts and the loss per label; all processes share the work, and each gets all results."""
-        # All processes hold the same weights, hence evaluation needs no wrapper and may take uneven shares.
-        model = self.model_wrapped if self._is_sharded() else self.model
-        model.to(self.args.device)
-        training = model.training
-        model.eval()
-        batches = self._eval_batches(dataset)
-        share = self._own_share(batches)
-        own = len(batches[self.args.process_index :: self.args.world_size])
         found: list[tuple[int, str]] = []
-        sums = torch.zeros(2, dtype=torch.float64)
-        with torch.no_grad():
-            for number, (rows, inputs) in enumerate(zip(share, self._dataloader(dataset, share))):
-                inputs = self._prepare_inputs(inputs)
+        loss_sum = labels = 0.0
+        with self.evaluating() as model:
+            for rows, inputs, counts in self.own_batches(dataset):
                 with self.compute_loss_context_manager():
                     loss, outputs = self._summed_loss(model, inputs)
-                if number < own:
-                    labels = (inputs["labels"] != IGNORED_LABEL).sum()
-                    sums += torch.stack([loss.double(), labels.double()]).cpu()
+                if counts:
+                    loss_sum += float(loss)
+                    labels += int((inputs["labels"] != IGNORED_LABEL).sum())
                 found += zip(rows, self._texts(inputs, outputs))
-        model.train(training)
-        loss_sum, count = np.sum(gather_object([sums.tolist()]), axis=0)
-        texts = dict(gather_object(found))
-        return [texts[row] for row in range(len(dataset))], float(loss_sum / max(1, count))
+        return self.gather_rows(found, len(dataset)), self.gather_mean(loss_sum, labels)
 
     def _texts(self, inputs: dict[str, Tensor], outputs: Any) -> list[str]:
         inputs = {name: value for name, value in inputs.items() if name != "labels"}

@@ -38,7 +38,7 @@ from speech_recognition_data import (
 from speech_scores import write_split
 from speech_trainer import SpeechTrainer, SpeechTrainingArguments
 from torch import Tensor
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.files import write_lines
@@ -136,7 +136,7 @@ def run(
         args=args,
         train_dataset=utterances["train"],
         eval_dataset=utterances.get("validation"),
-        callbacks=make_callbacks(model_args, args),
+        callbacks=make_callbacks(model_args),
     )
     seconds = train_or_load(trainer, checkpoint)
     metrics: dict[str, Any] = {
@@ -238,14 +238,11 @@ def make_labels(
     return labels, data, bad
 
 
-def make_callbacks(model_args: ModelArguments, args: SpeechTrainingArguments) -> list[TrainerCallback]:
-    """Early stopping, and the temperature of mixed kernels."""
-    callbacks: list[TrainerCallback] = []
-    if args.early_stopping_patience:
-        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+def make_callbacks(model_args: ModelArguments) -> list[TrainerCallback]:
+    """The temperature of mixed kernels."""
     if model_args.subsampling_kernels > 1 and model_args.kernel_temperature > 1:
-        callbacks.append(TemperatureAnnealing(model_args.kernel_temperature))
-    return callbacks
+        return [TemperatureAnnealing(model_args.kernel_temperature)]
+    return []
 
 
 # Reports

@@ -304,7 +304,7 @@ def distil(
     if own_args.save_strategy == SaveStrategy.BEST:
         own_args.save_strategy = SaveStrategy.EPOCH
     own_args.load_best_model_at_end, own_args.metric_for_best_model = False, None
-    own_args.average_checkpoints = 0
+    own_args.average_checkpoints = own_args.early_stopping_patience = 0
     own_args.ddp_find_unused_parameters = True  # The head learns nothing from hidden states.
     output_dir = Path(own_args.output_dir)
     output_dir.mkdir(exist_ok=True)

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
@@ -108,23 +107,14 @@ class ClassificationTrainer(TokenBatches):
 
     def classify(self, dataset: Dataset) -> npt.NDArray[np.float64]:
         """Probabilities (texts, labels); all processes share the work, and each gets all results."""
-        # All processes hold the same weights, hence evaluation needs no wrapper and may take uneven shares.
-        model = self.model_wrapped if self._is_sharded() else self.model
-        model.to(self.args.device)
-        training = model.training
-        model.eval()
-        share = self._own_share(self._eval_batches(dataset))
         found: list[tuple[int, npt.NDArray[Any]]] = []
-        with torch.no_grad():
-            for rows, inputs in zip(share, self._dataloader(dataset, share)):
-                inputs = self._prepare_inputs(inputs)
+        with self.evaluating() as model:
+            for rows, inputs, _ in self.own_batches(dataset):
                 inputs.pop("labels", None)
                 with self.compute_loss_context_manager():
                     logits = model(**inputs).logits
                 found += zip(rows, logits.float().softmax(-1).cpu().numpy())
-        model.train(training)
-        by_row = dict(gather_object(found))
-        return mean_of_windows(np.stack([by_row[row] for row in range(len(dataset))]), dataset["example"][:])
+        return mean_of_windows(np.stack(self.gather_rows(found, len(dataset))), dataset["example"][:])
 
 
 class DistilledClassificationTrainer(ClassificationTrainer, DistillationTrainer):

@@ -37,7 +37,6 @@ from classification_trainer import (
 )
 from datasets import Dataset, DatasetDict
 from transformers import (
-    EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
@@ -241,14 +240,12 @@ def make_trainer(
     weights = None
     if args.class_weights == "balanced":
         weights = balanced_weights(data["train"]["labels"][:], model.config.num_labels)
-    callbacks = [EarlyStoppingCallback(args.early_stopping_patience)] if args.early_stopping_patience else []
     options: dict[str, Any] = {
         "model": model,
         "args": args,
         "train_dataset": data["train"],
         "eval_dataset": data.get("validation"),
         "processing_class": tokenizer,
-        "callbacks": callbacks,
         "class_weights": weights,
     }
     if teacher is None or not (distil_args.matching_weight or distil_args.distil_logits_weight):

@@ -16,7 +16,6 @@ from datasets import Dataset, DatasetDict
 from tqdm.auto import tqdm
 from transformers import (
     DataCollatorForSeq2Seq,
-    EarlyStoppingCallback,
     PreTrainedTokenizerBase,
     TrainerCallback,
     set_seed,
@@ -170,9 +169,6 @@ def make_trainer(
         found = score(translations, texts["validation"].select(indices)["target"])
         return {"bleu": float(found["bleu"]), "chrf": float(found["chrf"])}
 
-    callbacks: list[TrainerCallback] = []
-    if args.early_stopping_patience:
-        callbacks.append(EarlyStoppingCallback(early_stopping_patience=args.early_stopping_patience))
     trainer = TokenBatchTrainer(
         model=model,
         args=args,
@@ -180,7 +176,6 @@ def make_trainer(
         eval_dataset=data.get("validation"),
         processing_class=tokenizer,
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
-        callbacks=callbacks,
         text_metrics=text_metrics,
         generation_examples=args.generation_examples,
     )

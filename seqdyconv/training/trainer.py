@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
@@ -158,12 +157,7 @@ class TokenBatchTrainer(TokenBatches, Seq2SeqTrainer):
             other = model(**inputs, use_cache=False).logits
             loss = 0.5 * (loss + label_smoothed_loss(other, labels, smoothing))
             loss = loss + 0.5 * self.args.rdrop_alpha * rdrop_loss(outputs.logits, other, labels)
-        if num_items_in_batch is None:
-            num_items_in_batch = (labels != IGNORED_LABEL).sum()
-        elif self.args.average_tokens_across_devices:
-            # Gradients are averaged over processes, while the tokens are counted over all of them.
-            loss = loss * self.accelerator.num_processes
-        loss = loss / num_items_in_batch
+        loss = self.mean_loss(loss, (labels != IGNORED_LABEL).sum(), num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
     # Evaluation
@@ -177,34 +171,25 @@ class TokenBatchTrainer(TokenBatches, Seq2SeqTrainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Loss per token, and the metrics of generated texts if they are asked for."""
-        # All processes hold the same weights, hence evaluation needs no wrapper and may take uneven shares.
-        model = self.model_wrapped if self._is_sharded() else self.model
-        model.to(self.args.device)
-        training = model.training
-        model.eval()
         self.callback_handler.eval_dataloader = dataloader
-        sums = torch.zeros(2, dtype=torch.float64)
         dataset: Any = dataloader.dataset
-        own_batches = len(self._eval_batches(dataset)[self.args.process_index :: self.args.world_size])
-        with torch.no_grad():
-            for index, inputs in enumerate(dataloader):
-                inputs = self._prepare_inputs(inputs)
+        loss_sum = tokens = 0.0
+        with self.evaluating() as model:
+            for _, inputs, counts in self.own_batches(dataset):
                 labels = inputs.pop("labels")
                 with self.compute_loss_context_manager():
                     logits = model(**inputs, use_cache=False).logits
-                loss = label_smoothed_loss(logits, labels)
-                if index < own_batches:
-                    sums += torch.stack([loss.double(), (labels != IGNORED_LABEL).sum().double()]).cpu()
+                if counts:
+                    loss_sum += float(label_smoothed_loss(logits, labels))
+                    tokens += int((labels != IGNORED_LABEL).sum())
                 self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        loss_sum, tokens = self.accelerator.reduce(sums.to(self.args.device, torch.float32)).tolist()
-        metrics = {f"{metric_key_prefix}_loss": loss_sum / tokens}
+        metrics = {f"{metric_key_prefix}_loss": self.gather_mean(loss_sum, tokens)}
         if self.args.predict_with_generate and self.text_metrics is not None:
             step = max(1, len(dataset) // (self.generation_examples or len(dataset)))
             indices = list(range(0, len(dataset), step))[: self.generation_examples]
             hypotheses = self.generate([dataset[index]["input_ids"] for index in indices], self.decoding)
             found = self.text_metrics([beams[0].text for beams in hypotheses], indices)
             metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
-        model.train(training)
         return EvalLoopOutput(predictions=np.empty(0), label_ids=None, metrics=metrics, num_samples=len(dataset))
 
     def generate(
@@ -218,19 +203,13 @@ class TokenBatchTrainer(TokenBatches, Seq2SeqTrainer):
 
         Every process must call it. `progress` is the label of a progress bar, None for no bar.
         """
-        model = self.model
         tokenizer: Any = self.processing_class
-        model.to(self.args.device)  # type: ignore[arg-type]
-        training = model.training
-        model.eval()
-        share = self._own_share(batches_by_length(inputs, decoding))
+        sharded = self.is_sharded()
+        share = self.own_share(batches_by_length(inputs, decoding))
         found: list[tuple[int, list[Hypothesis]]] = []
         silent = progress is None or self.args.disable_tqdm or not self.is_world_process_zero()
-        for batch in tqdm(share, desc=progress, disable=silent):
-            hypotheses = generate_batch(
-                model, tokenizer, [inputs[i] for i in batch], decoding, nbest, self._is_sharded()
-            )
-            found += zip(batch, hypotheses)
-        model.train(training)
-        results = dict(gather_object(found))
-        return [results[index] for index in range(len(inputs))]
+        with self.evaluating():
+            for batch in tqdm(share, desc=progress, disable=silent):
+                rows = [inputs[index] for index in batch]
+                found += zip(batch, generate_batch(self.model, tokenizer, rows, decoding, nbest, sharded))
+        return self.gather_rows(found, len(inputs))

@@ -1,0 +1,226 @@
+"""What the trainers of all recipes share: exact resume, losses per item of a step, evaluation without duplicates."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments
+from transformers.integrations.fsdp import is_fsdp_managed_module
+
+from seqdyconv.data.batching import SetEpochCallback
+
+
+@dataclass
+class RunArguments(TrainingArguments):
+    """The arguments of the Trainer, and those of a run: see :class:`seqdyconv.training.runs.Run`.
+
+    Keys of the Trainer that have no effect here raise when they are set.
+    """
+
+    average_checkpoints: int = field(
+        default=0, metadata={"help": "The final model is the average of the last n checkpoints; 0 and 1 mean the last."}
+    )
+    early_stopping_patience: int = field(
+        default=0, metadata={"help": "Stop after n evaluations without a better metric_for_best_model; 0 is never."}
+    )
+    resume: bool = field(default=False, metadata={"help": "Go on with the run in output_dir."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the run in output_dir by a new one."})
+
+    # Other defaults than the Trainer's.
+    logging_steps: float = field(default=50, metadata={"help": "Log every n steps."})
+    report_to: None | str | list[str] = field(  # noqa: RUF036  # HfArgumentParser wants None first.
+        default="tensorboard", metadata={"help": "Where to log to."}
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "True if parameters get no gradient, which costs time in each step."}
+    )
+    restore_callback_states_from_checkpoint: bool = field(
+        default=True, metadata={"help": "Resume the patience of early stopping too."}
+    )
+
+    without_effect: ClassVar[dict[str, str]] = {
+        "train_sampling_strategy": "batches are made of examples of similar length",
+        "dataloader_drop_last": "all examples are used",
+        "ignore_data_skip": "a resumed run goes on with the next batch",
+        "resume_from_checkpoint": "use resume",
+        "do_train": "train.py always trains",
+        "do_eval": "use eval_strategy",
+        "do_predict": "train.py always evaluates on the test set",
+    }
+
+    def __post_init__(self) -> None:
+        if self.output_dir is None:
+            raise ValueError("output_dir is missing: say where the run is written to")
+        defaults = {item.name: item.default for item in dataclasses.fields(self)}
+        for name, instead in self.without_effect.items():
+            if getattr(self, name) != defaults[name]:
+                raise ValueError(f"{name} has no effect here: {instead}")
+        for name in ("average_checkpoints", "early_stopping_patience"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.average_checkpoints > 1 and self.load_best_model_at_end:
+            raise ValueError("average_checkpoints and load_best_model_at_end exclude each other: choose one")
+        if self.save_total_limit is not None and self.save_total_limit < max(1, self.average_checkpoints):
+            raise ValueError(
+                f"save_total_limit must be at least max(1, average_checkpoints) = {max(1, self.average_checkpoints)}, "
+                f"got {self.save_total_limit}"
+            )
+        if self.early_stopping_patience and self.metric_for_best_model is None:
+            raise ValueError("early_stopping_patience needs metric_for_best_model, such as loss")
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # The Trainer refuses bf16 on a machine without a GPU unless this is said.
+        super().__post_init__()
+
+    @property
+    def order_seed(self) -> int:
+        """The seed of the order of the examples."""
+        return self.data_seed or self.seed
+
+
+class RunTrainer(Trainer):
+    """A Trainer whose batches differ in size.
+
+    A run that is resumed goes on with the very batches and random numbers of an undisturbed one, in one process and in
+    several. Evaluation counts each example once on any number of processes. A subclass says what the batches are. To be
+    put before another subclass of the Trainer too: ``class MyTrainer(RunTrainer, Seq2SeqTrainer)``.
+    """
+
+    args: RunArguments
+    model: PreTrainedModel
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.trained_items: Tensor | int = 0
+        """Labels of all processes, target tokens or classes, that this call of train() has trained on."""
+        self.evaluation_seconds = 0.0
+        self.train_collator: Any = self.data_collator
+        self.add_callback(SetEpochCallback())
+        if self.args.early_stopping_patience:
+            self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
+
+    def train_batches(self) -> Any:
+        """A sampler of the training batches, with `set_epoch`."""
+        raise NotImplementedError
+
+    def eval_batches(self, dataset: Any) -> list[list[int]]:
+        """The rows of each batch of an evaluation of all processes."""
+        raise NotImplementedError
+
+    # Training
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The training batches, sharded over processes by accelerate."""
+        dataloader = self._dataloader(self.train_dataset, self.train_batches(), self.train_collator)
+        return self.accelerator.prepare(dataloader)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """The batches of one step and their number of labels, which is also added up."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if num_items is not None:
+            self.trained_items += num_items
+        return batches, num_items
+
+    def mean_loss(self, loss_sum: Tensor, own_items: Tensor | int, num_items_in_batch: Tensor | int | None) -> Tensor:
+        """The loss of a batch, summed over its items, as its share of the mean over all items of a step.
+
+        Args:
+            loss_sum: the sum.
+            own_items: of this batch.
+            num_items_in_batch: of the step, over accumulated batches and processes; None outside of a training.
+        """
+        if num_items_in_batch is None:
+            return loss_sum / own_items
+        if self.args.average_tokens_across_devices:
+            # Gradients are averaged over processes, while the items are counted over all of them.
+            loss_sum = loss_sum * self.accelerator.num_processes
+        return loss_sum / num_items_in_batch
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # trainer_state.json, which marks a checkpoint as complete, is written next, and old checkpoints are deleted
+        # after it: no process may be behind.
+        self.accelerator.wait_for_everyone()
+
+    # Evaluation
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Evaluation batches of this process: every n-th one, from short to long."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        return self._dataloader(dataset, self.own_share(self.eval_batches(dataset)), self.data_collator)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate as the Trainer does; the time counts as evaluation_seconds."""
+        start = time.perf_counter()
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self.evaluation_seconds += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[Any]:
+        """The model to evaluate with: on its device, in evaluation mode, without gradients.
+
+        All processes hold the same weights, so it needs no wrapper and they may take uneven shares, unless the weights
+        are sharded over them.
+        """
+        model = self.model_wrapped if self.is_sharded() else self.model
+        model.to(self.args.device)
+        training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                yield model
+        finally:
+            model.train(training)
+
+    def own_batches(self, dataset: Any) -> Iterator[tuple[list[int], dict[str, Any], bool]]:
+        """The rows and inputs of this process's evaluation batches, and whether a batch counts.
+
+        One that does not is a repetition, which keeps processes with sharded weights in step.
+        """
+        batches = self.eval_batches(dataset)
+        share = self.own_share(batches)
+        own = len(batches[self.args.process_index :: self.args.world_size])
+        for number, (rows, inputs) in enumerate(zip(share, self._dataloader(dataset, share, self.data_collator))):
+            yield rows, self._prepare_inputs(inputs), number < own
+
+    def own_share(self, batches: list[list[int]]) -> list[list[int]]:
+        """This process's batches; sharded weights need as many on each, so that empty shares repeat a batch."""
+        share = batches[self.args.process_index :: self.args.world_size]
+        if self.is_sharded():
+            longest = -(-len(batches) // self.args.world_size)
+            share += batches[:1] * (longest - len(share))
+        return share
+
+    def is_sharded(self) -> bool:
+        """Whether the weights are sharded over processes."""
+        return bool(self.is_fsdp_enabled or is_fsdp_managed_module(self.model))
+
+    def gather_rows(self, found: Sequence[tuple[int, Any]], number: int) -> list[Any]:
+        """The results of all rows, of all processes, in order; `found` are this process's, each with its row."""
+        results = dict(gather_object(list(found)))
+        return [results[row] for row in range(number)]
+
+    def gather_mean(self, total: float, count: float) -> float:
+        """The sum of the totals of all processes, divided by that of their counts."""
+        totals, counts = zip(*gather_object([(total, count)]))
+        return sum(totals) / max(1, sum(counts))
+
+    def _dataloader(self, dataset: Any, batch_sampler: Any, collator: Any) -> DataLoader[Any]:
+        workers = self.args.dataloader_num_workers
+        return DataLoader(
+            self._remove_unused_columns(dataset),
+            batch_sampler=batch_sampler,
+            collate_fn=collator,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+            persistent_workers=workers > 0 and self.args.dataloader_persistent_workers,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
