@@ -4,8 +4,9 @@ from seqdyconv.swap.distillation import DistillationTrainer, hidden_state_loss, 
 from seqdyconv.swap.families import FAMILIES
 from seqdyconv.swap.loading import load_swapped
 from seqdyconv.swap.replacement import SwappedAttention
+from seqdyconv.swap.restoring import restore_self_attention
 from seqdyconv.swap.selection import Selection, choose_layers
-from seqdyconv.swap.short_convs import ShortConvProjection, add_short_conv
+from seqdyconv.swap.short_convs import ShortConvProjection, add_short_conv, remove_short_conv
 from seqdyconv.swap.swapping import attention_modules, select_layers, swap_self_attention, swapped_attention
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "choose_layers",
     "hidden_state_loss",
     "load_swapped",
+    "remove_short_conv",
+    "restore_self_attention",
     "select_layers",
     "swap_self_attention",
     "swapped_attention",

@@ -227,7 +227,7 @@ def _restore(model: PreTrainedModel, swap: _Swap) -> None:
     if swap.results is not None:
         results = None if swap.results < 0 else (None,) * swap.results
         family = replace(with_projections(family, attention), results=results)
-    put_in(model, family, names, build_replacements(family, attention, swap.entries))
+    put_in(model, build_replacements(family, attention, swap.entries))
 
 
 def _model_class(config: PreTrainedConfig, wanted: Any, path: Any) -> type[PreTrainedModel]:

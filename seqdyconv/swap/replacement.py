@@ -2,13 +2,14 @@
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from seqdyconv.swap.copying import without_weights
 from seqdyconv.swap.families import Family
 
 # What only cross-attention and decoders get.
@@ -40,22 +41,27 @@ class SwappedAttention(nn.Module):
         number: of the layer.
         family: of the model.
         mixer: of :func:`seqdyconv.build_mixer`, not causal.
+        options: what the mixer was built from: ``mixer``, its name, ``num_heads`` and its own options.
         attention: the module to replace; nothing in it changes.
     """
 
-    def __init__(self, number: int, family: Family, mixer: nn.Module, attention: nn.Module) -> None:
+    def __init__(
+        self, number: int, family: Family, mixer: nn.Module, options: Mapping[str, Any], attention: nn.Module
+    ) -> None:
         super().__init__()
         self.number = number
         self.family = family
         self.mixer = mixer
+        self.options = dict(options)
         for name in (family.output_dropout, family.residual_norm):
             if name is not None:
                 self.add_module(name, attention.get_submodule(name))
-        bias = family.position_bias
-        if bias is not None and hasattr(attention, bias.embedding):
-            self.add_module(bias.embedding, attention.get_submodule(bias.embedding))
-            self.max_distance = int(getattr(attention, bias.max_distance))
         self._guard(attention)
+        # In tuples: they are no parts of this module, which would be trained and saved with it.
+        self._replaced = (without_weights(attention),)
+        self._dropped_position_bias: tuple[nn.Module, ...] = ()
+        if (bias := self.position_bias_of(attention)) is not None:
+            self.take_position_bias(bias)
         self.train(attention.training)
 
     def _guard(self, attention: nn.Module) -> None:
@@ -102,21 +108,48 @@ class SwappedAttention(nn.Module):
             bias = self._position_bias(hidden_states)
         return output, *(bias if result == "position_bias" else None for result in self.family.results)
 
-    def _position_bias(self, hidden_states: Tensor) -> Tensor | None:
-        """The bias of scores that layers which still attend expect from the first one (Raffel et al. 2020, T5)."""
+    @property
+    def replaced(self) -> nn.Module:
+        """The module that was replaced, without its weights."""
+        return self._replaced[0]
+
+    # The bias of scores that layers which still attend expect from the first one (Raffel et al. 2020, T5)
+
+    def position_bias_of(self, attention: Any) -> nn.Module | None:
+        """The embedding of an attention, swapped or not, that computes the position bias for all layers."""
         spec = self.family.position_bias
-        if spec is None or not hasattr(self, spec.embedding):
-            return None
-        embedding: Any = self.get_submodule(spec.embedding)
-        batch, time, _ = hidden_states.shape
-        buckets = relative_buckets(time, embedding.num_embeddings, self.max_distance, hidden_states.device)
-        bias: Tensor = embedding(buckets).permute(2, 0, 1)  # (H, T, T)
-        return bias.repeat(batch, 1, 1) if spec.per_row else bias[None]
+        return None if spec is None else getattr(attention, spec.embedding, None)
+
+    @property
+    def lacks_position_bias(self) -> bool:
+        """The replaced module computed the position bias, and this one can't."""
+        return self.position_bias_of(self.replaced) is not None and self.position_bias_of(self) is None
+
+    @property
+    def dropped_position_bias(self) -> nn.Module | None:
+        return next(iter(self._dropped_position_bias), None)
+
+    def take_position_bias(self, embedding: nn.Module) -> None:
+        """Compute the position bias for the layers that read it."""
+        assert self.family.position_bias is not None
+        self.add_module(self.family.position_bias.embedding, embedding)
 
     def drop_position_bias(self) -> None:
-        """Forget how to compute the position bias: no layer is left that reads it."""
-        if self.family.position_bias is not None and hasattr(self, self.family.position_bias.embedding):
+        """Compute the position bias no more: no layer is left that reads it."""
+        if self.family.position_bias is not None and (bias := self.position_bias_of(self)) is not None:
+            if not any(weight.is_meta for weight in bias.parameters()):  # while a model is loaded they are none yet
+                self._dropped_position_bias = (bias,)
             delattr(self, self.family.position_bias.embedding)
+
+    def _position_bias(self, hidden_states: Tensor) -> Tensor | None:
+        spec, embedding = self.family.position_bias, self.position_bias_of(self)
+        if spec is None or not isinstance(embedding, nn.Embedding):
+            return None
+        batch, time, _ = hidden_states.shape
+        max_distance = int(getattr(self.replaced, spec.max_distance))
+        buckets = relative_buckets(time, embedding.num_embeddings, max_distance, hidden_states.device)
+        bias: Tensor = embedding(buckets).permute(2, 0, 1)  # (H, T, T)
+        return bias.repeat(batch, 1, 1) if spec.per_row else bias[None]
 
 
 def relative_buckets(time: int, num_buckets: int, max_distance: int, device: torch.device) -> Tensor:

@@ -7,7 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
-from seqdyconv.swap.swapping import Layers, attention_modules, select_layers, swap_self_attention
+from seqdyconv.swap.replacement import SwappedAttention
+from seqdyconv.swap.restoring import restore_self_attention
+from seqdyconv.swap.swapping import (
+    Layers,
+    attention_modules,
+    put_in,
+    select_layers,
+    swap_self_attention,
+    swapped_attention,
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +47,7 @@ def choose_layers(
 ) -> Selection:
     """Choose the layers to swap: in each round the one whose swap harms least, while the loss of quality is allowed.
 
-    Every candidate is swapped in a copy, so ``model`` stays as it is; swap it with
+    Candidates are swapped in a copy and restored, so ``model`` stays as it is; swap it with
     ``layers=choose_layers(...).layers`` afterwards. N layers cost up to N·(N + 1)/2 measurements.
 
     Args:
@@ -68,21 +77,25 @@ def choose_layers(
     chosen: list[int] = []
     qualities = [quality(current)]
     while candidates:
-        found = []
+        best: tuple[float, int, SwappedAttention] | None = None
         for number in candidates:
-            trial = swap_self_attention(copy.deepcopy(current), layers=[number], calibration=batches, **swap_options)
-            found.append((quality(trial), -number, trial))
-        best, negative, trial = max(found, key=lambda item: item[:2])
-        number = -negative
+            attention = attention_modules(current, swap_options.get("pattern"))[number]
+            swap_self_attention(current, layers=[number], calibration=batches, **swap_options)
+            measured, trial = quality(current), swapped_attention(current)[number]
+            restore_self_attention(current, {number: attention}, layers=[number])
+            if best is None or measured > best[0]:
+                best = measured, number, trial
+        assert best is not None, "there is at least one candidate"
+        measured, number, trial = best
+        put_in(current, {number: trial})
         if adapt is not None:
-            adapt(trial)
-            best = quality(trial)
-        if best < qualities[0] - max_loss:
-            return Selection(chosen, qualities, (number, best))
+            adapt(current)
+            measured = quality(current)
+        if measured < qualities[0] - max_loss:
+            return Selection(chosen, qualities, (number, measured))
         if progress is not None:
-            progress(f"swapped layer {number}: quality {best:.4f}, {best - qualities[0]:+.4f} in all")
-        current = trial
+            progress(f"swapped layer {number}: quality {measured:.4f}, {measured - qualities[0]:+.4f} in all")
         chosen.append(number)
-        qualities.append(best)
+        qualities.append(measured)
         candidates.remove(number)
     return Selection(chosen, qualities, None)

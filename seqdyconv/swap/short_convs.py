@@ -13,9 +13,11 @@ from transformers.cache_utils import DummyLayer
 
 from seqdyconv.layers import ShortConv1d
 from seqdyconv.layers.masking import last_inputs, zero_padding
+from seqdyconv.swap.description import write_description
 from seqdyconv.swap.families import candidate_patterns, find_modules, number_modules
+from seqdyconv.swap.hooks import remove_hooks
 from seqdyconv.swap.replacement import padding_from_attention_mask
-from seqdyconv.swap.swapping import Layers, check_model, select_layers
+from seqdyconv.swap.swapping import Layers, check_model, number_ranges, select_layers
 
 # Values of config.model_type: decoders whose attention is named and called alike.
 DECODERS = (
@@ -98,10 +100,63 @@ def add_short_conv(
     names = _attention_names(model)
     chosen = select_layers(layers, names)
     put_in_short_convs(model, dict.fromkeys(chosen, entry))
-    known = getattr(model.config, "seqdyconv", None) or {"short_convs": {}}
-    now = {**known["short_convs"], **{str(number): {**entry} for number in chosen}}
-    model.config.seqdyconv = {**known, "short_convs": dict(sorted(now.items(), key=lambda item: int(item[0])))}
     return model
+
+
+def remove_short_conv(model: Any, *, layers: Layers = None) -> Any:
+    """Take short convolutions out of a decoder again; its projections stay as they are, trained or not.
+
+    The inverse of :func:`add_short_conv`. The model is changed in place, and is a plain model of its class again where
+    no convolution is left. Nothing changes where this raises.
+
+    Args:
+        model: with short convolutions.
+        layers: which lose theirs, as for :func:`swap_self_attention`; None: all that have some.
+
+    Returns:
+        ``model``. Its ``config.seqdyconv`` tells of those that are left, and is gone where none is.
+
+    Raises:
+        ValueError: a model or layers without short convolutions.
+
+    Example:
+        >>> from seqdyconv.swap import add_short_conv, remove_short_conv
+        >>> from transformers import Qwen3Config, Qwen3ForCausalLM
+        >>> sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+        >>> model = Qwen3ForCausalLM(Qwen3Config(vocab_size=100, num_key_value_heads=2, head_dim=8, **sizes))
+        >>> _ = remove_short_conv(add_short_conv(model), layers=[1])
+        >>> model.model.layers[1].self_attn.v_proj
+        Linear(in_features=32, out_features=16, bias=False)
+    """
+    check_model(model)
+    having = sorted({projection.key[0] for projection in _projections_of(model)})
+    if not having:
+        raise ValueError(f"this {type(model).__name__} has no short convolutions to remove")
+    names = _attention_names(model)
+    chosen = having if layers is None else select_layers(layers, names)
+    if wrong := [number for number in chosen if number not in having]:
+        raise ValueError(
+            f"layers without short convolutions: {number_ranges(wrong)}; those with some are {number_ranges(having)}"
+        )
+    for number in chosen:
+        attention = model.get_submodule(names[number])
+        for projection in _projections_of(attention):
+            setattr(attention, _PROJECTIONS[projection.key[1]], projection.linear)
+        remove_hooks(attention, _begin, _end)
+    _describe(model)
+    return model
+
+
+def _describe(model: PreTrainedModel) -> None:
+    """Let ``config.seqdyconv`` tell which short convolutions there are; where there are none, it is gone."""
+    entries: dict[int, dict[str, Any]] = {}
+    for projection in _projections_of(model):
+        number, role = projection.key
+        entries.setdefault(number, {"on": [], **projection.options})["on"].append(role)
+    layers = {str(number): entries[number] for number in sorted(entries)}
+    for entry in layers.values():
+        entry["on"].sort(key=list(_PROJECTIONS).index)
+    write_description(model, {"short_convs": layers} if layers else {})
 
 
 class ShortConvProjection(nn.Module):
@@ -116,13 +171,15 @@ class ShortConvProjection(nn.Module):
         linear: the projection.
         conv: over its outputs, with a ``query_dim`` where its kernels are predicted.
         key: that of the state in a cache: number of the layer, and name of the projection.
+        options: what the convolution was built from, as :func:`add_short_conv` has them.
     """
 
-    def __init__(self, linear: nn.Linear, conv: ShortConv1d, key: tuple[int, str]) -> None:
+    def __init__(self, linear: nn.Linear, conv: ShortConv1d, key: tuple[int, str], options: Mapping[str, Any]) -> None:
         super().__init__()
         self.linear = linear
         self.short_conv = conv
         self.key = key
+        self.options = dict(options)
         self.register_buffer("weight", linear.weight.new_zeros(1))
         self.train(linear.training)
 
@@ -261,7 +318,7 @@ def _end(attention: Any, args: tuple[Any, ...], output: Any) -> None:
 
 
 def _projections_of(attention: nn.Module) -> list[ShortConvProjection]:
-    return [child for child in attention.children() if isinstance(child, ShortConvProjection)]
+    return [part for part in attention.modules() if isinstance(part, ShortConvProjection)]
 
 
 def _states(cache: Any, attention: Any) -> ShortConvStates:
@@ -335,6 +392,7 @@ def put_in_short_convs(model: PreTrainedModel, entries: Mapping[int, Mapping[str
     for module in attention.values():
         module.register_forward_pre_hook(_begin, with_kwargs=True)
         module.register_forward_hook(_end, always_call=True)
+    _describe(model)
 
 
 def _build(attention: Any, number: int, role: str, entry: Mapping[str, Any]) -> ShortConvProjection:
@@ -345,16 +403,15 @@ def _build(attention: Any, number: int, role: str, entry: Mapping[str, Any]) -> 
     if not attention.is_causal:
         raise ValueError(f"layer {number} attends in both directions: short convolutions are for causal decoders")
     options = {option: value for option, value in entry.items() if option != "on"}
-    if options["num_heads"] is None:
-        options["num_heads"] = linear.out_features // attention.head_dim
+    heads = linear.out_features // attention.head_dim
     conv = ShortConv1d(
         linear.out_features,
         padding="causal",
         query_dim=linear.in_features if options.get("dynamic_kernel", True) else None,
         device=linear.weight.device,
         dtype=linear.weight.dtype,
-        **options,
+        **{**options, "num_heads": heads if options["num_heads"] is None else options["num_heads"]},
     )
     if conv.static_kernel is not None and conv.residual:
         nn.init.zeros_(conv.static_kernel)
-    return ShortConvProjection(linear, conv, (number, role))
+    return ShortConvProjection(linear, conv, (number, role), options)

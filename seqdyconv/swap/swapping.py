@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 
 from seqdyconv.layers import MIXERS, build_mixer
+from seqdyconv.swap.description import write_description
 from seqdyconv.swap.families import (
     FAMILIES,
     UNKNOWN,
@@ -23,6 +24,7 @@ from seqdyconv.swap.families import (
     number_modules,
     recognise_projections,
 )
+from seqdyconv.swap.hooks import remove_hooks
 from seqdyconv.swap.replacement import SwappedAttention, attention_recorded, refuse_output_attentions
 from seqdyconv.swap.transfer import average_attention, start_kernels, transfer_projections
 
@@ -117,15 +119,7 @@ def swap_self_attention(
             averages = average_attention(model, attention, calibration)
         for number, attended in averages.items():
             start_kernels(new[number].mixer, attended)
-    put_in(model, family, names, new)
-    saved: dict[str, Any] = {"family": family.name}
-    if pattern is not None:
-        saved["pattern"] = pattern
-    if family.name == UNKNOWN.name:
-        saved["results"] = -1 if family.results is None else len(family.results)
-    known = getattr(model.config, "seqdyconv", None) or {"layers": {}}
-    layers_now = {**known["layers"], **{str(number): entry for number, entry in entries.items()}}
-    model.config.seqdyconv = {**saved, "layers": dict(sorted(layers_now.items(), key=lambda item: int(item[0])))}
+    put_in(model, new)
     return model
 
 
@@ -164,7 +158,7 @@ def select_layers(layers: Layers, numbers: Iterable[int]) -> list[int]:
         [1, 3, 5]
     """
     available = sorted(numbers)
-    there = f"the layers are {_ranges(available)}"
+    there = f"the layers are {number_ranges(available)}"
     if layers is None:
         chosen = available
     elif isinstance(layers, str):
@@ -201,7 +195,7 @@ def _read_layers(text: str, available: list[int], there: str) -> list[int]:
     return chosen
 
 
-def _ranges(numbers: list[int]) -> str:
+def number_ranges(numbers: list[int]) -> str:
     """Ascending numbers in few characters: ``0-3, 7``."""
     runs: list[list[int]] = []
     for number in numbers:
@@ -274,7 +268,9 @@ def _choose(model: PreTrainedModel, family: Family, layers: Layers, numbers: lis
         shared = f" ({model.config.model_type} runs one module in several layers)" if family.shared else ""
         raise ValueError(f"{error}{shared}") from None
     if twice := [number for number in chosen if number in swapped]:
-        raise ValueError(f"layers swapped already: {_ranges(twice)}; choose among the others, or load the model anew")
+        raise ValueError(
+            f"layers swapped already: {number_ranges(twice)}; choose among the others, or load the model anew"
+        )
     return chosen
 
 
@@ -424,20 +420,41 @@ def _build(number: int, attention: nn.Module, family: Family, entry: Mapping[str
     )
     if projections.output is None:
         mixer.out_proj = nn.Identity()
-    return SwappedAttention(number, family, mixer, attention)
+    return SwappedAttention(number, family, mixer, entry, attention)
 
 
-def put_in(
-    model: PreTrainedModel, family: Family, names: Mapping[int, str], new: Mapping[int, SwappedAttention]
-) -> None:
-    """Put new modules in the places that ``names`` has for their numbers."""
+def put_in(model: PreTrainedModel, new: Mapping[int, SwappedAttention]) -> None:
+    """Put new modules in the places of the attention that they replace, by number."""
+    names = module_names(model, next(iter(new.values())).family)
     for number, module in new.items():
         model.set_submodule(names[number], module)
     swapped = swapped_attention(model)
     if swapped.keys() == names.keys():
         for module in swapped.values():
             module.drop_position_bias()
+    refuse_attentions_where_swapped(model)
+    describe_swap(model)
+
+
+def refuse_attentions_where_swapped(model: PreTrainedModel) -> None:
+    """Let those parts of a model that hold swapped layers refuse to give attentions, and no others."""
     for part in model.modules():
-        refuses = refuse_output_attentions in part._forward_pre_hooks.values()
-        if isinstance(part, PreTrainedModel) and swapped_attention(part) and not refuses:
-            part.register_forward_pre_hook(refuse_output_attentions, with_kwargs=True)
+        if isinstance(part, PreTrainedModel):
+            remove_hooks(part, refuse_output_attentions)
+            if swapped_attention(part):
+                part.register_forward_pre_hook(refuse_output_attentions, with_kwargs=True)
+
+
+def describe_swap(model: PreTrainedModel) -> None:
+    """Let ``config.seqdyconv`` tell which layers are swapped; where none is, it is gone."""
+    swapped = swapped_attention(model)
+    told: dict[str, Any] = {}
+    if swapped:
+        family = next(iter(swapped.values())).family
+        told["family"] = family.name
+        if family not in FAMILIES:
+            told["pattern"] = family.pattern
+        if family.name == UNKNOWN.name:
+            told["results"] = -1 if family.results is None else len(family.results)
+        told["layers"] = {str(number): module.options for number, module in swapped.items()}
+    write_description(model, told)

@@ -13,7 +13,13 @@ import transformers
 from transformers import AutoModelForCausalLM, CompileConfig, DynamicCache, StaticCache, Trainer, TrainingArguments
 
 from seqdyconv import ShortConv1d
-from seqdyconv.swap import ShortConvProjection, add_short_conv, load_swapped, swap_self_attention
+from seqdyconv.swap import (
+    ShortConvProjection,
+    add_short_conv,
+    load_swapped,
+    remove_short_conv,
+    swap_self_attention,
+)
 from seqdyconv.swap.short_convs import DECODERS, ShortConvStates, current_call
 from tests.helpers import assert_close
 
@@ -585,6 +591,72 @@ class TestDisk:
         Path(tmp_path, "config.json").write_text(json.dumps(config))
         with pytest.raises(ValueError, match=match):
             load_swapped(tmp_path)
+
+
+class TestRemoval:
+    @pytest.mark.parametrize("model_type", DECODERS)
+    def test_the_model_is_as_before(self, model_type, tmp_path):
+        original = decoder(model_type)
+        model = add_short_conv(copy.deepcopy(original), rank=3)
+        assert remove_short_conv(model) is model
+        assert str(model) == str(original) and model.config.to_dict() == original.config.to_dict()
+        ours, theirs = model.state_dict(), original.state_dict()
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        for part, expected in zip(model.modules(), original.modules(), strict=True):
+            assert vars(part).keys() == vars(expected).keys() and part.training == expected.training
+            assert len(part._forward_pre_hooks) == len(expected._forward_pre_hooks)
+            assert len(part._forward_hooks) == len(expected._forward_hooks)
+        assert torch.equal(with_cache(model, IDS, LEFT), with_cache(original, IDS, LEFT))
+        model.save_pretrained(tmp_path)
+        loaded = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=False)
+        assert torch.equal(loaded(IDS).logits, original(IDS).logits)
+
+    def test_of_some_layers_leaves_the_rest(self, tmp_path):
+        model, expected = trained(), trained()
+        remove_short_conv(model, layers=[0])
+        for projection in (expected.model.layers[0].self_attn.get_submodule(f"{role}_proj") for role in "qkv"):
+            projection.short_conv = ShortConv1d(projection.short_conv.channels, 4, query_dim=32)  # the identity
+        assert list(model.config.seqdyconv["short_convs"]) == ["1"]
+        assert_close(model(IDS, attention_mask=LEFT).logits, expected(IDS, attention_mask=LEFT).logits, 1e-5)
+        assert torch.equal(with_cache(model, IDS, LEFT), with_cache(expected, IDS, LEFT))
+        model.save_pretrained(tmp_path)
+        assert torch.equal(load_swapped(tmp_path)(IDS).logits, model(IDS).logits)
+
+    def test_after_training_the_projections_stay_trained(self):
+        model = trained().train()
+        model(IDS, labels=IDS).loss.backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.1 * parameter.grad
+        weight = model.model.layers[0].self_attn.q_proj.linear.weight
+        remove_short_conv(model)
+        assert model.model.layers[0].self_attn.q_proj.weight is weight
+
+    def test_and_adding_again(self, tmp_path):
+        trained(layers=[1], on="v").save_pretrained(tmp_path)
+        model = remove_short_conv(load_swapped(tmp_path))
+        assert not hasattr(model.config, "seqdyconv")
+        add_short_conv(model, kernel_size=3)
+        assert torch.equal(model(IDS).logits, decoder()(IDS).logits)
+
+    @pytest.mark.parametrize(
+        ("layers", "match"),
+        [
+            ("0-1", "layers without short convolutions: 0; those with some are 1"),
+            ([2], "there is no layer 2; the layers are 0-1"),
+        ],
+        ids=str,
+    )
+    def test_of_layers_without_them(self, layers, match):
+        model = trained(layers=[1])
+        before = str(model), copy.deepcopy(model.config.seqdyconv)
+        with pytest.raises(ValueError, match=match):
+            remove_short_conv(model, layers=layers)
+        assert before == (str(model), model.config.seqdyconv)
+
+    def test_of_a_model_without_them(self):
+        with pytest.raises(ValueError, match="this LlamaForCausalLM has no short convolutions to remove"):
+            remove_short_conv(decoder())
 
 
 class TestModelsAndOptionsThatDoNotWork:

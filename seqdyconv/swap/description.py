@@ -1,0 +1,16 @@
+"""``config.seqdyconv``, which tells what of ours is in a model of others."""
+
+from typing import Any
+
+from transformers import PreTrainedModel
+
+
+def write_description(model: PreTrainedModel, told: dict[str, Any]) -> None:
+    """Let the configuration tell this; nothing: let it be that of a plain model."""
+    for part in model.modules():
+        # An encoder may have a configuration of its own, which was copied from the model's when that was loaded.
+        if isinstance(part, PreTrainedModel) and (part is model or hasattr(part.config, "seqdyconv")):
+            if told:
+                part.config.seqdyconv = told
+            elif hasattr(part.config, "seqdyconv"):
+                del part.config.seqdyconv
