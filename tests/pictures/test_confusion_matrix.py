@@ -7,7 +7,7 @@ from matplotlib.image import imread
 from seqdyconv.pictures import plot_confusion_matrix
 
 
-@pytest.mark.parametrize("number", [2, 52])
+@pytest.mark.parametrize("number", [2, 21])
 def test_matrices_of_few_and_many_labels(tmp_path, number):
     labels = [f"label {index}" for index in range(number)]
     plot_confusion_matrix(np.eye(number, dtype=int)[::-1], labels, tmp_path / "matrix.png", "title")

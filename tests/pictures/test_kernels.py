@@ -49,24 +49,24 @@ class TestPlotKernels:
         assert panels(figure)[-1].images[0].get_extent() == [-0.5, 2.5, -2.5, 2.5]
 
     def test_all_panels_share_one_scale(self, tokenizer):
-        figure = plot_kernels(translation_model(), TEXT, tokenizer)
+        figure = plot_kernels(translation_model(), TEXT, tokenizer, heads=[0, 2])
         limits = {axis.images[0].get_clim() for axis in panels(figure)}
         assert limits == {(0, max(np.nanmax(shown(axis)) for axis in panels(figure)))}
 
     def test_kernels_below_zero_get_a_diverging_scale(self, tokenizer):
-        figure = plot_kernels(translation_model(weight_softmax=False), TEXT, tokenizer)
+        figure = plot_kernels(translation_model(weight_softmax=False), TEXT, tokenizer, layers=[0], heads=[0])
         low, high = panels(figure)[0].images[0].get_clim()
         assert low == -high < 0
 
     def test_tokens_stand_below_the_lowest_panels_and_special_ones_are_dimmed(self, tokenizer):
-        figure = plot_kernels(translation_model(), TEXT + " ##ly new", tokenizer)
+        figure = plot_kernels(translation_model(), TEXT + " ##ly new", tokenizer, layers=[0, 3], heads=[0])
         labels = panels(figure)[-1].get_xticklabels()
         assert [label.get_text() for label in labels] == ["[CLS]", *TEXT.split(), "##ly", "[UNK]", "[SEP]"]
         assert [label.get_color() == "0.6" for label in labels] == [True, *[False] * 7, True]
         assert not any(label.get_text() for label in panels(figure)[0].get_xticklabels())
 
     def test_labels_do_not_overlap(self, tokenizer):
-        figure = plot_kernels(translation_model(), " ".join([TEXT] * 3), tokenizer)
+        figure = plot_kernels(translation_model(), " ".join([TEXT] * 3), tokenizer, layers=[0], heads=[0, 1])
         figure.canvas.draw()
         boxes = [label.get_window_extent() for label in panels(figure)[-1].get_xticklabels()]
         assert all(left.x1 <= right.x0 for left, right in pairwise(boxes))
@@ -112,7 +112,7 @@ class TestPlotKernels:
     @pytest.mark.parametrize("suffix, start", [("pdf", b"%PDF"), ("png", b"\x89PNG"), ("svg", b"<?xml")])
     def test_writes_a_file_of_the_suffixes_type(self, tokenizer, tmp_path, suffix, start):
         path = tmp_path / f"kernels.{suffix}"
-        plot_kernels(translation_model(), TEXT, tokenizer, path=path)
+        plot_kernels(translation_model(), TEXT, tokenizer, layers=[0], heads=[0], path=path)
         assert path.read_bytes().startswith(start) and list(tmp_path.iterdir()) == [path]
 
     def test_the_tokenizer_beside_the_model(self, tokenizer, tmp_path):
@@ -121,7 +121,7 @@ class TestPlotKernels:
         with pytest.raises(ValueError, match=r"no tokenizer beside the model .*: pass tokenizer="):
             plot_kernels(model, TEXT)
         tokenizer.save_pretrained(tmp_path)
-        assert len(panels(plot_kernels(model, TEXT))) == 12
+        assert len(panels(plot_kernels(model, TEXT, layers=[0]))) == 4
         with pytest.raises(ValueError, match=r"not loaded by from_pretrained\): pass tokenizer="):
             plot_kernels(translation_model(), TEXT)
 

@@ -44,7 +44,7 @@ class TestPlotOverTokens:
         np.testing.assert_allclose(areas / areas.max(), shares / shares.max(), rtol=1e-5)
 
     def test_unmoved_taps_are_marked(self, tokenizer):
-        figure = plot_sampling(deformable_model(), TEXT, tokenizer)
+        figure = plot_sampling(deformable_model(), TEXT, tokenizer, layers=[0], heads=[0])
         unmoved = np.asarray(panels(figure)[0].collections[0].get_offsets())
         assert unmoved[:6].tolist() == [[0, -1], [0, 0], [0, 1], [1, 0], [1, 1], [1, 2]]
 
@@ -103,7 +103,8 @@ class TestFiles:
     def test_writes_a_file_of_the_suffixes_type(self, tokenizer, tmp_path, suffix, start):
         path = tmp_path / f"sampling.{suffix}"
         for input in (TEXT, FEATURES):
-            plot_sampling(deformable_model() if input is TEXT else speech_model(), input, tokenizer, path=path)
+            model = deformable_model() if input is TEXT else speech_model()
+            plot_sampling(model, input, tokenizer, layers=[0], heads=[0], path=path)
             assert path.read_bytes().startswith(start) and list(tmp_path.iterdir()) == [path]
 
     @pytest.mark.parametrize(
