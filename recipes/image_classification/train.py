@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 from seqdyconv import KernelAttentionConv2d, ODConv2d
+from seqdyconv.data.splits import check_at_least_one
 from seqdyconv.errors import InputError
 from seqdyconv.layers import set_temperature
 from seqdyconv.models import record_mixtures
@@ -60,9 +60,7 @@ class ComparisonArguments:
                 raise ValueError(f"{name} must be some different values, got {values}")
         if unknown := [layer for layer in self.layers if layer not in LAYERS]:
             raise ValueError(f"layers must be some of {', '.join(LAYERS)}, got {', '.join(unknown)}")
-        for name in ("channels", "num_kernels", "train_size", "validation_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_at_least_one(self, "channels", "num_kernels", "train_size", "validation_size")
         TemperatureAnnealing(self.start_temperature, 1.0, self.annealing_share)  # checks them
 
 
@@ -195,28 +193,27 @@ def table(summary: Mapping[str, Mapping[str, float]]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     comparison, args = parse_arguments([ComparisonArguments, DigitsTrainingArguments], argv, description=__doc__)
     started = time.perf_counter()
-    output_dir = Path(args.output_dir)
-    check_output_dir(output_dir, overwrite=args.overwrite)
+    check_output_dir(args.output_dir, overwrite=args.overwrite)
     images = load_images(comparison.train_size, comparison.validation_size)
-    begin_run(output_dir, resolved_arguments(comparison, args), args.overwrite)
+    begin_run(args.output_dir, resolved_arguments(comparison, args), args.overwrite)
     runs, mixtures = [], {}
     for layer in comparison.layers:
         for seed in comparison.seeds:
             model, result = train_one(layer, seed, comparison, args, images)
-            remove_replaced_run(output_dir)
+            remove_replaced_run(args.output_dir)
             runs.append(result)
             print(f"{layer}, seed {seed}: {result['test_accuracy']:.2f} % of the test images", flush=True)
             if seed == comparison.seeds[0] and set_temperature(model, 1.0):  # it mixes kernels
                 mixtures[LAYERS[layer].split(",")[0]] = mixtures_by_digit(model, images["test"])
     summary = summarise(runs)
-    write_text(output_dir / "results.md", table(summary))
+    write_text(f"{args.output_dir}/results.md", table(summary))
     if mixtures:
-        plot_mixtures(mixtures, output_dir / "mixtures.png", classes="digit in the image")
+        plot_mixtures(mixtures, f"{args.output_dir}/mixtures.png", classes="digit in the image")
     metrics = {f"{layer}_{name}": value for layer, row in summary.items() for name, value in row.items()}
     metrics |= {f"{run['layer']}_seed_{run['seed']}_test_accuracy": run["test_accuracy"] for run in runs}
     metrics["wall_seconds"] = time.perf_counter() - started
-    write_metrics(output_dir / "metrics.json", metrics)
-    print(f"\n{table(summary)}\n{metrics['wall_seconds']:.0f} seconds; {output_dir} holds the results.")
+    write_metrics(f"{args.output_dir}/metrics.json", metrics)
+    print(f"\n{table(summary)}\n{metrics['wall_seconds']:.0f} seconds; {args.output_dir} holds the results.")
 
 
 if __name__ == "__main__":
