@@ -12,8 +12,8 @@ import seqdyconv
 PACKAGE = Path(seqdyconv.__file__).parent
 FLOORS = {"functional": 0, "layers": 1, "models": 2, "swap": 3, "speech": 3, "data": 3, "pictures": 4, "scores": 5}
 FLOORS |= {"training": 6, "commands": 7}
-# What may be imported from the same floor: data reads audio files.
-BESIDE = {("data", "speech")}
+# What may be imported from the same floor: data reads audio files, a recogniser may be a swapped model.
+BESIDE = {("data", "speech"), ("speech", "swap")}
 # The package itself offers the layers and functions.
 MODULES = sorted(path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE)
 

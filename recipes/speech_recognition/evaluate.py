@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 from speech_batches import Utterances, example_batches
-from speech_decoding import Decoder, DecodingArguments
-from speech_model import load_recogniser
 from speech_recognition_data import SAMPLING_RATE, SPLITS, DataArguments, load_speech, write_bad_files
 from speech_scores import write_split
 from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.files import write_lines
+from seqdyconv.speech.decoding import Decoder, SpeechDecodingArguments
+from seqdyconv.speech.recogniser import check_sampling_rate, load_recogniser
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
 from seqdyconv.training.output_dir import run_arguments
 from seqdyconv.training.reports import write_metrics
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = {item.name for item in dataclasses.fields(DataArguments)}
     with exit_on_error():
         defaults = run_arguments(words[0], names) if words else {}
-    groups = (EvaluationArguments, DecodingArguments, DataArguments)
+    groups = (EvaluationArguments, SpeechDecodingArguments, DataArguments)
     args, decoding_args, data_args = parse_arguments(
         groups, argv, first="model_dir", defaults=defaults, description=__doc__
     )
@@ -62,11 +62,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         run(args, decoding_args, data_args)
 
 
-def run(args: EvaluationArguments, decoding_args: DecodingArguments, data_args: DataArguments) -> None:
+def run(args: EvaluationArguments, decoding_args: SpeechDecodingArguments, data_args: DataArguments) -> None:
     disable_progress_bar()  # That of loading weights.
     recogniser = load_recogniser(args.model_dir)
+    check_sampling_rate(recogniser.feature_extractor, SAMPLING_RATE)
     if torch.cuda.is_available() and not args.use_cpu:
-        recogniser.model.to("cuda")
+        recogniser.to("cuda")
     decoder = Decoder(recogniser, decoding_args, args.model_dir)
     data, bad = load_speech(data_args, (args.split,))
     table = data[args.split]

@@ -14,11 +14,11 @@ from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
-from transformers import WhisperFeatureExtractor
 
 from seqdyconv.data.batching import TokenBatchSampler
 from seqdyconv.speech.audio import AudioError, read_audio
 from seqdyconv.speech.augmentation import AdditiveNoise, SpecAugment, SpeedPerturbation
+from seqdyconv.speech.recogniser import model_inputs
 from seqdyconv.training.token_batches import IGNORED_LABEL
 
 
@@ -158,7 +158,7 @@ class SpeechCollator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """input_features (B, T, F) or what else the model takes, attention_mask, and labels (B, L), -100 is padding."""
-        batch = extract(self.feature_extractor, [row["samples"] for row in rows])
+        batch = model_inputs(self.feature_extractor, [row["samples"] for row in rows])
         if self.spec_augment is not None:
             for index, row in enumerate(rows):
                 if row["generator"] is not None:
@@ -169,20 +169,6 @@ class SpeechCollator:
             labels = [row["labels"] for row in rows]
             batch["labels"] = pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL)
         return batch
-
-
-def extract(feature_extractor: Any, samples: Sequence[Tensor]) -> dict[str, Tensor]:
-    """What a model takes, of the samples (N,) of several utterances, padded to the longest or to all that it hears."""
-    padding = "longest" if max_seconds(feature_extractor) == math.inf else "max_length"
-    arrays = [row.numpy() for row in samples]
-    options = {"sampling_rate": SAMPLING_RATE, "padding": padding, "return_tensors": "pt"}
-    return dict(feature_extractor(arrays, **options))
-
-
-def max_seconds(feature_extractor: Any) -> float:
-    """What a model hears of an utterance: Whisper 30 seconds, always; all others any length."""
-    whisper = isinstance(feature_extractor, WhisperFeatureExtractor)
-    return feature_extractor.chunk_length if whisper else math.inf
 
 
 def example_batches(table: Dataset, seconds: float) -> list[list[int]]:

@@ -1,39 +1,23 @@
 """Models for speech recognition: new ones, pretrained ones of a folder or the Hub, and swapped ones."""
 
-import json
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-import torch
-from speech_batches import extract, max_seconds
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoFeatureExtractor,
-    AutoModelForCTC,
-    AutoModelForSpeechSeq2Seq,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvForCTC, SeqDyConvForSpeechSeq2Seq, SeqDyConvSpeechConfig
-from seqdyconv.models.loading import ModelError, check_folder, load_pretrained, load_tokenizer
-from seqdyconv.speech import SeqDyConvFeatureExtractor, SeqDyConvSpeechProcessor, global_statistics
-from seqdyconv.speech.ctc import ctc_greedy
+from seqdyconv.models.loading import ModelError
+from seqdyconv.speech import SeqDyConvFeatureExtractor, global_statistics
+from seqdyconv.speech.recogniser import load_speech_model
 from seqdyconv.speech.tokenization import train_character_tokenizer, train_subword_tokenizer
-from seqdyconv.swap import load_swapped, swap_self_attention
+from seqdyconv.swap import swap_self_attention
 from seqdyconv.training.loading import new_config, one_for_each, refuse_ignored
 
 HEADS = ("ctc", "seq2seq")
 UNITS = ("characters", "bpe")
-KIND = "speech recognition model"
-WHISPER_PROMPT = 4
-"""Whisper models put so many tokens before a text (start, language, task, no timestamps)."""
 _PRETRAINED = ("model_name_or_path", "new_vocabulary", "whisper_language", "units", "vocab_size", "min_frequency")
 
 
@@ -147,117 +131,6 @@ class ModelArguments:
             raise ValueError("a streaming model (encoder_lookahead) needs feature_normalize: global or none")
 
 
-@dataclass
-class Recogniser:
-    """A model with what it needs before and behind it."""
-
-    model: PreTrainedModel
-    feature_extractor: Any
-    tokenizer: PreTrainedTokenizerBase
-
-    @property
-    def is_ctc(self) -> bool:
-        """Whether it is a CTC model, or one with an attention decoder."""
-        return not self.model.config.is_encoder_decoder
-
-    @property
-    def own_features(self) -> bool:
-        """Whether its features are those of this package, which SpecAugment of this package works on."""
-        return isinstance(self.feature_extractor, SeqDyConvFeatureExtractor)
-
-    @property
-    def seconds_per_frame(self) -> float:
-        """Between two output frames of a CTC model."""
-        return self.model.config.inputs_to_logits_ratio / self.feature_extractor.sampling_rate
-
-    def frames(self, num_samples: int) -> int:
-        """The output frames of a CTC model for an utterance of that many samples."""
-        model: Any = self.model
-        if self.own_features:
-            return int(model.base_model.subsampling.output_lengths(self.feature_extractor.num_frames(num_samples)))
-        return int(model._get_feat_extract_output_lengths(torch.tensor([num_samples]))[0])
-
-    def output_lengths(self, inputs: dict[str, Tensor], frames: int) -> Tensor:
-        """(B,) the output frames of each utterance of a batch that has `frames` of them with padding."""
-        mask = inputs.get("attention_mask")
-        if mask is None:
-            return torch.full((len(next(iter(inputs.values()))),), frames)
-        model: Any = self.model
-        if self.own_features:
-            return model.output_lengths(mask).cpu()
-        return model._get_feat_extract_output_lengths(mask.sum(-1)).cpu().clamp(max=frames)
-
-    @property
-    def max_seconds(self) -> float:
-        """The longest utterance that is heard to its end."""
-        return max_seconds(self.feature_extractor)
-
-    @property
-    def max_units(self) -> float:
-        """The most units that a decoder has positions for; all but Whisper's go on for ever."""
-        return getattr(self.model.config, "max_target_positions", math.inf)
-
-    def labels(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of texts to train on, without the start of a decoder, which the models put before them."""
-        rows: list[list[int]] = self.tokenizer(list(texts))["input_ids"]
-        start = None if self.is_ctc else self.model.config.decoder_start_token_id
-        return [ids[1:] if ids and ids[0] == start else list(ids) for ids in rows]
-
-    def too_long(self, ids: Sequence[int], num_samples: int) -> str | None:
-        """Why an utterance of those labels and that many samples can't be trained on, or None."""
-        if self.is_ctc:
-            # Between two equal labels CTC needs a blank.
-            needed = len(ids) + sum(one == other for one, other in pairwise(ids))
-            frames = self.frames(num_samples)
-            return f"its text needs {needed} frames, more than the {frames} of its audio" if needed > frames else None
-        seconds = num_samples / self.feature_extractor.sampling_rate
-        if seconds > self.max_seconds:
-            return f"it is {seconds:.1f} s long, and the model hears {self.max_seconds} s"
-        if len(ids) > self.max_units:
-            return f"its text has {len(ids)} units, more than the model's {self.max_units}"
-        return None
-
-    def save(self, folder: str | Path) -> None:
-        """Write the feature extractor and the tokenizer, for the Auto classes."""
-        if self.own_features:
-            SeqDyConvSpeechProcessor(self.feature_extractor, self.tokenizer).save_pretrained(folder)
-        else:
-            self.feature_extractor.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
-
-    @torch.no_grad()
-    def recognise(self, inputs: dict[str, Tensor], max_length: int | None = None, **options: Any) -> list[str]:
-        """Texts of a batch, greedy.
-
-        Args:
-            inputs: of the model.
-            max_length: the most units that a decoder writes; None: as many as the model finds fit.
-            options: of ``generate``, for models with a decoder.
-        """
-        if self.is_ctc:
-            logits = self.model(**inputs).logits
-            return self.decode_logits(logits, self.output_lengths(inputs, logits.shape[1]))
-        model: Any = self.model
-        if max_length is not None:
-            options["max_new_tokens"] = int(min(max_length, self.max_units - WHISPER_PROMPT))
-        ids = model.generate(**inputs, **options)
-        return [clean(text) for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
-
-    def decode_logits(self, logits: Tensor, lengths: Tensor) -> list[str]:
-        """Texts of the best paths of CTC logits (B, T, V)."""
-        blank = self.model.config.pad_token_id
-        return [self.decode_ids(ids) for ids in ctc_greedy(logits.float().cpu(), lengths, blank)]
-
-    def decode_ids(self, ids: Sequence[int]) -> str:
-        """Text of collapsed labels."""
-        return clean(self.tokenizer.decode(list(ids), skip_special_tokens=True, group_tokens=False))
-
-
-def clean(text: str) -> str:
-    """Single spaces, none around."""
-    return " ".join(text.split())
-
-
 # New models
 
 
@@ -339,7 +212,7 @@ def build_model(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> Pre
     options: dict[str, Any] = {}
     if args.new_vocabulary:
         options = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "new_head": True}
-    model = load_model(args.model_name_or_path, **options)
+    model = load_speech_model(args.model_name_or_path, **options)
     if not model.config.is_encoder_decoder and not args.new_vocabulary and model.config.vocab_size < len(tokenizer):
         raise ModelError(
             f"the tokenizer has {len(tokenizer)} entries, but {args.model_name_or_path} gives {model.config.vocab_size}"
@@ -358,71 +231,3 @@ def build_model(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> Pre
         except ValueError as error:
             raise ModelError(f"can't swap the attention of {args.model_name_or_path}: {first_line(error)}") from None
     return model
-
-
-# Trained models
-
-
-def load_recogniser(folder: str) -> Recogniser:
-    """Load a trained model, swapped or not, in float32 in evaluation mode.
-
-    Raises:
-        ModelError: There is no such model, it is of another kind, or its weights are cut off or don't fit.
-    """
-    return Recogniser(load_model(folder), load_feature_extractor(folder), load_tokenizer(processor_folder(folder)))
-
-
-def load_model(name_or_path: str, **options: Any) -> PreTrainedModel:
-    """The model alone."""
-    check_folder(name_or_path)
-    try:
-        config: Any = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
-    except Exception as error:
-        raise ModelError(f"can't load a {KIND} from {name_or_path}: {first_line(error)}") from None
-    if getattr(config, "seqdyconv", None) is not None:
-        try:
-            return load_swapped(name_or_path).eval()
-        except Exception as error:
-            raise ModelError(f"can't load a swapped model from {name_or_path}: {first_line(error)}") from None
-    loader = AutoModelForSpeechSeq2Seq if config.is_encoder_decoder else AutoModelForCTC
-    model = load_pretrained(loader, name_or_path, KIND, **options)
-    if not (hasattr(model, "output_lengths") or hasattr(model, "_get_feat_extract_output_lengths")):
-        raise ModelError(f"can't load a {KIND} from {name_or_path}: {type(model).__name__} doesn't tell its frames")
-    return model
-
-
-def load_feature_extractor(name_or_path: str) -> Any:
-    """The feature extractor alone.
-
-    Raises:
-        ModelError: There is none, or it can't be read.
-    """
-    folder = processor_folder(name_or_path)
-    check_folder(folder)
-    try:
-        return AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:
-        raise ModelError(f"can't load the feature extractor of {folder}: {first_line(error)}") from None
-
-
-def processor_folder(name_or_path: str) -> str:
-    """Where the processor of a model is: a checkpoint's is in the folder of its run."""
-    path = Path(name_or_path)
-    names = ("processor_config.json", "preprocessor_config.json")
-    here, above = (any((folder / name).is_file() for name in names) for folder in (path, path.parent))
-    return str(path.parent) if path.is_dir() and above and not here else name_or_path
-
-
-def known_architecture(name_or_path: str) -> bool:
-    """Whether a pretrained model is trained for recognition already, and not an encoder alone."""
-    try:
-        config = json.loads((Path(name_or_path) / "config.json").read_text(encoding="utf-8"))
-    except OSError:
-        return True
-    return any("ForCTC" in name or "ConditionalGeneration" in name for name in config.get("architectures") or ())
-
-
-def features_of(recogniser: Recogniser, samples: Sequence[Tensor]) -> dict[str, Tensor]:
-    """The model's inputs for the samples (N,) of several utterances, on its device."""
-    inputs = extract(recogniser.feature_extractor, samples)
-    return {name: value.to(recogniser.model.device) for name, value in inputs.items()}

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import torch
 from speech_batches import EpochBatches, SpeechCollator, Utterances
-from speech_model import Recogniser
 from speech_recognition_data import SAMPLING_RATE
 from speech_scores import score
 from torch import Tensor
@@ -15,6 +14,7 @@ from transformers import PreTrainedModel
 
 from seqdyconv.data.batching import TokenBatchSampler
 from seqdyconv.speech.augmentation import SpecAugment
+from seqdyconv.speech.recogniser import Recogniser
 from seqdyconv.training.run_trainer import RunArguments, RunTrainer
 from seqdyconv.training.token_batches import IGNORED_LABEL
 

@@ -14,15 +14,10 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 from speech_batches import AugmentationArguments, Utterances, WaveformAugmentation
-from speech_decoding import TRAIN_TEXTS
 from speech_model import (
     ModelArguments,
-    Recogniser,
     build_config,
     build_model,
-    features_of,
-    load_feature_extractor,
-    load_tokenizer,
     make_feature_extractor,
     make_tokenizer,
 )
@@ -42,8 +37,11 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.files import write_lines
+from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.pictures import plot_alignment, plot_learning_curves
 from seqdyconv.speech.alignment import align_words
+from seqdyconv.speech.decoding import TRAIN_TEXTS
+from seqdyconv.speech.recogniser import Recogniser, check_sampling_rate, load_feature_extractor
 from seqdyconv.swap import swapped_attention
 from seqdyconv.training.annealing import TemperatureAnnealing
 from seqdyconv.training.arguments import (
@@ -196,6 +194,7 @@ def make_processor(args: ModelArguments, train: Dataset, folder: Path | None) ->
     source = args.model_name_or_path if folder is None else str(folder)
     if source is not None:
         extractor = load_feature_extractor(source)
+        check_sampling_rate(extractor, SAMPLING_RATE)
         if folder is not None or not args.new_vocabulary:
             language = args.whisper_language
             options = {} if language is None else {"language": language, "task": "transcribe"}
@@ -273,7 +272,7 @@ def draw_alignment(recogniser: Recogniser, utterances: Utterances, path: Path) -
     utterance = utterances[row]
     if len(utterance["labels"]) == 0:
         return
-    inputs = features_of(recogniser, [utterance["samples"]])
+    inputs = recogniser.inputs([utterance["samples"]])
     model = recogniser.model.eval()
     log_probs = model(**inputs).logits[0].float().log_softmax(-1).cpu()
     text = utterances.table[row]["text"]

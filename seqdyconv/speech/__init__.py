@@ -16,6 +16,7 @@ from seqdyconv.speech.alignment import AlignedToken, Word, align, align_words, t
 from seqdyconv.speech.audio import AudioError, AudioInfo, audio_info, read_audio, read_blocks, resample
 from seqdyconv.speech.augmentation import AdditiveNoise, SpecAugment, SpeedPerturbation, add_noise, change_speed
 from seqdyconv.speech.ctc import CTCBeamSearch, Transcript, collapse, ctc_greedy, greedy_transcripts, word_times
+from seqdyconv.speech.decoding import Decoder, SpeechDecodingArguments
 from seqdyconv.speech.features import (
     FeatureStream,
     SeqDyConvFeatureExtractor,
@@ -26,8 +27,9 @@ from seqdyconv.speech.features import (
 from seqdyconv.speech.language_model import NGramModel, read_vocabulary, train_ngram_model
 from seqdyconv.speech.pipeline import SpeechRecognitionPipeline, register_pipeline
 from seqdyconv.speech.processing import SeqDyConvSpeechProcessor
+from seqdyconv.speech.recogniser import Recogniser, load_recogniser
 from seqdyconv.speech.segments import read_segments
-from seqdyconv.speech.stream import StreamResampler
+from seqdyconv.speech.stream import RecognitionStream, StreamResampler
 from seqdyconv.speech.tokenization import SeqDyConvCTCTokenizer, train_character_tokenizer, train_subword_tokenizer
 
 AutoFeatureExtractor.register(SeqDyConvSpeechConfig, SeqDyConvFeatureExtractor)
@@ -41,12 +43,16 @@ __all__ = [
     "AudioError",
     "AudioInfo",
     "CTCBeamSearch",
+    "Decoder",
     "FeatureStream",
     "NGramModel",
+    "Recogniser",
+    "RecognitionStream",
     "SeqDyConvCTCTokenizer",
     "SeqDyConvFeatureExtractor",
     "SeqDyConvSpeechProcessor",
     "SpecAugment",
+    "SpeechDecodingArguments",
     "SpeechRecognitionPipeline",
     "SpeedPerturbation",
     "StreamResampler",
@@ -61,6 +67,7 @@ __all__ = [
     "ctc_greedy",
     "global_statistics",
     "greedy_transcripts",
+    "load_recogniser",
     "log_mel_kaldi",
     "log_mel_torch",
     "read_audio",

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from seqdyconv.models.loading import ModelError
 from seqdyconv.speech.audio import resample
+from seqdyconv.speech.features import FeatureStream
+from seqdyconv.speech.recogniser import Recogniser
 
 _RESAMPLING_CONTEXT = 0.05  # seconds on each side of a piece, more than the filter's length
 
@@ -59,3 +63,81 @@ class StreamResampler:
         output = resample(self.buffer, self.rate, self.new_rate)[self.before * self.new_period :]
         self.buffer, self.before = torch.empty(0), 0
         return output
+
+
+class RecognitionStream:
+    """Words of a CTC model as they come, in constant memory; they are those of the greedy search of the whole.
+
+    Args:
+        recogniser: a model with encoder_lookahead, whose features are normalised globally or not at all.
+
+    Raises:
+        ModelError: the model can't stream.
+
+    Example:
+        >>> from seqdyconv.speech import RecognitionStream, load_recogniser, read_blocks
+        >>> stream = RecognitionStream(load_recogniser("outputs/speech_czech_streaming"))  # doctest: +SKIP
+        >>> for samples in read_blocks("recording.wav", 0.32):  # doctest: +SKIP
+        ...     print(*stream.push(samples))
+    """
+
+    def __init__(self, recogniser: Recogniser) -> None:
+        self.recogniser = recogniser
+        model: Any = recogniser.model
+        if not recogniser.own_features or not recogniser.is_ctc or model.config.encoder_lookahead is None:
+            raise ModelError("this model does not stream: train a CTC model with encoder_lookahead 0 or more")
+        try:
+            self.features = FeatureStream(recogniser.feature_extractor)
+        except ValueError as error:
+            raise ModelError(str(error)) from None
+        self.model = model
+        self.blank = model.config.pad_token_id
+        window, _ = recogniser.feature_extractor.frame_sizes
+        self.latency = (
+            model.base_model.lookahead * recogniser.seconds_per_frame
+            + window / recogniser.feature_extractor.sampling_rate
+        )
+        """Seconds between a sound and the output about it, beside chunks and computing."""
+        self._restart()
+
+    def push(self, samples: Tensor) -> list[str]:
+        """Take samples (N,) and return the words that they complete."""
+        return self._recognise(self.features.push(samples), flush=False)
+
+    def finish(self) -> list[str]:
+        """Return the words that are left; then the stream begins anew."""
+        words = self._recognise(self.features.finish(), flush=True)
+        if self.ids:
+            words += self.recogniser.decode_ids(self.ids).split()
+        self._restart()
+        return words
+
+    def _restart(self) -> None:
+        self.state = self.model.initial_state(1)
+        self.last = self.blank  # The label of the last frame.
+        self.ids: list[int] = []  # The labels of the words that are not complete.
+        self.started = False  # Whether there was a frame.
+
+    @torch.no_grad()
+    def _recognise(self, features: Tensor, flush: bool) -> list[str]:
+        if not (len(features) or (flush and self.started)):
+            return []
+        self.started = True
+        logits, self.state = self.model.stream(features[None].to(self.model.device), self.state, flush=flush)
+        for label in logits[0].argmax(-1).tolist():
+            if label not in (self.blank, self.last):
+                self.ids.append(label)
+            self.last = label
+        *complete, rest = self._split()
+        self.ids = rest
+        return [word for ids in complete for word in self.recogniser.decode_ids(ids).split()]
+
+    def _split(self) -> list[list[int]]:
+        """The labels of each word; the last one may go on."""
+        tokens: Any = self.recogniser.tokenizer.convert_ids_to_tokens(self.ids)
+        parts: list[list[int]] = [[]]
+        for label, token in zip(self.ids, tokens):
+            if token.startswith("▁") and parts[-1]:
+                parts.append([])
+            parts[-1].append(label)
+        return parts

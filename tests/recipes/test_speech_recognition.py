@@ -12,7 +12,6 @@ import pytest
 import soundfile
 import yaml
 from fillets import SPLITS
-from speech_model import load_recogniser
 from speech_text import normalise_text
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
@@ -36,6 +35,7 @@ from transformers import (
 )
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
+from seqdyconv.speech import load_recogniser
 from seqdyconv.swap import load_swapped, swapped_attention
 from tests.recipes.commands import RECIPES, check_overwrite, check_resumed_runs, environment, error_of, script
 

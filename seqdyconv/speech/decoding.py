@@ -1,4 +1,6 @@
-"""How a model's output becomes text: greedy, or a beam search with a language model and a word list."""
+"""How a recogniser's output becomes text: greedy, or a beam search with a language model and a word list."""
+
+from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
@@ -7,20 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from speech_model import ModelError, Recogniser, clean, features_of
 from torch import Tensor
 
 from seqdyconv.errors import first_line
+from seqdyconv.models.loading import ModelError
 from seqdyconv.speech.alignment import Word, align_words
 from seqdyconv.speech.ctc import CTCBeamSearch, Transcript, greedy_transcripts, word_times
 from seqdyconv.speech.language_model import read_vocabulary, train_ngram_model
+from seqdyconv.speech.recogniser import Recogniser, clean
+from seqdyconv.speech.segments import read_segments
 
 TRAIN_TEXTS = "train_texts.txt"
 """In a run's folder: the texts of its training utterances."""
 
 
 @dataclass
-class DecodingArguments:
+class SpeechDecodingArguments:
     """Greedy or beam search; the language model and the word list are for CTC models."""
 
     beam_size: int = field(default=1, metadata={"help": "Beams of the search; 1 without a language model is greedy."})
@@ -61,18 +65,27 @@ class DecodingArguments:
 
 
 class Decoder:
-    """Recognises batches of utterances in one way.
+    """Writes down what a recogniser hears: batches of utterances, one utterance with times, whole files.
 
     Args:
         recogniser: the model and its processor.
-        args: the way.
-        model_dir: where its run has left the training texts.
+        args: how; None is greedy.
+        model_dir: where its run has left the training texts, of which ``auto`` makes language models and word lists.
 
     Raises:
         ModelError: the arguments don't go with the model or its folder.
+
+    Example:
+        >>> from seqdyconv.speech import Decoder, load_recogniser
+        >>> decoder = Decoder(load_recogniser("outputs/speech_czech"))  # doctest: +SKIP
+        >>> [word.text for word in decoder.transcribe("recording.ogg")]  # doctest: +SKIP
+        ['a', 'co', 'když', 'má', 'pravdu']
     """
 
-    def __init__(self, recogniser: Recogniser, args: DecodingArguments, model_dir: str | Path) -> None:
+    def __init__(
+        self, recogniser: Recogniser, args: SpeechDecodingArguments | None = None, model_dir: str | Path = ""
+    ) -> None:
+        args = args or SpeechDecodingArguments()
         self.recogniser = recogniser
         self.args = args
         self._search: CTCBeamSearch | None = None
@@ -87,10 +100,25 @@ class Decoder:
             except (ValueError, ImportError) as error:
                 raise ModelError(first_line(error)) from None
 
+    def transcribe(self, path: str | Path, segment_seconds: float = 20.0) -> list[Word]:
+        """The words of an audio file of any length with their times, in constant memory.
+
+        Args:
+            path: the file, of any format, sampling rate and number of channels.
+            segment_seconds: the longest piece that is recognised at once; pieces end at pauses.
+
+        Raises:
+            AudioError: the file can't be used.
+        """
+        recogniser = self.recogniser
+        longest = min(segment_seconds, recogniser.max_seconds)
+        segments = read_segments(path, recogniser.feature_extractor.sampling_rate, longest)
+        return [word for start, samples in segments for word in self.words(samples, start)]
+
     def texts(self, samples: Sequence[Tensor]) -> list[str]:
         """What is said in the samples (N,) of each utterance."""
         if not self.recogniser.is_ctc:
-            return self._generated(features_of(self.recogniser, samples))
+            return self._generated(self.recogniser.inputs(samples))
         return [transcript.text for transcript in self.transcripts(*self._logits(samples))]
 
     def words(self, samples: Tensor, offset: float = 0.0) -> list[Word]:
@@ -103,7 +131,7 @@ class Decoder:
         if recogniser.is_ctc:
             transcript = self.transcripts(*self._logits([samples]))[0]
             return word_times(transcript, recogniser.tokenizer, seconds, offset)
-        inputs = features_of(recogniser, [samples])
+        inputs = recogniser.inputs([samples])
         text = self._generated(inputs)[0]
         if not text:
             return []
@@ -128,7 +156,7 @@ class Decoder:
 
     @torch.no_grad()
     def _logits(self, samples: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        inputs = features_of(self.recogniser, samples)
+        inputs = self.recogniser.inputs(samples)
         logits = self.recogniser.model(**inputs).logits.float().cpu()
         return logits, self.recogniser.output_lengths(inputs, logits.shape[1])
 
@@ -139,7 +167,7 @@ class Decoder:
         return self.recogniser.recognise(inputs, **options)
 
 
-def _beam_search(recogniser: Recogniser, args: DecodingArguments, model_dir: Path) -> CTCBeamSearch:
+def _beam_search(recogniser: Recogniser, args: SpeechDecodingArguments, model_dir: Path) -> CTCBeamSearch:
     words: list[str] | None = None
     if args.word_list == "auto" and args.language_model not in ("none", "auto"):
         words = read_vocabulary(args.language_model)
@@ -155,9 +183,9 @@ def _beam_search(recogniser: Recogniser, args: DecodingArguments, model_dir: Pat
     unit: dict[str, Any] = {"unit": "token", "tokenizer": recogniser.tokenizer} if words is None else {"unit": "word"}
     order = args.lm_order or (6 if words is None else 3)
     with tempfile.TemporaryDirectory(prefix="seqdyconv-") as folder:
-        path = Path(folder) / "language_model.arpa"
-        train_ngram_model(_train_texts(model_dir), order, path, **unit)
-        return CTCBeamSearch(recogniser.tokenizer, language_model=path, **options)
+        counted = Path(folder) / "language_model.arpa"
+        train_ngram_model(_train_texts(model_dir), order, counted, **unit)
+        return CTCBeamSearch(recogniser.tokenizer, language_model=counted, **options)
 
 
 def _train_texts(model_dir: Path) -> list[str]:

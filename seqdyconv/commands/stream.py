@@ -1,0 +1,112 @@
+"""Recognise speech while it is spoken: words are printed as they come.
+
+    seqdyconv stream MODEL_DIR FILE [--key value ...]
+    arecord -f S16_LE -r 16000 -c 1 -t raw | seqdyconv stream MODEL_DIR -
+
+FILE is an audio file, which is read chunk by chunk; with - raw 16-bit samples (little-endian) come from standard input.
+The model must be a CTC model that streams, trained with encoder_lookahead. Latency and real-time factor go to standard
+error at the end. Memory does not grow with the length of the stream.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.utils.logging import disable_progress_bar
+
+from seqdyconv.speech.audio import AudioError, audio_info, read_blocks
+from seqdyconv.speech.recogniser import load_recogniser
+from seqdyconv.speech.stream import RecognitionStream, StreamResampler
+from seqdyconv.training.arguments import exit_on_error, parse_arguments
+
+
+@dataclass
+class StreamArguments:
+    """What to recognise."""
+
+    model_dir: str = field(metadata={"help": "The model's folder."})
+    file: str = field(default="", metadata={"help": "The audio file, or - for raw samples; also the second word."})
+    sampling_rate: int = field(default=16000, metadata={"help": "Of raw samples, in hertz."})
+    channels: int = field(default=1, metadata={"help": "Of raw samples, interleaved."})
+    chunk_seconds: float = field(default=0.32, metadata={"help": "Seconds of audio that are recognised at once."})
+    times: bool = field(default=False, metadata={"help": "A line per word: the second at which it was known, a TAB."})
+    use_cpu: bool = field(default=False, metadata={"help": "Don't use a GPU."})
+
+    def __post_init__(self) -> None:
+        if not self.file:
+            raise ValueError("the audio file is missing: give it, or -, after the model")
+        if self.sampling_rate < 1000:
+            raise ValueError(f"sampling_rate must be at least 1000, got {self.sampling_rate}")
+        if self.channels < 1:
+            raise ValueError(f"channels must be at least 1, got {self.channels}")
+        if not 0.001 <= self.chunk_seconds <= 60:
+            raise ValueError(f"chunk_seconds must be from 0.001 to 60, got {self.chunk_seconds}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    words = list(sys.argv[1:] if argv is None else argv)
+    if len(words) > 1 and not words[1].startswith("--"):
+        words[1:2] = [f"--file={words[1]}"]
+    (args,) = parse_arguments((StreamArguments,), words, first="model_dir", description=__doc__)
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # A reader that goes away ends us quietly, as in any Unix tool.
+    with exit_on_error():
+        run(args)
+
+
+def run(args: StreamArguments) -> None:
+    disable_progress_bar()  # That of loading weights.
+    recogniser = load_recogniser(args.model_dir)
+    if torch.cuda.is_available() and not args.use_cpu:
+        recogniser.to("cuda")
+    stream = RecognitionStream(recogniser)
+    if args.file == "-":
+        rate, pieces = args.sampling_rate, read_raw(sys.stdin.buffer, args)
+    else:
+        rate, pieces = audio_info(args.file).sampling_rate, read_blocks(args.file, args.chunk_seconds)
+    resampler = StreamResampler(rate, recogniser.feature_extractor.sampling_rate)
+
+    heard = busy = longest = 0.0
+    first = True
+    for piece in _and_end(pieces):
+        start = time.perf_counter()
+        if piece is None:
+            words = stream.push(resampler.finish()) + stream.finish()
+        else:
+            heard += len(piece) / rate
+            words = stream.push(resampler.push(piece))
+        seconds = time.perf_counter() - start
+        busy, longest = busy + seconds, max(longest, seconds)
+        for word in words:
+            print(f"{heard:.2f}\t{word}\n" if args.times else (word if first else f" {word}"), end="", flush=True)
+            first = False
+    if not args.times:
+        print(flush=True)
+    if not heard:
+        raise AudioError("there are no samples in standard input")
+    ahead = stream.latency + resampler.latency
+    print(
+        f"latency {ahead + args.chunk_seconds:.2f} s ({args.chunk_seconds:g} s chunk, {ahead:.2f} s ahead) and at most "
+        f"{longest:.3f} s of computing; real-time factor {busy / heard:.4f} of {heard:.1f} s",
+        file=sys.stderr,
+    )
+
+
+def read_raw(stream: BinaryIO, args: StreamArguments) -> Iterator[Tensor]:
+    """Samples (N,) of a pipe, as soon as a chunk is complete; channels are averaged."""
+    size = 2 * args.channels
+    chunk = size * max(1, round(args.chunk_seconds * args.sampling_rate))
+    while data := stream.read(chunk):
+        samples = np.frombuffer(data[: len(data) // size * size], "<i2").reshape(-1, args.channels)
+        yield torch.from_numpy(samples.mean(axis=1, dtype=np.float32) / 32768)
+
+
+def _and_end(pieces: Iterator[Tensor]) -> Iterator[Tensor | None]:
+    yield from pieces
+    yield None

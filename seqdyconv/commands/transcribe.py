@@ -1,0 +1,120 @@
+"""Write down what is said in audio files.
+
+    seqdyconv transcribe MODEL_DIR FILE... [--format text|json|srt] [--key value ...]
+
+Text is one line per file, with the file's name and a TAB before it where there are several. json is a line per file
+with its words and their times in seconds, srt are subtitles (with --output_dir a file each; else on standard output,
+of one file only). Files of any length are read in segments that end at pauses, so memory does not grow with them. A
+file that can't be used is one line on standard error; the others are transcribed, and the exit status is 1.
+"""
+
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers.utils.logging import disable_progress_bar
+
+from seqdyconv.files import write_text
+from seqdyconv.speech.alignment import Word, to_rows, to_srt
+from seqdyconv.speech.audio import AudioError
+from seqdyconv.speech.decoding import Decoder, SpeechDecodingArguments
+from seqdyconv.speech.recogniser import load_recogniser
+from seqdyconv.training.arguments import ArgumentsError, exit_on_error, parse_arguments
+
+FORMATS = {"text": ".txt", "json": ".json", "srt": ".srt"}
+
+
+@dataclass
+class TranscriptionArguments:
+    """What to transcribe, and how to write it."""
+
+    model_dir: str = field(metadata={"help": "The model: a folder, or a name on the Hub."})
+    files: list[str] = field(default_factory=list, metadata={"help": "Audio files; also the words after MODEL_DIR."})
+    format: str = field(default="text", metadata={"help": "text, json or srt."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Write a file for each audio file there, instead of standard output."}
+    )
+    segment_seconds: float = field(default=20.0, metadata={"help": "The longest piece that is recognised at once."})
+    use_cpu: bool = field(default=False, metadata={"help": "Don't use a GPU."})
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ValueError(f"format must be {', '.join(FORMATS)}, got {self.format!r}")
+        if not 1 <= self.segment_seconds <= 600:
+            raise ValueError(f"segment_seconds must be from 1 to 600, got {self.segment_seconds}")
+        if not self.files:
+            raise ValueError("the audio files are missing: give them after the model")
+        if self.format == "srt" and self.output_dir is None and len(self.files) > 1:
+            raise ValueError("srt of several files needs output_dir")
+        names = [output_name(file, self.format) for file in self.files]
+        if self.output_dir is not None and len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"two files would both be written to {twice} in output_dir: transcribe them one by one")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    words = with_option(list(sys.argv[1:] if argv is None else argv))
+    args, decoding_args = parse_arguments(
+        (TranscriptionArguments, SpeechDecodingArguments), words, first="model_dir", description=__doc__
+    )
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # A reader that goes away ends us quietly, as in any Unix tool.
+    with exit_on_error():
+        failed = run(args, decoding_args)
+    if failed:
+        raise SystemExit(1)
+
+
+def with_option(words: list[str]) -> list[str]:
+    """The words of the command with --files before the audio files that follow the model."""
+    end = next((index for index, word in enumerate(words) if word.startswith("--")), len(words))
+    return [*words[:1], *words[end:], *(["--files", *words[1:end]] if end > 1 else [])]
+
+
+def run(args: TranscriptionArguments, decoding_args: SpeechDecodingArguments) -> int:
+    """Transcribe; returns the number of files that could not be used."""
+    disable_progress_bar()  # That of loading weights.
+    recogniser = load_recogniser(args.model_dir)
+    if torch.cuda.is_available() and not args.use_cpu:
+        recogniser.to("cuda")
+    decoder = Decoder(recogniser, decoding_args, args.model_dir)
+    folder = None if args.output_dir is None else Path(args.output_dir)
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ArgumentsError(f"can't make output_dir {folder}: {error.strerror}") from None
+    failed = 0
+    for file in args.files:
+        try:
+            words = decoder.transcribe(file, args.segment_seconds)
+        except AudioError as error:
+            print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            failed += 1
+            continue
+        if folder is not None:
+            write_text(folder / output_name(file, args.format), formatted(file, words, args.format, named=False))
+        else:
+            text = formatted(file, words, args.format, named=len(args.files) > 1)
+            sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
+            sys.stdout.buffer.flush()
+    return failed
+
+
+def formatted(file: str, words: Sequence[Word], kind: str, named: bool) -> str:
+    """The transcript of a file, with a line break at its end."""
+    text = " ".join(word.text for word in words)
+    if kind == "srt":
+        return to_srt(words)
+    if kind == "json":
+        return json.dumps({"file": file, "text": text, "words": to_rows(words)}, ensure_ascii=False) + "\n"
+    return f"{file}\t{text}\n" if named else f"{text}\n"
+
+
+def output_name(file: str, kind: str) -> str:
+    """The name of a transcript's file."""
+    return Path(file).stem + FORMATS[kind]

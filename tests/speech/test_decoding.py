@@ -1,0 +1,64 @@
+"""From a recogniser's output to text: greedy and beam search, words with times, whole files."""
+
+import pytest
+import soundfile
+import torch
+
+from seqdyconv.models.loading import ModelError
+from seqdyconv.speech import Decoder, SpeechDecodingArguments, load_recogniser
+from seqdyconv.speech.decoding import TRAIN_TEXTS
+
+
+@pytest.fixture(scope="module")
+def recogniser(streaming_folder):
+    return load_recogniser(str(streaming_folder))
+
+
+def noise(length):
+    return torch.randn(length, generator=torch.Generator().manual_seed(length)) / 10
+
+
+def test_greedy_texts_do_not_depend_on_the_batch(recogniser):
+    decoder = Decoder(recogniser)
+    samples = [noise(8000), noise(20000)]
+    alone = [decoder.texts([utterance])[0] for utterance in samples]
+    assert decoder.texts(samples) == alone and all(alone)
+    assert [" ".join(word.text for word in decoder.words(utterance)) for utterance in samples] == alone
+
+
+def test_a_file_is_transcribed_in_segments_with_times(recogniser, tmp_path):
+    soundfile.write(tmp_path / "a.flac", noise(3 * 22050).numpy(), 22050)
+    decoder = Decoder(recogniser)
+    words = decoder.transcribe(tmp_path / "a.flac", segment_seconds=1.0)
+    assert len(words) > 1 and 1 < words[-1].end <= 3
+    assert all(0 <= word.start <= word.end for word in words)
+    assert [word.start for word in words] == sorted(word.start for word in words)
+
+
+def test_auto_counts_the_training_texts_of_the_run(recogniser, tmp_path):
+    args = SpeechDecodingArguments(beam_size=8, language_model="auto", word_list="auto")
+    with pytest.raises(ModelError, match=f"auto needs {TRAIN_TEXTS}"):
+        Decoder(recogniser, args, tmp_path)
+    (tmp_path / TRAIN_TEXTS).write_text("ab ce\nab dg\nfa\n")
+    for folder in (tmp_path, tmp_path / "checkpoint-5"):
+        text = Decoder(recogniser, args, folder).texts([noise(20000)])[0]
+        assert text and set(text.split()) <= {"ab", "ce", "dg", "fa"}
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"beam_size": 0}, "beam_size must be at least 1"),
+        ({"language_model": "auto"}, "needs a beam search"),
+        ({"beam_size": 4, "word_list": "nowhere.txt"}, "word_list must be none, auto or a file"),
+        ({"beam_size": 4, "lm_order": 3}, "lm_order has no effect without language_model: auto"),
+    ],
+)
+def test_bad_arguments(options, said):
+    with pytest.raises(ValueError, match=said):
+        SpeechDecodingArguments(**options)
+
+
+def test_arguments_for_another_kind_of_model(recogniser):
+    with pytest.raises(ModelError, match="ctc_weight is for models with a decoder"):
+        Decoder(recogniser, SpeechDecodingArguments(ctc_weight=0.3))
