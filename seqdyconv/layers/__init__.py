@@ -7,7 +7,7 @@ from seqdyconv.layers.deformable import DeformableConv1d, DeformableDepthwiseCon
 from seqdyconv.layers.gated_short import GatedShortConv
 from seqdyconv.layers.kernel_attention import KernelAttentionConv1d, KernelAttentionConv2d
 from seqdyconv.layers.mixed_conv import set_temperature
-from seqdyconv.layers.mixers import MIXERS, build_mixer
+from seqdyconv.layers.mixers import MIXERS, build_mixer, mixer_options, share_options
 from seqdyconv.layers.odconv import ODConv1d, ODConv2d
 from seqdyconv.layers.parallel import ParallelMixer
 from seqdyconv.layers.short import ShortConv1d
@@ -39,5 +39,7 @@ __all__ = [
     "TimeFeatureDynamicConv",
     "TimeFeatureLightweightConv",
     "build_mixer",
+    "mixer_options",
     "set_temperature",
+    "share_options",
 ]

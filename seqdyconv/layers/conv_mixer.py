@@ -135,6 +135,14 @@ def conv_mixer(layer: Callable[..., nn.Module]) -> Callable[..., ConvMixer]:
         dtype: torch.dtype | None = None,
         **options: Any,
     ) -> ConvMixer:
+        """The mixer of a convolution: options of the two, and those of the block and of the convolution.
+
+        Args:
+            kernel_size: K ≥ 1, odd or even, also longer than the sequence.
+            causal: see the current and earlier steps alone.
+            lookahead: the steps after the current one that are seen, instead of ``causal``.
+            conv_dim: C, the width of the convolution; None: D.
+        """
         padding = mixer_padding(kernel_size, options.get("dilation", 1), causal, lookahead)
         conv = layer(
             dim if conv_dim is None else conv_dim,
@@ -147,6 +155,8 @@ def conv_mixer(layer: Callable[..., nn.Module]) -> Callable[..., ConvMixer]:
         )
         return ConvMixer(dim, conv, glu=glu, input_dropout=input_dropout, device=device, dtype=dtype)
 
+    # The options of block and layer are declared there alone: signature and docstring are put together from theirs.
+    build.__doc__ = "\n\n".join(inspect.getdoc(part) or "" for part in (build, ConvMixer, layer))
     signature = inspect.signature(build)
     own = [
         parameter for parameter in inspect.signature(layer).parameters.values() if parameter.name not in _NOT_OF_A_MIXER

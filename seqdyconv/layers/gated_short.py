@@ -23,7 +23,7 @@ class GatedShortConv(nn.Module):
         causal: see the current and earlier steps alone.
         dynamic_kernel: to the static kernel of each channel add one that is predicted from the block's input at every
             step, zero at the start: see :class:`seqdyconv.ShortConv1d`.
-        rank: of the predicted kernels; None: a kernel for each head.
+        rank: the rank of the predicted kernels; None: a kernel for each head.
         conv_dim: C; None: D.
         device, dtype: of the parameters.
 

@@ -6,10 +6,11 @@ padding_mask=None) -> (output, state)`` too; the output then comes ``lookahead``
 ``in_proj``, whose equal parts ``in_proj_roles`` names, and ``out_proj``.
 """
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
+import torch
 from torch import nn
 
 from seqdyconv.layers.attention import SelfAttention
@@ -17,9 +18,10 @@ from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
 from seqdyconv.layers.conv_mixer import conv_mixer
 from seqdyconv.layers.deformable import DeformableDepthwiseConv1d
 from seqdyconv.layers.gated_short import GatedShortConv
+from seqdyconv.layers.options import Option, check_names, options_of
 from seqdyconv.layers.parallel import ParallelMixer
 from seqdyconv.layers.short import ShortConv1d
-from seqdyconv.layers.span import MixedAttention, SpanDynamicConvMixer
+from seqdyconv.layers.span import MixedAttention, SpanDynamicConv1d, SpanDynamicConvMixer
 from seqdyconv.layers.talk import TaLKConv1d
 from seqdyconv.layers.time_feature import TimeFeatureDynamicConv, TimeFeatureLightweightConv
 
@@ -39,27 +41,85 @@ MIXERS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
+# Whose docstrings those of the mixers refer to.
+_DOCUMENTED = {
+    layer.__name__: layer for layer in (LightweightConv1d, DynamicConv1d, SpanDynamicConv1d, ShortConv1d, SelfAttention)
+}
+
+
+def mixer_options(name: str) -> dict[str, Option]:
+    """The options of a mixer, as its layer declares them: default, kind and help text, by name.
+
+    ``kernel_size``, ``causal`` and ``lookahead`` are among them, where the mixer has them; what all have in common,
+    width, heads, device and dtype, is not.
+
+    Raises:
+        ValueError: a name that is no mixer.
+
+    Example:
+        >>> from seqdyconv.layers import mixer_options
+        >>> option = mixer_options("self_attention")["attention_dropout"]
+        >>> option.default, option.help
+        (0.0, 'dropout of the attention weights in training.')
+    """
+    if name not in MIXERS:
+        raise ValueError(f"mixer must be one of {', '.join(MIXERS)}, got {name!r}")
+    return dict(_options(MIXERS[name]))
+
+
+@cache  # who shares options asks for those of all mixers
+def _options(build: Callable[..., nn.Module]) -> dict[str, Option]:
+    options = options_of(build, _DOCUMENTED)
+    return {option: declared for option, declared in options.items() if option not in ("device", "dtype")}
+
+
 def mixers_with(option: str) -> list[str]:
     """The mixers that have an option."""
-    return [name for name, build in MIXERS.items() if option in inspect.signature(build).parameters]
+    return [name for name in MIXERS if option in mixer_options(name)]
 
 
-def build_mixer(name: str, dim: int, num_heads: int, **options: Any) -> nn.Module:
+def share_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of options that are meant for mixers of different kinds, those that one of them has.
+
+    This is the one place where an option is left out: everything else refuses what a mixer lacks.
+
+    Raises:
+        ValueError: an option that no mixer has, or a name that is no mixer.
+
+    Example:
+        >>> from seqdyconv.layers import share_options
+        >>> share_options("self_attention", {"kernel_size": 3, "attention_dropout": 0.1})
+        {'attention_dropout': 0.1}
+    """
+    everywhere = dict.fromkeys(option for mixer in MIXERS for option in mixer_options(mixer))
+    check_names("any mixer", options, everywhere)
+    own = mixer_options(name)
+    return {option: value for option, value in options.items() if option in own}
+
+
+def build_mixer(
+    name: str,
+    dim: int,
+    num_heads: int,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **options: Any,
+) -> nn.Module:
     """A mixer by its name in ``MIXERS``, (batch, time, channels).
 
     Args:
         name: in ``seqdyconv.layers.MIXERS``: ``"dynamic_conv"``, ``"lightweight_conv"``, ``"self_attention"``, ...
         dim: D, the width of input and output.
         num_heads: H, divides D, and ``conv_dim`` where that is given.
-        options: keywords of the mixers: ``kernel_size``, ``causal``, ``lookahead`` (the steps after
-            the current one that a convolution sees, at most (K−1)·dilation, instead of ``causal``), ``conv_dim``,
-            ``glu``, ``input_dropout``, ``dilation``, ``weight_softmax``, ``weight_dropout``, ``renormalize``,
-            ``generator_bias``, ``dynamic_kernel``, ``static_kernel``, ``rank``, ``offset_dropout``,
-            ``attention_dropout``, ``conv``, ``device``, ``dtype``. Those that only other mixers have are left out, so
-            that one set of options serves all; but not a ``lookahead``.
+        device, dtype: of the parameters.
+        options: keywords of the mixer, which :func:`seqdyconv.layers.mixer_options` lists: ``kernel_size``,
+            ``causal``, ``lookahead`` (the steps after the current one that a convolution sees, at most (K−1)·dilation,
+            instead of ``causal``), ``conv_dim``, ``glu``, ``weight_dropout``, ... For options that are meant for mixers
+            of different kinds there is :func:`seqdyconv.layers.share_options`.
 
     Raises:
-        ValueError: a name that is no mixer, an option that no mixer has, or a ``lookahead`` of a mixer with attention.
+        ValueError: a name that is no mixer, an option that it lacks, or a value that does not fit.
 
     Example:
         >>> from seqdyconv import build_mixer
@@ -69,12 +129,9 @@ def build_mixer(name: str, dim: int, num_heads: int, **options: Any) -> nn.Modul
           (generator): XavierLinear(in_features=512, out_features=248, bias=False)
         )
     """
-    if name not in MIXERS:
-        raise ValueError(f"mixer must be one of {', '.join(MIXERS)}, got {name!r}")
-    parameters = {mixer: inspect.signature(build).parameters for mixer, build in MIXERS.items()}
-    known = set().union(*parameters.values())
-    if unknown := sorted(set(options) - known):
-        raise ValueError(f"no mixer has the option {', '.join(unknown)}; options are {', '.join(sorted(known))}")
-    if options.get("lookahead") is not None and name not in (able := mixers_with("lookahead")):
-        raise ValueError(f"lookahead needs a mixer of {', '.join(able)}, got {name!r}")
-    return MIXERS[name](dim, num_heads, **{key: options[key] for key in options if key in parameters[name]})
+    own = mixer_options(name)
+    check_names(name, options, own)
+    for option, value in options.items():
+        own[option].check(option, value)
+    factory = {key: value for key, value in (("device", device), ("dtype", dtype)) if value is not None}
+    return MIXERS[name](dim, num_heads, **options, **factory)

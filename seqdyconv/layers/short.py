@@ -38,7 +38,7 @@ class ShortConv1d(WindowConv):
             :func:`seqdyconv.lightweight_conv1d`.
         dynamic_kernel: predict kernels.
         static_kernel: have a kernel for each channel that is the same at every step.
-        rank: of the predicted kernels of all channels; None: a kernel for each head.
+        rank: the rank of the predicted kernels of all channels; None: a kernel for each head.
         residual: add the input.
         silu: apply SiLU to the output.
         bias: add a learned (C,) to the sum, before SiLU.

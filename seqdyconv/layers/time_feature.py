@@ -88,7 +88,8 @@ class TimeFeatureLightweightConv(_TimeFeatureConv):
         kernel_size: K of the kernels over time.
         num_heads: H of them, divides C.
         padding, dilation, bias, renormalize: of the convolution over time, see :class:`seqdyconv.LightweightConv1d`.
-        weight_softmax, weight_dropout: of the kernels over time and over the features.
+        weight_softmax: softmax over the taps, of the kernels over time and over the features.
+        weight_dropout: DropConnect, of the kernels over time and over the features.
         feature_kernel_size: K_f of the kernel over the features; None: K.
         device, dtype: of the parameters.
 
@@ -157,7 +158,7 @@ class TimeFeatureDynamicConv(_TimeFeatureConv):
         num_heads: H of them, divides C.
         padding, dilation, bias, weight_softmax, renormalize: of the convolution over time, see
             :class:`seqdyconv.DynamicConv1d`.
-        weight_dropout: of the kernels over time and over the features.
+        weight_dropout: DropConnect, of the kernels over time and over the features.
         generator_bias: give both generators a bias.
         feature_kernel_size: K_f of the kernels over the features; None: K.
         device, dtype: of the parameters.

@@ -4,13 +4,27 @@ import copy
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
-from seqdyconv.layers import MIXERS
+from seqdyconv.layers import MIXERS, build_mixer, mixer_options, share_options
 from seqdyconv.layers.checks import check_dropout
+from seqdyconv.layers.options import check_names
 
+Side = Literal["encoder", "decoder"]
+
+# What a model decides about its mixers by other fields, or by where they stand.
+_DECIDED = {
+    "dim": "hidden_size",
+    "num_heads": "{side}_attention_heads",
+    "kernel_size": "{side}_kernel_sizes",
+    "causal": "the model",
+    "lookahead": "encoder_lookahead of a speech model",
+    "device": "the model",
+    "dtype": "the model",
+}
 POSITION_TYPES = ("sinusoidal", "learned", "none")
 POOLINGS = ("mean", "max", "first")
 
@@ -53,6 +67,10 @@ class SeqDyConvConfig(PreTrainedConfig):
         ffn_groups: G of the feed-forward blocks' linear layers, of which each reads and writes one G-th of the channels
             (Jiang et al. 2020, arXiv 2008.02496).
         layer_norm_eps: added to the variance in all layer norms.
+        encoder_mixer_options, decoder_mixer_options: any options of the mixers, which
+            :func:`seqdyconv.layers.mixer_options` lists: a mapping for all layers, of which each mixer gets those that
+            it has, such as ``{"dilation": 2, "renormalize": True}``; or a list with a mapping, or None, for each layer.
+            They come before what the fields below say to all mixers.
         encoder_conv_dim, decoder_conv_dim: C, the width of the convolutions; None: D.
         encoder_glu, decoder_glu: gate the input of the convolutions.
         encoder_normalize_before, decoder_normalize_before: layer norm before each block instead of after it.
@@ -101,6 +119,8 @@ class SeqDyConvConfig(PreTrainedConfig):
     decoder_attention_heads: int = 8
     encoder_ffn_dim: int = 2048
     decoder_ffn_dim: int = 2048
+    encoder_mixer_options: Any = None
+    decoder_mixer_options: Any = None
     encoder_conv_dim: int | None = None
     decoder_conv_dim: int | None = None
     encoder_glu: bool = True
@@ -156,14 +176,54 @@ class SeqDyConvConfig(PreTrainedConfig):
         config.vocab_size, config.encoder_vocab_size = self.encoder_vocab_size or self.vocab_size, None
         return config
 
-    def stack(self, side: Literal["encoder", "decoder"]) -> StackConfig:
+    def stack(self, side: Side) -> StackConfig:
         """The options of one stack, without their prefix."""
         options = {name: getattr(self, f"{side}_{name}") for name in StackConfig.__dataclass_fields__}
         return StackConfig(**(options | {"conv_dim": options["conv_dim"] or self.hidden_size}))
 
+    def layer_options(self, side: Side, layer: int) -> dict[str, Any]:
+        """All options of the mixer of one layer, by the names that :func:`seqdyconv.build_mixer` takes."""
+        stack = self.stack(side)
+        mixer, own = stack.layer_types[layer], getattr(self, f"{side}_mixer_options")
+        shared = {
+            "kernel_size": stack.kernel_sizes[layer],
+            "conv_dim": stack.conv_dim,
+            "glu": stack.glu,
+            "input_dropout": self.input_dropout,
+            "weight_softmax": self.weight_softmax,
+            "weight_dropout": self.weight_dropout,
+            "attention_dropout": self.attention_dropout,
+        }
+        own = (own[layer] or {}) if isinstance(own, list) else share_options(mixer, own or {})
+        return {**share_options(mixer, shared), **own, "causal": side == "decoder"}
+
+    def _validate_mixer_options(self, side: Side) -> None:
+        field, mixers = f"{side}_mixer_options", getattr(self, f"{side}_layer_types")
+        given: Any = getattr(self, field)
+        if given is None:
+            return
+        for entry in given if isinstance(given, list) else [given]:
+            if not isinstance(entry, dict) and (entry is not None or entry is given):
+                raise ValueError(f"{field} must be a mapping, or a list of mappings and None, got {given!r}")
+            for option in entry or {}:
+                if option in _DECIDED:
+                    raise ValueError(f"{field} can't have {option}: {_DECIDED[option].format(side=side)} decides it")
+        if isinstance(given, dict):
+            has = (option for mixer in mixers for option in mixer_options(mixer) if option not in _DECIDED)
+            check_names(f"{', '.join(dict.fromkeys(mixers))} in {field}", given, dict.fromkeys(has))
+        elif len(given) != len(mixers):
+            raise ValueError(f"{field} needs one entry for each of {len(mixers)} layers, got {len(given)}")
+        for layer, mixer in enumerate(mixers):
+            try:
+                with torch.device("meta"):  # the layer itself says whether they fit
+                    heads = getattr(self, f"{side}_attention_heads")
+                    build_mixer(mixer, self.hidden_size, heads, **self.layer_options(side, layer))
+            except ValueError as error:
+                raise ValueError(f"{field}, layer {layer + 1}: {error}") from None
+
     def validate_architecture(self) -> None:
         """Raise ValueError where options do not fit together; called at construction and before saving."""
-        sides: tuple[Literal["encoder", "decoder"], ...] = ("encoder", "decoder")
+        sides: tuple[Side, ...] = ("encoder", "decoder")
         for side in sides if self.is_encoder_decoder else sides[:1]:
             stack = self.stack(side)
             if len(stack.layer_types) != len(stack.kernel_sizes) or not stack.layer_types:
@@ -189,6 +249,7 @@ class SeqDyConvConfig(PreTrainedConfig):
                     f"ffn_groups must divide hidden_size and {side}_ffn_dim, got {self.ffn_groups} groups for "
                     f"{self.hidden_size} and {stack.ffn_dim}"
                 )
+            self._validate_mixer_options(side)
         if self.activation_function not in ACT2FN:
             raise ValueError(
                 f"activation_function must be of {', '.join(sorted(ACT2FN))}, got {self.activation_function!r}"

@@ -5,7 +5,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 
 from seqdyconv.layers.mixers import mixers_with
-from seqdyconv.models.configuration import SeqDyConvConfig
+from seqdyconv.models.configuration import SeqDyConvConfig, Side
 
 ENCODER_BLOCKS = ("transformer", "conformer")
 
@@ -66,6 +66,12 @@ class SeqDyConvSpeechConfig(SeqDyConvConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self.intermediate_ctc_layers = list(self.intermediate_ctc_layers)
         super().__post_init__(**kwargs)
+
+    def layer_options(self, side: Side, layer: int) -> dict[str, Any]:
+        options = super().layer_options(side, layer)
+        if side == "encoder" and self.encoder_lookahead is not None:
+            options["lookahead"] = self.encoder_lookahead
+        return options
 
     def validate_architecture(self) -> None:
         """Raise ValueError where options do not fit together; called at construction and before saving."""

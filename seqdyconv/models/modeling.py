@@ -30,7 +30,7 @@ from seqdyconv.layers import build_mixer
 from seqdyconv.layers.attention import CrossAttention
 from seqdyconv.layers.initialization import XavierLinear
 from seqdyconv.models.cache import cross_attention_memory, decoder_cache, keep_cross_attention_memory
-from seqdyconv.models.configuration import SeqDyConvConfig, StackConfig
+from seqdyconv.models.configuration import SeqDyConvConfig, Side, StackConfig
 from seqdyconv.models.packed import check_packed_sides, packed_sequences, refuse_other_packing
 from seqdyconv.models.streaming import BlockState, initial_block_state, stream_block
 
@@ -196,33 +196,20 @@ class Residual(nn.Module):
         return hidden if self.normalize_before else self.norm(hidden)
 
 
-def stack_mixer(
-    config: SeqDyConvConfig, stack: StackConfig, layer: int, *, causal: bool = False, lookahead: int | None = None
-) -> nn.Module:
-    """The mixer of one layer of a stack."""
-    return build_mixer(
-        stack.layer_types[layer],
-        config.hidden_size,
-        stack.attention_heads,
-        kernel_size=stack.kernel_sizes[layer],
-        causal=causal,
-        lookahead=lookahead,
-        conv_dim=stack.conv_dim,
-        glu=stack.glu,
-        input_dropout=config.input_dropout,
-        weight_softmax=config.weight_softmax,
-        weight_dropout=config.weight_dropout,
-        attention_dropout=config.attention_dropout,
-    )
+def layer_mixer(config: SeqDyConvConfig, side: Side, layer: int) -> Any:
+    """The mixer of one layer of the encoder or the decoder."""
+    stack = config.stack(side)
+    options = config.layer_options(side, layer)
+    return build_mixer(stack.layer_types[layer], config.hidden_size, stack.attention_heads, **options)
 
 
 class SeqDyConvEncoderLayer(GradientCheckpointingLayer):
     """A mixer and a feed-forward block."""
 
-    def __init__(self, config: SeqDyConvConfig, layer: int, lookahead: int | None = None) -> None:
+    def __init__(self, config: SeqDyConvConfig, layer: int) -> None:
         super().__init__()
         stack = config.stack("encoder")
-        self.mixer: Any = stack_mixer(config, stack, layer, lookahead=lookahead)
+        self.mixer = layer_mixer(config, "encoder", layer)
         self.mixer_residual = Residual(config, stack.normalize_before)
         self.ffn = FeedForward(config, stack)
         self.ffn_residual = Residual(config, stack.normalize_before)
@@ -255,7 +242,7 @@ class SeqDyConvDecoderLayer(GradientCheckpointingLayer):
         super().__init__()
         stack = config.stack("decoder")
         self.layer = layer
-        self.mixer: Any = stack_mixer(config, stack, layer, causal=True)
+        self.mixer = layer_mixer(config, "decoder", layer)
         self.mixer_residual = Residual(config, stack.normalize_before)
         self.cross_attention = CrossAttention(
             config.hidden_size, stack.attention_heads, attention_dropout=config.attention_dropout

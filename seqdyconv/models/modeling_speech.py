@@ -37,9 +37,9 @@ from seqdyconv.models.modeling import (
     SeqDyConvGenerationMixin,
     SeqDyConvPreTrainedModel,
     check_mask,
+    layer_mixer,
     precise,
     sinusoidal_positions,
-    stack_mixer,
     to_padding_mask,
     token_loss,
 )
@@ -73,14 +73,14 @@ class SeqDyConvConformerLayer(GradientCheckpointingLayer):
     The block of Gulati et al. 2020 (https://arxiv.org/abs/2005.08100) with any mixer where self-attention is.
     """
 
-    def __init__(self, config: SeqDyConvSpeechConfig, layer: int, lookahead: int | None = None) -> None:
+    def __init__(self, config: SeqDyConvSpeechConfig, layer: int) -> None:
         super().__init__()
         stack, dim = config.stack("encoder"), config.hidden_size
         self.first_ffn = FeedForward(config, stack, F.silu)
         self.first_ffn_residual = Residual(config, normalize_before=True)
-        self.mixer: Any = stack_mixer(config, stack, layer, lookahead=lookahead)
+        self.mixer = layer_mixer(config, "encoder", layer)
         self.mixer_residual = Residual(config, normalize_before=True)
-        padding: Padding = "same" if lookahead is None else "causal"
+        padding: Padding = "same" if config.encoder_lookahead is None else "causal"
         conv = NormalizedDepthwiseConv(dim, config.conformer_kernel_size, padding, config.layer_norm_eps)
         self.conv = ConvMixer(dim, conv)
         self.conv_residual = Residual(config, normalize_before=True)
@@ -199,9 +199,7 @@ class SeqDyConvSpeechModel(SeqDyConvSpeechPreTrainedModel):
             std = config.hidden_size**-0.5
             self.positions = EmbeddingTable(config.max_position_embeddings, config.hidden_size, std=std)
         build = LAYERS[config.encoder_block]
-        self.layers: Any = nn.ModuleList(
-            build(config, layer, config.encoder_lookahead) for layer in range(len(stack.layer_types))
-        )
+        self.layers: Any = nn.ModuleList(build(config, layer) for layer in range(len(stack.layer_types)))
         # The conformer's layers end in a norm of their own.
         final_norm = stack.normalize_before and config.encoder_block == "transformer"
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if final_norm else None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 
-from seqdyconv.layers import MIXERS, build_mixer
+from seqdyconv.layers import MIXERS, build_mixer, mixer_options
 from seqdyconv.swap.description import write_description
 from seqdyconv.swap.families import (
     FAMILIES,
@@ -32,7 +32,7 @@ Layers = int | str | Iterable[int] | Callable[[int], bool] | None
 
 WEIGHTS = ("transfer", "random")
 # Options of the mixers that the replaced attention decides.
-_DECIDED = ("causal", "conv_dim", "device", "dtype")
+_DECIDED = ("causal", "conv_dim")
 
 
 def swap_self_attention(
@@ -363,20 +363,14 @@ def _mixer_options(mixer: str, kernel_size: int, given: dict[str, Any]) -> dict[
     if unknown := sorted(set(given) - set(known)):
         raise ValueError(f"{mixer} has no option {', '.join(unknown)} in a swap; it has {', '.join(known)}")
     for name, value in given.items():
-        if not isinstance(value, (bool, int, float, type(None))):
-            raise ValueError(f"{name} must be a number, a bool or None, got {value!r}")
+        mixer_options(mixer)[name].check(name, value)
     defaults = {"kernel_size": kernel_size, "glu": False, "generator_bias": True}
     return {**{name: value for name, value in defaults.items() if name in known}, **given}
 
 
 def mixer_option_names(mixer: str) -> list[str]:
     """The options of a mixer that a swap may set."""
-    parameters = inspect.signature(MIXERS[mixer]).parameters.values()
-    return [
-        parameter.name
-        for parameter in parameters
-        if parameter.kind is parameter.KEYWORD_ONLY and parameter.name not in _DECIDED
-    ]
+    return [name for name in mixer_options(mixer) if name not in _DECIDED]
 
 
 def build_replacements(
@@ -404,7 +398,7 @@ def _build(number: int, attention: nn.Module, family: Family, entry: Mapping[str
     options = {name: option for name, option in entry.items() if name not in ("mixer", "num_heads")}
     inner = _inner_width(attention, projections)
     if inner != value.in_features:
-        if "conv_dim" not in inspect.signature(MIXERS[entry["mixer"]]).parameters:
+        if "conv_dim" not in mixer_options(entry["mixer"]):
             raise ValueError(
                 f"{entry['mixer']} works on {value.in_features} channels, but the attention of layer {number} on "
                 f"{inner}"

@@ -10,7 +10,7 @@ from transformers import BertConfig, BertModel
 
 import seqdyconv
 from seqdyconv import DeformableConv1d, KernelAttentionConv1d, ODConv1d, SpanDynamicConv1d, build_mixer
-from seqdyconv.layers import MIXERS
+from seqdyconv.layers import MIXERS, share_options
 from seqdyconv.swap import swap_self_attention
 from tests.helpers import randomize
 
@@ -37,7 +37,7 @@ def mixer_builder(name: str) -> Build:
         options = {"causal": padding == "causal"}
         if isinstance(padding, int):
             options = {"lookahead": KERNEL_SIZE - 1 - padding}
-        return build_mixer(name, WIDTH, HEADS, kernel_size=KERNEL_SIZE, **options)
+        return build_mixer(name, WIDTH, HEADS, **share_options(name, {"kernel_size": KERNEL_SIZE}), **options)
 
     return build
 

@@ -1,14 +1,13 @@
 """Every mixer with every option of its own, one at a time: what tests of all options run over."""
 
-import inspect
 from typing import Any
 
 from torch import nn
 
-from seqdyconv.layers import MIXERS
+from seqdyconv.layers import MIXERS, mixer_options
 
 # What the caller of a mixer decides, and what a test of one option says by itself.
-NO_OPTIONS = ("dim", "num_heads", "kernel_size", "causal", "lookahead", "device", "dtype")
+NO_OPTIONS = ("kernel_size", "causal", "lookahead")
 # For each option a value that is nobody's default, for widths of 12 and 3 heads.
 OTHER_VALUES: dict[str, Any] = {
     "attention_dropout": 0.25,
@@ -21,7 +20,7 @@ OTHER_VALUES: dict[str, Any] = {
     "generator_bias": True,
     "generator_reduction": 4,
     "glu": False,
-    "head_ratio": 3,
+    "head_ratio": 1,
     "input_dropout": 0.25,
     "modulation": True,
     "offset_dropout": 0.25,
@@ -42,7 +41,7 @@ OF_A_MIXER: dict[tuple[str, str], dict[str, Any]] = {
 
 
 def option_names(mixer: str) -> list[str]:
-    return [name for name in inspect.signature(MIXERS[mixer]).parameters if name not in NO_OPTIONS]
+    return [name for name in mixer_options(mixer) if name not in NO_OPTIONS]
 
 
 def option_cases() -> dict[str, tuple[str, dict[str, Any]]]:

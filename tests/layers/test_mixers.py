@@ -1,5 +1,7 @@
 """The mixers: one list of behaviours for every name in the registry, and what is special to some."""
 
+import inspect
+import re
 from functools import partial
 
 import pytest
@@ -7,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from seqdyconv import ConvMixer, DynamicConv1d, LightweightConv1d, ParallelMixer, SelfAttention, build_mixer
-from seqdyconv.layers import MIXERS
+from seqdyconv.layers import MIXERS, mixer_options, share_options
 from seqdyconv.layers.attention import attend
 from tests.helpers import assert_close, randomize
 from tests.layers.behaviours import WIDTH, MixesTime, sentences
@@ -17,7 +19,8 @@ every_conv = pytest.mark.parametrize("name", ["lightweight_conv", "dynamic_conv"
 
 
 def build_named(name, *, causal=False, dtype=torch.float64, seed=0, **options):
-    return randomize(build_mixer(name, WIDTH, 3, **{"kernel_size": 4} | options, causal=causal, dtype=dtype), seed)
+    options = share_options(name, {"kernel_size": 4}) | options
+    return randomize(build_mixer(name, WIDTH, 3, **options, causal=causal, dtype=dtype), seed)
 
 
 class TestBehaviours(MixesTime):
@@ -169,10 +172,53 @@ class TestRegistry:
         assert isinstance(build_mixer("parallel", 6, 3, kernel_size=3), ParallelMixer)
 
     @every_mixer
-    def test_one_set_of_options_serves_all(self, name):
+    def test_one_set_of_options_is_shared_by_all(self, name):
         options = {"kernel_size": 3, "causal": True, "glu": True, "attention_dropout": 0.1, "weight_dropout": 0.1}
-        mixer = build_mixer(name, 6, 3, **options)
-        assert mixer(torch.zeros(2, 9, 6)).shape == (2, 9, 6)
+        own = share_options(name, options)
+        assert own.keys() == options.keys() & mixer_options(name).keys()
+        assert build_mixer(name, 6, 3, **own)(torch.zeros(2, 9, 6)).shape == (2, 9, 6)
+
+    def test_an_option_that_no_mixer_has_is_not_shared(self):
+        with pytest.raises(ValueError, match=r"no option kernel_sise of any mixer \(did you mean kernel_size\?\)"):
+            share_options("self_attention", {"kernel_sise": 3})
+
+    def test_what_a_mixer_lacks_is_refused(self):
+        with pytest.raises(ValueError, match=r"no option kernel_size of self_attention; options are causal, att"):
+            build_mixer("self_attention", 6, 3, kernel_size=31)
+        with pytest.raises(ValueError, match=r"no option weight_softmax of gated_short_conv"):
+            build_mixer("gated_short_conv", 6, 3, weight_softmax=False)
+
+    @pytest.mark.parametrize(
+        "option, allowed",
+        [
+            ({"dilation": 2.5}, "dilation must be an int, got 2.5"),
+            ({"dilation": True}, "dilation must be an int, got True"),
+            ({"glu": 1}, "glu must be true or false, got 1"),
+            ({"weight_dropout": "0.1"}, "weight_dropout must be a number, got '0.1'"),
+            ({"conv_dim": [6]}, r"conv_dim must be an int or None, got \[6\]"),
+        ],
+        ids=str,
+    )
+    def test_values_of_another_kind_are_refused(self, option, allowed):
+        with pytest.raises(ValueError, match=allowed):
+            build_mixer("dynamic_conv", 6, 3, kernel_size=3, **option)
+
+    @every_mixer
+    def test_options_are_listed_with_default_and_help(self, name):
+        signature = inspect.signature(MIXERS[name]).parameters
+        options = mixer_options(name)
+        assert options.keys() == signature.keys() - {"dim", "num_heads", "device", "dtype"}
+        for option, listed in options.items():
+            default = signature[option].default
+            assert listed.required == (default is inspect.Parameter.empty)
+            assert listed.required or listed.default == default
+            assert len(listed.help) > 1 and "`" not in listed.help
+            assert not re.fullmatch(r"(of .*, )?see \w+Conv1d\.", listed.help)
+
+    def test_help_is_that_of_the_layer_that_has_the_option(self):
+        assert mixer_options("mixed_attention")["renormalize"].help.startswith("softmax over the taps that read")
+        assert mixer_options("parallel")["weight_dropout"].help.startswith("DropConnect, the probability")
+        assert mixer_options("dynamic_conv")["glu"].help == "gate the convolution's input."
 
     def test_unknown_name(self):
         with pytest.raises(ValueError, match=r"mixer must be one of .*dynamic_conv.*parallel.*, got 'convolution'"):
@@ -180,13 +226,13 @@ class TestRegistry:
 
     @every_mixer
     def test_unknown_option(self, name):
-        with pytest.raises(ValueError, match=r"no mixer has the option kernel; options are .*kernel_size"):
+        with pytest.raises(ValueError, match=rf"no option kernel of {name}.*; options are .*causal"):
             build_mixer(name, 6, 3, kernel=3)
 
     @every_mixer
     def test_heads_that_do_not_divide_the_width(self, name):
         with pytest.raises(ValueError, match=r"num_heads must divide .*, got 4 heads and .*6"):
-            build_mixer(name, 6, 4, kernel_size=3)
+            build_mixer(name, 6, 4, **share_options(name, {"kernel_size": 3}))
 
     @pytest.mark.parametrize("name", ["lightweight_conv", "dynamic_conv", "parallel"])
     def test_convolutions_need_a_kernel_size(self, name):
