@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from speech_batches import Utterances, example_batches
-from speech_recognition_data import SAMPLING_RATE, SPLITS, DataArguments, load_speech, write_bad_files
-from speech_scores import write_split
 from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 
+from seqdyconv.data.speech_batches import batches_in_seconds
+from seqdyconv.data.speech_recognition import SAMPLING_RATE, DataArguments, Samples, load_speech, write_bad_files
+from seqdyconv.data.splits import SPLITS
 from seqdyconv.files import write_lines
+from seqdyconv.scores.speech_recognition import write_split
 from seqdyconv.speech.decoding import Decoder, SpeechDecodingArguments
 from seqdyconv.speech.recogniser import check_sampling_rate, load_recogniser
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
@@ -71,13 +72,13 @@ def run(args: EvaluationArguments, decoding_args: SpeechDecodingArguments, data_
     decoder = Decoder(recogniser, decoding_args, args.model_dir)
     data, bad = load_speech(data_args, (args.split,))
     table = data[args.split]
-    utterances = Utterances(table, [[]] * len(table))
+    samples = Samples(table)
 
     start = time.perf_counter()
     texts: dict[int, str] = {}
     with tqdm(total=len(table), desc=f"Recognising the {args.split} set") as bar:
-        for batch in example_batches(table, args.batch_seconds):
-            texts |= zip(batch, decoder.texts([utterances[row]["samples"] for row in batch]))
+        for batch in batches_in_seconds(samples.lengths, args.batch_seconds):
+            texts |= zip(batch, decoder.texts([samples[row] for row in batch]))
             bar.update(len(batch))
     seconds = time.perf_counter() - start
     predictions = [texts[row] for row in range(len(table))]

@@ -13,32 +13,25 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from speech_batches import AugmentationArguments, Utterances, WaveformAugmentation
-from speech_model import (
-    ModelArguments,
-    build_config,
-    build_model,
-    make_feature_extractor,
-    make_tokenizer,
-)
-from speech_recognition_data import (
-    SAMPLING_RATE,
-    BadFile,
-    DataArguments,
-    DataError,
-    drop_bad,
-    load_speech,
-    write_bad_files,
-)
-from speech_scores import write_split
-from speech_trainer import SpeechTrainer, SpeechTrainingArguments
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 from transformers.utils.logging import disable_progress_bar
 
+from seqdyconv.data.speech_batches import AugmentationArguments, Utterances, WaveformAugmentation
+from seqdyconv.data.speech_recognition import (
+    SAMPLING_RATE,
+    BadFile,
+    DataArguments,
+    Samples,
+    drop_bad,
+    load_speech,
+    write_bad_files,
+)
+from seqdyconv.data.tables import DataError
 from seqdyconv.files import write_lines
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.pictures import plot_alignment, plot_learning_curves
+from seqdyconv.scores.speech_recognition import write_split
 from seqdyconv.speech.alignment import align_words
 from seqdyconv.speech.decoding import TRAIN_TEXTS
 from seqdyconv.speech.recogniser import Recogniser, check_sampling_rate, load_feature_extractor
@@ -55,6 +48,14 @@ from seqdyconv.training.checkpoints import latest_checkpoint, remove_incomplete_
 from seqdyconv.training.output_dir import begin_run, check_output_dir, check_resumed_arguments
 from seqdyconv.training.reports import write_metrics, write_model_card
 from seqdyconv.training.runs import train_or_load
+from seqdyconv.training.speech_models import (
+    ModelArguments,
+    build_config,
+    build_model,
+    make_feature_extractor,
+    make_tokenizer,
+)
+from seqdyconv.training.speech_recognition import SpeechTrainer, SpeechTrainingArguments
 
 HELD_OUT = ("validation", "test")
 BAD_FILES = "bad_files.tsv"
@@ -207,8 +208,8 @@ def make_processor(args: ModelArguments, train: Dataset, folder: Path | None) ->
 def some_samples(table: Dataset, number: int) -> Iterator[Tensor]:
     """The samples of that many utterances, evenly spaced."""
     rows = np.linspace(0, len(table) - 1, min(number, len(table))).astype(int)
-    utterances = Utterances(table, [[]] * len(table))
-    return (utterances[int(row)]["samples"] for row in rows)
+    samples = Samples(table)
+    return (samples[int(row)] for row in rows)
 
 
 def make_labels(
@@ -268,7 +269,7 @@ def draw_alignment(recogniser: Recogniser, utterances: Utterances, path: Path) -
     """The spectrogram of a short utterance with its text aligned, where the model has CTC frames and features."""
     if not (recogniser.is_ctc and recogniser.own_features):
         return
-    row = int(np.argmin(np.abs(utterances.lengths - 3 * SAMPLING_RATE)))
+    row = int(np.argmin(np.abs(utterances.samples.lengths - 3 * SAMPLING_RATE)))
     utterance = utterances[row]
     if len(utterance["labels"]) == 0:
         return

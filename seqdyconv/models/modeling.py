@@ -34,6 +34,9 @@ from seqdyconv.models.configuration import SeqDyConvConfig, Side, StackConfig
 from seqdyconv.models.packed import check_packed_sides, packed_sequences, refuse_other_packing
 from seqdyconv.models.streaming import BlockState, initial_block_state, stream_block
 
+IGNORED_LABEL = -100
+"""The label of what does not count in a loss."""
+
 
 def sinusoidal_positions(positions: Tensor, dim: int) -> Tensor:
     """(B, T) position numbers → (B, T, D) sines, then cosines, of D/2 wave lengths from 2π to 10000·2π."""
@@ -483,7 +486,7 @@ class SeqDyConvGenerationMixin(GenerationMixin):
         shifted = F.pad(labels[:, :-1], (1, 0), value=start)
         if cu_seqlens is not None:
             shifted = shifted.masked_fill(packed_positions(cu_seqlens, labels.shape[1]) == 0, start)
-        return torch.where(shifted == -100, self.config.pad_token_id, shifted)  # type: ignore[arg-type]
+        return torch.where(shifted == IGNORED_LABEL, self.config.pad_token_id, shifted)  # type: ignore[arg-type]
 
 
 class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGenerationMixin):
@@ -614,7 +617,7 @@ def token_loss(
     total = F.cross_entropy(
         precise(logits).flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=label_smoothing
     )
-    return total / ((labels != -100).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
+    return total / ((labels != IGNORED_LABEL).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
 
 
 def check_mask(attention_mask: Tensor | None, tokens: Tensor, past: int, name: str) -> None:

@@ -16,6 +16,7 @@ from seqdyconv.layers.initialization import XavierLinear
 from seqdyconv.layers.masking import zero_padding
 from seqdyconv.models.configuration import SeqDyConvConfig
 from seqdyconv.models.modeling import (
+    IGNORED_LABEL,
     OutputLinear,
     SeqDyConvModel,
     SeqDyConvPreTrainedModel,
@@ -116,7 +117,7 @@ class SeqDyConvForSequenceClassification(SeqDyConvPreTrainedModel):
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=precise(logits), config=self.config)
             if num_items_in_batch is not None:
-                loss = loss * (labels != -100).sum() / num_items_in_batch
+                loss = loss * (labels != IGNORED_LABEL).sum() / num_items_in_batch
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
 
 

@@ -28,6 +28,7 @@ from seqdyconv.layers.subsampling import ConvSubsampling, SubsamplingState
 from seqdyconv.models.configuration_speech import SeqDyConvSpeechConfig
 from seqdyconv.models.joint_decoding import CTCPrefixLogitsProcessor
 from seqdyconv.models.modeling import (
+    IGNORED_LABEL,
     EmbeddingTable,
     FeedForward,
     OutputLinear,
@@ -499,7 +500,7 @@ class SeqDyConvForSpeechSeq2Seq(SeqDyConvSpeechPreTrainedModel, SeqDyConvGenerat
         attention = token_loss(logits, labels, num_items_in_batch, config.label_smoothing)
         ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
         marks = [token for token in (config.bos_token_id, *ends) if token is not None]
-        spoken = labels.masked_fill(torch.isin(labels, torch.tensor(marks, device=labels.device)), -100)
+        spoken = labels.masked_fill(torch.isin(labels, torch.tensor(marks, device=labels.device)), IGNORED_LABEL)
         ctc_logits = self.ctc_head(encoded.last_hidden_state)
         ctc = encoder_ctc_loss(config, self.ctc_head, encoded, ctc_logits, spoken, num_items_in_batch)
         return config.ctc_weight * ctc + (1 - config.ctc_weight) * attention
@@ -587,7 +588,7 @@ def ctc_loss(
     batch, steps, vocab_size = logits.shape
     if labels.dim() != 2 or labels.shape[0] != batch:
         raise ValueError(f"labels must be (B, L) with B = {batch}, got {tuple(labels.shape)}")
-    real = labels != -100
+    real = labels != IGNORED_LABEL
     targets = labels[real]
     if ((targets < 0) | (targets >= vocab_size) | (targets == blank)).any():
         raise ValueError(

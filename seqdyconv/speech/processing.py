@@ -6,9 +6,8 @@ from typing import Any
 
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
+from seqdyconv.models.modeling import IGNORED_LABEL
 from seqdyconv.speech.features import SeqDyConvFeatureExtractor
-
-IGNORED_LABEL = -100
 
 
 class SeqDyConvSpeechProcessor(ProcessorMixin):

@@ -14,8 +14,6 @@ from seqdyconv.data.packing import PackingCollator
 from seqdyconv.models.loading import check_packing
 from seqdyconv.training.run_trainer import RunArguments, RunTrainer
 
-IGNORED_LABEL = -100
-
 
 @dataclass
 class TokenBatchArguments(RunArguments):

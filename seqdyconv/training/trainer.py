@@ -13,8 +13,9 @@ from tqdm.auto import tqdm
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
+from seqdyconv.models.modeling import IGNORED_LABEL
 from seqdyconv.training.decoding import DecodingArguments, Hypothesis, batches_by_length, generate_batch
-from seqdyconv.training.token_batches import IGNORED_LABEL, TokenBatchArguments, TokenBatches, example_lengths
+from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches, example_lengths
 
 __all__ = [
     "TokenBatchTrainer",

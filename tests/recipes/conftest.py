@@ -15,6 +15,6 @@ def libreoffice_help() -> DatasetDict:
 @pytest.fixture(scope="session")
 def fillets() -> DatasetDict:
     """The Czech and Dutch recordings."""
-    from fillets import load_fillets
+    from seqdyconv.data.fillets import load_fillets
 
     return fetched(load_fillets)

@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from fillets import SPLITS
-from speech_text import normalise_text
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     GenerationConfig,
@@ -35,6 +33,8 @@ from transformers import (
 )
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
+from seqdyconv.data.speech_text import normalise_text
+from seqdyconv.data.splits import SPLITS
 from seqdyconv.speech import load_recogniser
 from seqdyconv.swap import load_swapped, swapped_attention
 from tests.recipes.commands import RECIPES, check_overwrite, check_resumed_runs, environment, error_of, script

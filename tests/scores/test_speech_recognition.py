@@ -2,7 +2,8 @@
 
 import pytest
 from matplotlib.image import imread
-from speech_scores import count_errors, draw_errors, report, score, score_by, write_split
+
+from seqdyconv.scores.speech_recognition import count_errors, draw_errors, report, score, score_by, write_split
 
 REFERENCES = ["a b c d", "one two", "ne"]
 PREDICTIONS = ["a x c", "one two three", "ne"]  # one substitution, one deletion; one insertion; right

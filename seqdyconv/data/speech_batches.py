@@ -7,19 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from datasets import Dataset
-from speech_recognition_data import SAMPLING_RATE, DataError
 from torch import Generator, Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
 from seqdyconv.data.batching import TokenBatchSampler
+from seqdyconv.data.speech_recognition import SAMPLING_RATE, Samples
+from seqdyconv.data.tables import DataError
+from seqdyconv.models.modeling import IGNORED_LABEL
 from seqdyconv.speech.audio import AudioError, read_audio
 from seqdyconv.speech.augmentation import AdditiveNoise, SpecAugment, SpeedPerturbation
 from seqdyconv.speech.recogniser import model_inputs
-from seqdyconv.training.token_batches import IGNORED_LABEL
 
 
 @dataclass
@@ -101,12 +103,10 @@ class Utterances(TorchDataset[dict[str, Any]]):
         seed: int = 0,
     ) -> None:
         self.table = table
-        self.samples = table.select_columns("samples").with_format("numpy", dtype=np.float32)
+        self.samples = Samples(table)
         self.labels = labels
         self.augment = augment
         self.seed = seed
-        self.lengths = np.maximum(1, np.asarray(table["num_samples"][:]))
-        """(N,) the samples of each utterance."""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -119,8 +119,7 @@ class Utterances(TorchDataset[dict[str, Any]]):
             # Three numbers into one, so that neighbouring seeds, epochs and utterances share no random numbers.
             state = np.random.SeedSequence((self.seed, epoch, index)).generate_state(1, np.uint64)[0]
             generator = Generator().manual_seed(int(state) >> 1)
-        # A copy, since datasets gives memory that can't be written to.
-        samples = torch.tensor(self.samples[index]["samples"]) / 32768
+        samples = self.samples[index]
         if generator is not None and self.augment is not None:
             samples = self.augment(samples, generator)
         return {"samples": samples, "labels": torch.tensor(self.labels[index]), "generator": generator}
@@ -171,10 +170,11 @@ class SpeechCollator:
         return batch
 
 
-def example_batches(table: Dataset, seconds: float) -> list[list[int]]:
-    """The rows in batches of similar lengths, of at most so many seconds each, padding included."""
-    lengths = np.maximum(1, np.asarray(table["num_samples"][:]))
-    return list(TokenBatchSampler(lengths, math.ceil(seconds * SAMPLING_RATE), shuffle=False))
+def batches_in_seconds(
+    lengths: npt.NDArray[np.int64], seconds: float, seed: int = 0, shuffle: bool = False
+) -> TokenBatchSampler:
+    """Batches of utterances of similar lengths (N,) in samples, of at most so many seconds each, padding included."""
+    return TokenBatchSampler(lengths, math.ceil(seconds * SAMPLING_RATE), seed, shuffle)
 
 
 def _read_noises(folder: Path) -> list[Tensor]:

@@ -28,15 +28,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict
-from speech_text import normalise_text
 
 from seqdyconv.data.packages import fetch_debian_packages
+from seqdyconv.data.speech_text import normalise_text
+from seqdyconv.data.splits import SPLITS
 
 logger = logging.getLogger(__name__)
 
 LANGUAGES = ("cs", "nl")
 HELD_OUT = {"test": 0.10, "validation": 0.05}
-SPLITS = ("train", "validation", "test")
 
 _PACKAGES = ("fillets-ng-data", *(f"fillets-ng-data-{language}" for language in LANGUAGES))
 _FOLDER = "usr/share/games/fillets-ng"

@@ -1,22 +1,19 @@
 """The Trainer of speech recognition: batches bounded in seconds, losses per label, evaluation by error rates."""
 
-import math
 import time
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from speech_batches import EpochBatches, SpeechCollator, Utterances
-from speech_recognition_data import SAMPLING_RATE
-from speech_scores import score
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from seqdyconv.data.batching import TokenBatchSampler
+from seqdyconv.data.speech_batches import EpochBatches, SpeechCollator, Utterances, batches_in_seconds
+from seqdyconv.models.modeling import IGNORED_LABEL
+from seqdyconv.scores.speech_recognition import score
 from seqdyconv.speech.augmentation import SpecAugment
 from seqdyconv.speech.recogniser import Recogniser
 from seqdyconv.training.run_trainer import RunArguments, RunTrainer
-from seqdyconv.training.token_batches import IGNORED_LABEL
 
 
 @dataclass
@@ -106,13 +103,13 @@ class SpeechTrainer(RunTrainer):
     def train_batches(self) -> EpochBatches:
         """Of at most max_batch_seconds of audio, padding included."""
         dataset: Any = self.train_dataset
-        bound = math.ceil(self.args.max_batch_seconds * SAMPLING_RATE)
-        return EpochBatches(TokenBatchSampler(dataset.lengths, bound, seed=self.args.order_seed))
+        seconds, seed = self.args.max_batch_seconds, self.args.order_seed
+        return EpochBatches(batches_in_seconds(dataset.samples.lengths, seconds, seed, shuffle=True))
 
     def eval_batches(self, dataset: Any) -> list[list[int]]:
         """Of at most eval_max_batch_seconds of audio, from short to long."""
-        bound = math.ceil((self.args.eval_max_batch_seconds or self.args.max_batch_seconds) * SAMPLING_RATE)
-        return list(TokenBatchSampler(dataset.lengths, bound, shuffle=False))
+        seconds = self.args.eval_max_batch_seconds or self.args.max_batch_seconds
+        return list(batches_in_seconds(dataset.samples.lengths, seconds))
 
     def compute_loss(
         self,
@@ -143,7 +140,7 @@ class SpeechTrainer(RunTrainer):
     ) -> dict[str, float]:
         """Error rates in percent and the loss per label, logged like the Trainer's."""
         start = time.perf_counter()
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         predictions, loss = self.recognise(dataset)
         found = score(predictions, dataset.table["text"][:])
         metrics = {f"{metric_key_prefix}_{name}": found[name] for name in ("wer", "cer")}

@@ -7,26 +7,36 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fillets
 import numpy as np
+import numpy.typing as npt
+import torch
 from datasets import Audio, Dataset, DatasetDict, Features, Value, concatenate_datasets
 from datasets import List as ListFeature
-from speech_text import normalise_text
+from torch import Tensor
 
+from seqdyconv.data import fillets
 from seqdyconv.data.packages import PackageUnavailableError, cached_directory, default_cache_dir
+from seqdyconv.data.speech_text import normalise_text
+from seqdyconv.data.splits import (
+    SPLITS,
+    HeldOutArguments,
+    check_at_least_one,
+    load_splits,
+    rows_by,
+    sample,
+    split_files,
+)
 from seqdyconv.data.tables import DataError, list_names, load_hub_splits, load_table
 from seqdyconv.files import write_lines
 from seqdyconv.speech.audio import AudioError, audio_info, read_audio
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
 SAMPLING_RATE = 16000
 LONGEST_UTTERANCE = 600.0
 """Seconds; what is longer is no utterance, and is not kept."""
@@ -53,7 +63,7 @@ def _split_help(split: str) -> dict[str, Any]:
 
 
 @dataclass
-class DataArguments:
+class DataArguments(HeldOutArguments):
     """Which recordings to use, and which of them are of no use.
 
     A validation_file or test_file takes the place of that split of the data set. A split that is then still missing is
@@ -63,22 +73,21 @@ class DataArguments:
     dataset: str | None = field(
         default=None, metadata={"help": "A data set: fillets (from Debian packages), or a name on the Hub."}
     )
-    language: str | None = field(
-        default=None, metadata={"help": "Languages of the recordings, as cs or cs+nl; fillets has cs and nl."}
-    )
-    dataset_config: str | None = field(default=None, metadata={"help": "The configuration of the Hub data set."})
-    dataset_revision: str | None = field(
-        default=None, metadata={"help": "Branch, tag or commit of the Hub data set, such as refs/convert/parquet."}
-    )
     train_file: str | None = field(default=None, metadata=_file_help("training"))
     validation_file: str | None = field(default=None, metadata=_file_help("validation"))
     test_file: str | None = field(default=None, metadata=_file_help("test"))
+    train_split: str = field(default="train", metadata=_split_help("training"))
+    validation_split: str | None = field(default="validation", metadata=_split_help("validation"))
+    test_split: str | None = field(default="test", metadata=_split_help("test"))
+    validation_fraction: float = field(
+        default=0.05, metadata={"help": "Part of train to validate on if there is no validation data; 0 for none."}
+    )
+    language: str | None = field(
+        default=None, metadata={"help": "Languages of the recordings, as cs or cs+nl; fillets has cs and nl."}
+    )
     audio_folder: str | None = field(
         default=None, metadata={"help": "Where the paths of a manifest start; by default the manifest's own folder."}
     )
-    train_split: str = field(default="train", metadata={"help": "Name of the training split (several: a+b)."})
-    validation_split: str | None = field(default="validation", metadata=_split_help("validation"))
-    test_split: str | None = field(default="test", metadata=_split_help("test"))
     audio_column: str | None = field(
         default=None, metadata={"help": "Column of the audio; by default path, audio, file, ... if one is there."}
     )
@@ -88,18 +97,6 @@ class DataArguments:
     speaker_column: str | None = field(
         default=None, metadata={"help": "Column of the speaker; by default speaker, speaker_id or client_id, if any."}
     )
-    validation_fraction: float = field(
-        default=0.05, metadata={"help": "Part of train to validate on if there is no validation data; 0 for none."}
-    )
-    test_fraction: float = field(
-        default=0.0, metadata={"help": "Part of train to test on if there is no test data; 0 for none."}
-    )
-    split_seed: int = field(default=0, metadata={"help": "Seed of these splits and of the choice of max_..._samples."})
-    max_train_samples: int | None = field(
-        default=None, metadata={"help": "Use only N training utterances, chosen by split_seed."}
-    )
-    max_validation_samples: int | None = field(default=None, metadata={"help": "Use only N validation utterances."})
-    max_test_samples: int | None = field(default=None, metadata={"help": "Use only N test utterances."})
     normalise_text: bool = field(
         default=True, metadata={"help": "Lower-case texts and take their punctuation out, references too."}
     )
@@ -116,16 +113,12 @@ class DataArguments:
     preprocessing_num_workers: int = field(default=1, metadata={"help": "Processes that decode audio, once."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.dataset == "fillets" and self.language is None:
             raise DataError("the data set fillets needs language: cs, nl or cs+nl")
         if self.dataset == "fillets" and not set(self.languages) <= set(fillets.LANGUAGES):
             raise DataError(f"language is {self.language!r}, but fillets has cs, nl and cs+nl")
-        for name in ("preprocessing_num_workers", *(f"max_{split}_samples" for split in SPLITS)):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise DataError(f"{name} is {value}, but must be at least 1")
-        for name in ("validation_fraction", "test_fraction"):
-            if not 0 <= (value := getattr(self, name)) <= 0.5:
-                raise DataError(f"{name} is {value}, but must be from 0 to 0.5")
+        check_at_least_one(self, "preprocessing_num_workers")
         for name in ("max_bad_files", "max_bad_evaluation_files"):
             if (value := getattr(self, name)) < 0:
                 raise DataError(f"{name} is {value}, but must be at least 0")
@@ -134,6 +127,12 @@ class DataArguments:
                 f"min_seconds is {self.min_seconds} and max_seconds {self.max_seconds}, but they must rise from at "
                 f"least 0 to at most {LONGEST_UTTERANCE:g}"
             )
+
+    @property
+    def source(self) -> str:
+        """The data set and its configuration or language, for titles."""
+        name, kind = self.dataset or "local files", self.dataset_config or self.language
+        return f"{name} ({kind})" if kind else name
 
     @property
     def languages(self) -> list[str]:
@@ -165,18 +164,11 @@ def load_speech(args: DataArguments, splits: Sequence[str] = SPLITS) -> tuple[Da
     Raises:
         DataError: the data is missing or malformed, or too much of it is of no use.
     """
-    texts = _load_tables(args, SPLITS if "train" in splits else splits)
-    if "train" not in splits and any(s not in texts and getattr(args, f"{s}_fraction") > 0 for s in splits):
-        texts = _load_tables(args, SPLITS)  # That split is a part of train.
-    if "train" in texts:
-        _take_out_of_train(texts, args)
-    if splits[0] not in texts:
-        source = f"the data set {args.dataset} has none" if args.dataset is not None else "no data set is named either"
-        raise DataError(f"there is no {splits[0]} data: give {splits[0]}_file, as {source}")
+    tables = load_splits(args, splits, lambda names: _load_tables(args, names), _equal_texts)
     result, bad = DatasetDict(), []
     for split in SPLITS:
-        if split in splits and split in texts:
-            table = _sample(texts[split], getattr(args, f"max_{split}_samples"), args.split_seed)
+        if split in splits and split in tables:
+            table = sample(tables[split], args.max_samples(split), args.split_seed)
             result[split], found = drop_bad(_with_samples(table, args), split, args, _reason)
             bad += found
     return result, bad
@@ -237,9 +229,7 @@ def _reason(row: Mapping[str, Any], args: DataArguments) -> str | None:
 
 def _load_tables(args: DataArguments, splits: Sequence[str]) -> dict[str, Dataset]:
     """Those of the splits that exist, with the columns source (of the audio), name, text and perhaps speaker."""
-    files = {split: file for split in splits if (file := getattr(args, f"{split}_file")) is not None}
-    if "train" in files and args.dataset is not None:
-        raise DataError(f"both dataset ({args.dataset}) and train_file ({args.train_file}) are given: give one of them")
+    files = split_files(args, splits)
     tables = {split: _read_files(file, f"{split}_file", args) for split, file in files.items()}
     if args.dataset is None:
         return tables
@@ -363,35 +353,35 @@ def _column(
     return found[0]
 
 
-def _take_out_of_train(tables: dict[str, Dataset], args: DataArguments) -> None:
-    """Make the missing held-out splits of utterances of train, as the arguments say; equal texts go together."""
-    for split in ("test", "validation"):
-        fraction = getattr(args, f"{split}_fraction")
-        if split in tables or fraction == 0:
-            continue
-        rows_of: dict[str, list[int]] = {}
-        for row, text in enumerate(tables["train"]["text"]):
-            rows_of.setdefault(text, []).append(row)
-        texts = sorted(rows_of)
-        random.Random(args.split_seed).shuffle(texts)
-        held_out = {row for text in texts[: round(fraction * len(texts))] for row in rows_of[text]}
-        if not held_out:
-            raise DataError(
-                f"{split}_fraction {fraction} of the {len(texts)} different training texts is none: give {split}_file, "
-                f"raise {split}_fraction, or set it to 0 for no {split} data"
-            )
-        train = tables["train"]
-        tables[split] = train.select(sorted(held_out))
-        tables["train"] = train.select([row for row in range(len(train)) if row not in held_out])
-
-
-def _sample(table: Dataset, samples: int | None, seed: int) -> Dataset:
-    if samples is None or samples >= len(table):
-        return table
-    return table.select(sorted(random.Random(seed).sample(range(len(table)), samples)))
+def _equal_texts(table: Dataset) -> list[list[int]]:
+    """The rows of each text, in the order of the texts."""
+    rows = rows_by(table["text"])
+    return [rows[text] for text in sorted(rows)]
 
 
 # Audio
+
+
+class Samples(Sequence[Tensor]):
+    """The samples of the utterances of a split: an index gives float32 (N,) between -1 and 1, read from the cache.
+
+    The cache holds 16-bit integers, as most recordings do, in half the room of floats. They change their form here and
+    nowhere else: from here to the features all audio is a float32 tensor.
+
+    Args:
+        table: a split of :func:`load_speech`.
+    """
+
+    def __init__(self, table: Dataset) -> None:
+        self._rows = table.select_columns("samples").with_format("torch", dtype=torch.float32)
+        self.lengths: npt.NDArray[np.int64] = np.maximum(1, np.asarray(table["num_samples"][:]))
+        """(N,) the samples of each utterance."""
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._rows[index]["samples"] / 32768
 
 
 def _with_samples(table: Dataset, args: DataArguments) -> Dataset:

@@ -1,23 +1,18 @@
-"""The data of the speech recognition recipe: where recordings come from, what is left out, what batches hold."""
+"""The data of speech recognition: where recordings come from, what is left out, how samples are kept."""
 
 import json
-from collections import Counter
 
 import numpy as np
 import pytest
 import soundfile
-import speech_recognition_data
 import torch
 from datasets import Audio, Dataset
-from fillets import read_utterances, split_levels, split_utterances
-from speech_batches import AugmentationArguments, EpochBatches, SpeechCollator, Utterances, WaveformAugmentation
-from speech_recognition_data import DataArguments, DataError, load_speech
-from speech_text import normalise_text
 
-from seqdyconv.data.batching import TokenBatchSampler
-from seqdyconv.speech import SeqDyConvFeatureExtractor, resample
-
-RATE = 8000
+from seqdyconv.data import speech_recognition
+from seqdyconv.data.speech_recognition import DataArguments, Samples, load_speech
+from seqdyconv.data.tables import DataError
+from seqdyconv.speech import read_audio
+from tests.data.recordings import RATE, write_audio, write_manifest
 
 
 @pytest.fixture(autouse=True)
@@ -26,86 +21,9 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hub")
 
 
-def write_audio(path, seconds=0.5, seed=0, rate=RATE):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    samples = np.random.default_rng(seed).uniform(-0.5, 0.5, round(seconds * rate))
-    soundfile.write(path, samples, rate)
-    return samples
-
-
-def write_manifest(folder, rows):
-    """A manifest of rows (path, seconds, text); the recordings are written too."""
-    for seed, (name, seconds, _) in enumerate(rows):
-        write_audio(folder / name, seconds, seed)
-    manifest = folder / "manifest.jsonl"
-    manifest.write_text("".join(json.dumps({"path": name, "text": text}) + "\n" for name, _, text in rows))
-    return str(manifest)
-
-
 def load(**options):
     data, bad = load_speech(DataArguments(**{"validation_fraction": 0, **options}))
     return data, [(file.split, file.name.rpartition("/")[2], file.reason) for file in bad]
-
-
-class TestNormaliseText:
-    @pytest.mark.parametrize(
-        "text, expected",
-        [
-            ("Ahoj, SVĚTE!  Jak… se\tmáš?", "ahoj světe jak se máš"),
-            ("C\u030ceska\u0301", "česká"),
-            ("zo'n ‘mooi’ auto’s 'n", "zo'n mooi auto's n"),
-            ("e-mail C:\\\\WINDOWS", "e mail c windows"),
-            ("नमस्ते", "नमस्ते"),
-            ("... --- !?", ""),
-        ],
-    )
-    def test_keeps_letters_digits_and_apostrophes_inside_words(self, text, expected):
-        assert normalise_text(text) == expected
-
-
-class TestFillets:
-    def script(self, folder, level, language, *lines):
-        path = folder / "script" / level / f"dialogs_{language}.lua"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines))
-
-    def sound(self, folder, level, language, name):
-        write_audio(folder / "sound" / level / language / f"{name}.ogg", rate=22050)
-
-    def test_reads_texts_of_one_or_two_lines_that_have_a_sound(self, tmp_path):
-        self.script(
-            tmp_path,
-            "cave",
-            "cs",
-            'dialogId("a", "font_small", "Hello \\"you\\"")\ndialogStr("Ahoj \\"ty\\"!")',
-            'dialogId("b", "font_big",\n  "Two")\ndialogStr(\n"Dva")',
-            'dialogId("silent", "font_big", "No sound")\ndialogStr("Beze zvuku")',
-            'dialogId("number", "font_big", "%1 hours")\ndialogStr("%1 hodin")',
-            'dialogId("dots", "font_big", "...")\ndialogStr("...")',
-            'dialogId("noise", "", "")\ndialogStr("")',
-        )
-        for name in ("a", "b", "number", "dots", "noise", "no-text"):
-            self.sound(tmp_path, "cave", "cs", name)
-        found = read_utterances(tmp_path, "cs")
-        assert [(row["id"], row["text"], row["speaker"]) for row in found] == [
-            ("cs/cave/a", 'Ahoj "ty"!', "cs_small"),
-            ("cs/cave/b", "Dva", "cs_big"),
-        ]
-
-    def test_levels_fill_test_then_validation_and_the_rest_is_train(self):
-        sizes = Counter({f"level{number}": 10 for number in range(100)})
-        found = Counter(split_levels(sizes).values())
-        assert found == {"test": 10, "validation": 5, "train": 85}
-        assert split_levels(sizes) == split_levels(Counter(dict(reversed(sizes.items()))))
-
-    def test_a_text_that_occurs_elsewhere_leaves_the_held_out_sides(self):
-        levels = [f"level{number}" for number in range(100)]
-        utterances = [
-            {"level": level, "language": "cs", "text": text} for level in levels for text in ("Hm.", f"Tady je {level}")
-        ]
-        splits = split_utterances(utterances)
-        assert {row["text"] for split in ("validation", "test") for row in splits[split]}.isdisjoint({"Hm."})
-        assert sum(row["text"] == "Hm." for row in splits["train"]) == 85
 
 
 class TestSources:
@@ -181,7 +99,7 @@ class TestSources:
     def test_audio_is_decoded_once(self, tmp_path, monkeypatch):
         manifest = write_manifest(tmp_path / "data", [("a.wav", 0.5, "jedna"), ("b.wav", 0.5, "dva")])
         first, _ = load(train_file=manifest)
-        monkeypatch.setattr(speech_recognition_data, "read_audio", None)
+        monkeypatch.setattr(speech_recognition, "read_audio", None)
         again, _ = load(train_file=manifest)
         assert again["train"]["samples"][:] == first["train"]["samples"][:]
         write_audio(tmp_path / "data" / "b.wav", 0.9, seed=5)
@@ -265,60 +183,12 @@ class TestBadFiles:
         assert len(data["test"]) == 3 and {split for split, _, _ in bad} == {"test"}
 
 
-def utterances(tmp_path, **options):
-    rows = [("a.wav", 0.5, "jedna"), ("b.wav", 0.8, "dva"), ("c.wav", 0.6, "tři")]
-    data, _ = load(train_file=write_manifest(tmp_path, rows))
-    augment = WaveformAugmentation(AugmentationArguments(noise_probability=1.0, **options))
-    return Utterances(data["train"], [[5], [6, 7], [8, 9, 5]], augment, seed=3)
-
-
-class TestBatches:
-    def test_samples_are_those_of_the_file(self, tmp_path):
-        data = utterances(tmp_path)
-        expected = resample(torch.tensor(write_audio(tmp_path / "a.wav", 0.5, 0), dtype=torch.float32), RATE, 16000)
-        torch.testing.assert_close(data[0]["samples"], expected, atol=1e-4, rtol=0)
-        assert data[0]["generator"] is None and data.lengths.tolist() == [8000, 12800, 9600]
-
-    def test_augmentation_depends_on_seed_epoch_and_index_alone(self, tmp_path):
-        data = utterances(tmp_path)
-        first = [data[index, 1]["samples"] for index in range(3)]
-        again = [data[index, 1]["samples"] for index in (2, 1, 0)][::-1]
-        assert all(torch.equal(one, other) for one, other in zip(first, again))
-        other = data[0, 2]["samples"]
-        assert other.shape != first[0].shape or not torch.equal(other, first[0])
-        lengths = {len(data[0, epoch]["samples"]) for epoch in range(20)}
-        assert lengths == {8889, 8000, 7273}  # 8000 samples at speeds 0.9, 1 and 1.1
-
-    def test_features_are_hidden_by_epoch_and_padding_is_not(self, tmp_path):
-        data = utterances(tmp_path, speed_factors=[1.0])
-        args = AugmentationArguments(time_mask_width=20, frequency_mask_width=10)
-        extractor = SeqDyConvFeatureExtractor(normalize=None)
-        collate = SpeechCollator(extractor, args.spec_augment())
-        plain = SpeechCollator(extractor)([data[index, 4] for index in range(3)])
-        batch, again = (collate([data[index, 4] for index in range(3)]) for _ in range(2))
-        assert torch.equal(batch["input_features"], again["input_features"])
-        assert not torch.equal(batch["input_features"], plain["input_features"])
-        assert batch["attention_mask"].sum(1).tolist() == [48, 78, 58]
-        assert (batch["input_features"][0, 48:] == 0).all()
-        assert batch["labels"].tolist() == [[5, -100, -100], [6, 7, -100], [8, 9, 5]]
-        # Evaluation changes nothing.
-        whole = collate([data[index] for index in range(3)])
-        torch.testing.assert_close(whole["input_features"][0, :48], extractor.features(data[0]["samples"]))
-
-    def test_the_epoch_stands_beside_each_index(self):
-        sampler = TokenBatchSampler([5, 2, 2, 3], max_tokens=6, shuffle=False)
-        batches = EpochBatches(sampler)
-        sampler.set_epoch(7)
-        assert list(batches) == [[(1, 7), (2, 7)], [(3, 7)], [(0, 7)]] and len(batches) == 3
-
-    @pytest.mark.parametrize(
-        "options, said",
-        [
-            ({"speed_factors": [0.0]}, "factors must be numbers between 0.1 and 10"),
-            ({"noise_probability": 1.5}, "probability must be between 0 and 1"),
-            ({"time_mask_ratio": 2.0}, "time_mask_ratio must be between 0 and 1"),
-        ],
-    )
-    def test_bad_arguments(self, options, said):
-        with pytest.raises(ValueError, match=said):
-            AugmentationArguments(**options)
+def test_samples_are_those_of_the_file_as_16_bit_integers(tmp_path):
+    data, _ = load(train_file=write_manifest(tmp_path, [("a.wav", 0.5, "jedna"), ("b.wav", 0.8, "dva")]))
+    samples = Samples(data["train"])
+    assert len(samples) == 2 and samples.lengths.tolist() == [8000, 12800]
+    for row, name in enumerate("ab"):
+        assert samples[row].dtype == torch.float32
+        expected = (read_audio(tmp_path / f"{name}.wav") * 32767).round() / 32768
+        assert torch.equal(samples[row], expected)
+    assert data["train"].features["samples"].feature.dtype == "int16"

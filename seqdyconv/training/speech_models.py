@@ -221,8 +221,8 @@ def build_model(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> Pre
     if args.whisper_language is not None:
         if model.config.model_type != "whisper":
             raise ModelError(f"whisper_language is for Whisper models, and {args.model_name_or_path} is none")
-        model.generation_config.language = args.whisper_language
-        model.generation_config.task = "transcribe"
+        generation: Any = model.generation_config
+        generation.language, generation.task = args.whisper_language, "transcribe"
     if args.swap_mixer is not None:
         try:
             swap_self_attention(
