@@ -12,11 +12,13 @@ from seqdyconv.models.recording import KernelRun, kernel_runs
 from seqdyconv.pictures.figures import FONT, PAGE, add_weight_bar, hatch, new_figure, save, thin_lines
 from seqdyconv.pictures.panels import (
     LETTER,
+    MARGIN,
     TOKEN,
     Tokens,
     arrange,
     by_layer,
     choose_panels,
+    columns_on_page,
     encoder_call,
     label_tokens,
     picture_title,
@@ -25,8 +27,6 @@ from seqdyconv.pictures.panels import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-MARGIN = 1.1  # inches of the page for axis labels and colour bar
 
 
 def plot_kernels(
@@ -63,7 +63,7 @@ def plot_kernels(
     figure = new_figure(path, layout="constrained")
     tokens = tokenize(model, text, tokenizer)
     runs = by_layer(kernel_runs(*encoder_call(model, tokens.inputs)))
-    columns = max(1, int((PAGE - MARGIN) / (TOKEN * len(tokens.strings) + 0.1)))
+    columns = columns_on_page(tokens)
     num_heads = {layer: run.conv.num_heads for layer, run in runs.items()}
     panels = choose_panels(num_heads, layers, heads, most_heads=4 if columns > 1 else 2)
     _draw(figure, runs, panels, columns, tokens)

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel
 
 from seqdyconv.errors import InputError
-from seqdyconv.pictures.figures import FONT
+from seqdyconv.pictures.figures import FONT, PAGE
 
 if TYPE_CHECKING:
     from matplotlib.text import Text
 
 TOKEN = 0.108  # inches of a token on an axis: the labels, of FONT points, just do not touch
+MARGIN = 1.1  # inches of a page for the labels of the axes and the colour bar
 LETTER = 0.055  # inches of a letter of a token that stands upright
 
 
@@ -120,6 +121,11 @@ def choose_panels(
         layer: choose("heads", heads, range(num_heads[layer]), range(min(num_heads[layer], most_heads)))
         for layer in choose("layers", layers, every, spread)
     }
+
+
+def columns_on_page(tokens: Tokens) -> int:
+    """How many panels with the tokens on their axis fit side by side on a page, at least one."""
+    return max(1, int((PAGE - MARGIN) / (TOKEN * len(tokens.strings) + 0.1)))
 
 
 def arrange(panels: Mapping[int, list[int]], columns: int) -> tuple[list[tuple[int, list[int]]], int]:

@@ -19,6 +19,7 @@ from seqdyconv.pictures.panels import (
     by_layer,
     choose,
     choose_panels,
+    columns_on_page,
     encoder_call,
     label_tokens,
     picture_title,
@@ -28,7 +29,6 @@ from seqdyconv.pictures.panels import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MARGIN = 1.1  # inches of the page for the labels of the tokens and the colour bar
 DOT = 26.0  # square points of the tap with the largest weight
 
 
@@ -80,7 +80,7 @@ def plot_sampling(
         inputs, columns = {name: input[None]}, 1
     else:
         tokens = tokenize(model, input, tokenizer)
-        inputs, columns = tokens.inputs, max(1, int((PAGE - MARGIN) / (TOKEN * len(tokens.strings) + 0.1)))
+        inputs, columns = tokens.inputs, columns_on_page(tokens)
     runs = by_layer(sampling_runs(*(encoder_call(model, inputs) if hasattr(model, "config") else (model, inputs))))
     num_heads = {layer: run.sampling.positions.shape[2] for layer, run in runs.items()}
     panels = choose_panels(num_heads, layers, heads, 4 if columns > 1 or isinstance(input, Tensor) else 2)
