@@ -1,9 +1,19 @@
 """Fixtures of all tests."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+# One thread for each of the workers that share the cores, and for the processes that tests start.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Folders of tests run on all cores; named files at once in this process, since workers take seconds to start."""
+    return 0 if any(".py" in name for name in config.args) else min(os.cpu_count() or 1, 8)
 
 
 @pytest.fixture(scope="module")

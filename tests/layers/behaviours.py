@@ -1,7 +1,7 @@
 """What everything that mixes time steps promises, layer or mixer: subclass ``MixesTime`` and give a ``build`` fixture.
 
-``build(causal=..., dtype=..., training=...)`` returns a module from (B, T, 6) to (B, T, 6) with random parameters and
-no dropout.
+``build(causal=..., dtype=..., seed=...)`` returns a module from (B, T, 6) to (B, T, 6) with random parameters and no
+dropout. ``CompilesAndExports`` is apart since it takes seconds: each layer's default and one rich option go through it.
 """
 
 import copy
@@ -47,23 +47,18 @@ def stream(module: nn.Module, input: Tensor, chunks: list[int]) -> Tensor:
 
 class MixesTime:
     @both_directions
-    @pytest.mark.parametrize("filler", [0.0, 1e30, torch.inf, torch.nan], ids=str)
-    @pytest.mark.parametrize(
-        "left, right",
-        [([0, 0, 0], [0, 0, 0]), ([7, 2, 0], [0, 0, 0]), ([0, 3, 1], [2, 0, 40])],
-        ids=["right", "left", "both"],
-    )
-    def test_padding_changes_nothing(self, build, causal, filler, left, right):
+    @pytest.mark.parametrize("filler", [1e30, torch.nan], ids=str)
+    def test_padding_changes_nothing(self, build, causal, filler):
         """Valid outputs and all gradients are those of each sentence alone, whatever stands in the padding."""
         module = build(causal=causal)
-        rows = sentences(3, 8, 10)
-        cotangents = sentences(3, 8, 10, seed=1)
+        lengths = (3, 8, 10, 53)
+        rows, cotangents = sentences(*lengths), sentences(*lengths, seed=1)
         alone = [row.clone().requires_grad_() for row in rows]
         expected = [module(row[None])[0] for row in alone]
         loss = sum((output * cotangent).sum() for output, cotangent in zip(expected, cotangents))
         expected_gradients = torch.autograd.grad(loss, [*module.parameters(), *alone])
 
-        batch, mask = padded(rows, left, right, filler)
+        batch, mask = padded(rows, left=[50, 0, 3, 0], right=[0, 45, 40, 0], filler=filler)
         batch.requires_grad_()
         output = module(batch, padding_mask=mask)
         actual = [row[~padding] for row, padding in zip(output, mask)]
@@ -96,21 +91,17 @@ class MixesTime:
         for one, other in zip([*gradients, *input_gradient[0].split([*map(len, alone)])], expected_gradients):
             assert_close(one, other)
 
-    @pytest.mark.parametrize(
-        "batch, cu_seqlens, padding_mask, message",
-        [
-            (1, torch.tensor([0, 9]), torch.zeros(1, 9).bool(), "padding_mask and cu_seqlens exclude each other"),
+    def test_bad_packing(self, build):
+        module, mask = build(causal=False), torch.zeros(1, 9).bool()
+        for batch, cu_seqlens, padding_mask, message in (
+            (1, torch.tensor([0, 9]), mask, "padding_mask and cu_seqlens exclude each other"),
             (2, torch.tensor([0, 9]), None, r"packed sequences are one row, \(1, T, C\), got \(2, 9, 6\)"),
             (1, torch.tensor([0, 4]), None, r"cu_seqlens must rise from 0 to T = 9, got \[0, 4\]"),
             (1, torch.tensor([0, 5, 4, 9]), None, r"cu_seqlens must rise from 0 to T = 9, got \[0, 5, 4, 9\]"),
             (1, torch.tensor([0.0, 9.0]), None, r"cu_seqlens must be int32 or int64 .*, got torch.float32 \(2,\)"),
-        ],
-        ids=["and a mask", "rows", "end", "order", "dtype"],
-    )
-    def test_bad_packing(self, build, batch, cu_seqlens, padding_mask, message):
-        module = build(causal=False)
-        with pytest.raises(ValueError, match=message):
-            module(torch.zeros(batch, 9, WIDTH).double(), padding_mask=padding_mask, cu_seqlens=cu_seqlens)
+        ):
+            with pytest.raises(ValueError, match=message):
+                module(torch.zeros(batch, 9, WIDTH).double(), padding_mask=padding_mask, cu_seqlens=cu_seqlens)
 
     @both_directions
     def test_a_mask_without_padding_changes_nothing(self, build, causal):
@@ -130,12 +121,12 @@ class MixesTime:
         assert all(gradient.isfinite().all() for gradient in gradients)
 
     @both_directions
-    @pytest.mark.parametrize("batch, time", [(0, 5), (2, 1), (1, 2), (2, 70)])
-    def test_any_batch_and_length(self, build, causal, batch, time):
+    def test_any_batch_and_length(self, build, causal):
         module = build(causal=causal)
-        assert module(torch.zeros(batch, time, WIDTH).double()).shape == (batch, time, WIDTH)
-        mask = torch.zeros(batch, time, dtype=torch.bool)
-        assert module(torch.zeros(batch, time, WIDTH).double(), padding_mask=mask).shape == (batch, time, WIDTH)
+        for batch, time in ((0, 5), (2, 1), (1, 2), (2, 70)):
+            input, mask = torch.zeros(batch, time, WIDTH).double(), torch.zeros(batch, time, dtype=torch.bool)
+            assert module(input).shape == (batch, time, WIDTH)
+            assert module(input, padding_mask=mask).shape == (batch, time, WIDTH)
 
     def test_causal_does_not_see_the_future(self, build):
         module, input = build(causal=True), torch.stack(sentences(30, 30))
@@ -274,6 +265,28 @@ class MixesTime:
                 part.reset_parameters()
         assert all(not torch.equal(before[name], value) for name, value in module.state_dict().items())
 
+    def test_bad_input(self, build):
+        module = build(causal=True, dtype=torch.float32)
+        for input, mask, message in (
+            (torch.zeros(9, 6), None, r"input must be .*C = 6, got \(9, 6\)"),
+            (torch.zeros(2, 9, 5), None, r"input must be .*C = 6, got \(2, 9, 5\)"),
+            (torch.zeros(2, 0, 6), None, r"input must be .*T >= 1.*, got \(2, 0, 6\)"),
+            (
+                torch.zeros(2, 9, 6).double(),
+                None,
+                "input must have the layer's dtype, torch.float32, got torch.float64",
+            ),
+            (torch.zeros(2, 9, 6), torch.zeros(2, 9), r"padding_mask must be bool .*, got torch.float32 \(2, 9\)"),
+            (torch.zeros(2, 9, 6), torch.zeros(2, 8).bool(), r"padding_mask must be .* = \(2, 9\).*, got .*\(2, 8\)"),
+            (torch.zeros(2, 9, 6), torch.zeros(9).bool(), r"padding_mask must be .*, got .*\(9,\)"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                module(input, padding_mask=mask)
+            with pytest.raises(ValueError, match=message):
+                module.stream(input, module.initial_state(2), mask)
+
+
+class CompilesAndExports:
     def test_compiles_as_one_graph(self, build):
         torch._dynamo.reset()
         module = build(causal=True)
@@ -303,27 +316,3 @@ class MixesTime:
             input, mask = torch.stack(sentences(time, time, time)), torch.arange(time) > torch.tensor([[60], [5], [0]])
             actual, expected = (run(input, padding_mask=mask)[~mask] for run in (exported, module))
             assert_close(actual, expected)
-
-    @pytest.mark.parametrize(
-        "input, mask, message",
-        [
-            (torch.zeros(9, 6), None, r"input must be .*C = 6, got \(9, 6\)"),
-            (torch.zeros(2, 9, 5), None, r"input must be .*C = 6, got \(2, 9, 5\)"),
-            (torch.zeros(2, 0, 6), None, r"input must be .*T >= 1.*, got \(2, 0, 6\)"),
-            (
-                torch.zeros(2, 9, 6).double(),
-                None,
-                r"input must have the layer's dtype, torch.float32, got torch.float64",
-            ),
-            (torch.zeros(2, 9, 6), torch.zeros(2, 9), r"padding_mask must be bool .*, got torch.float32 \(2, 9\)"),
-            (torch.zeros(2, 9, 6), torch.zeros(2, 8).bool(), r"padding_mask must be .* = \(2, 9\).*, got .*\(2, 8\)"),
-            (torch.zeros(2, 9, 6), torch.zeros(9).bool(), r"padding_mask must be .*, got .*\(9,\)"),
-        ],
-        ids=["2-D", "width", "no steps", "dtype", "mask dtype", "mask length", "mask 1-D"],
-    )
-    def test_bad_input(self, build, input, mask, message):
-        module = build(causal=True, dtype=torch.float32)
-        with pytest.raises(ValueError, match=message):
-            module(input, padding_mask=mask)
-        with pytest.raises(ValueError, match=message):
-            module.stream(input, module.initial_state(2), mask)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from seqdyconv import DynamicConv1d, LightweightConv1d, dynamic_conv1d
 from tests.helpers import assert_close, golden, randomize
-from tests.layers.behaviours import WIDTH, MixesTime, sentences, stream
+from tests.layers.behaviours import WIDTH, CompilesAndExports, MixesTime, sentences, stream
 
 LAYERS = {"lightweight": LightweightConv1d, "dynamic": DynamicConv1d}
 OPTIONS = {
@@ -34,6 +34,12 @@ class TestBehaviours(MixesTime):
     def build(self, request):
         layer, options = request.param
         return partial(build_layer, LAYERS[layer], OPTIONS[options])
+
+
+class TestTracing(CompilesAndExports):
+    @pytest.fixture(params=LAYERS)
+    def build(self, request):
+        return partial(build_layer, LAYERS[request.param], OPTIONS["dilated"])
 
 
 class TestGolden:

@@ -16,7 +16,7 @@ from seqdyconv import (
 )
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvModel
 from tests.helpers import assert_close, randomize
-from tests.layers.behaviours import WIDTH, MixesTime, padded, sentences
+from tests.layers.behaviours import WIDTH, CompilesAndExports, MixesTime, padded, sentences
 
 DEPTHWISE = {
     "default": {},
@@ -48,6 +48,18 @@ class TestBehavioursOfTheDepthwiseLayer(MixesTime):
 
 class TestBehavioursOfTheFullLayer(MixesTime):
     @pytest.fixture(params=FULL)
+    def build(self, request):
+        return partial(build_full, FULL[request.param])
+
+
+class TestTracingOfTheDepthwiseLayer(CompilesAndExports):
+    @pytest.fixture
+    def build(self):
+        return partial(build_depthwise, DEPTHWISE["modulation, dilation, bias"])
+
+
+class TestTracingOfTheFullLayer(CompilesAndExports):
+    @pytest.fixture(params=["default", "modulation, dilation, groups"])
     def build(self, request):
         return partial(build_full, FULL[request.param])
 

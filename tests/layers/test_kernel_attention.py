@@ -12,7 +12,7 @@ from torch import nn
 from seqdyconv import KernelAttentionConv1d, KernelAttentionConv2d, ODConv1d, ODConv2d
 from seqdyconv.layers import set_temperature
 from tests.helpers import assert_all_close, assert_close, assert_matches, golden, randomize
-from tests.layers.behaviours import WIDTH, MixesTime, stream
+from tests.layers.behaviours import WIDTH, CompilesAndExports, MixesTime, stream
 
 LAYERS = {"kernel attention": (KernelAttentionConv1d, KernelAttentionConv2d), "ODConv": (ODConv1d, ODConv2d)}
 SEQUENCE_OPTIONS = {
@@ -117,6 +117,12 @@ class TestOverTime(MixesTime):
     @pytest.fixture(params=SEQUENCE_OPTIONS.values(), ids=SEQUENCE_OPTIONS)
     def build(self, request):
         return partial(build_sequence_layer, *request.param)
+
+
+class TestTracing(CompilesAndExports):
+    @pytest.fixture(params=[name for name in SEQUENCE_OPTIONS if name != "one kernel, long"])
+    def build(self, request):
+        return partial(build_sequence_layer, *SEQUENCE_OPTIONS[request.param])
 
 
 class TestGolden:

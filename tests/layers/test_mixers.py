@@ -12,7 +12,7 @@ from seqdyconv import ConvMixer, DynamicConv1d, LightweightConv1d, ParallelMixer
 from seqdyconv.layers import MIXERS, mixer_options, share_options
 from seqdyconv.layers.attention import attend
 from tests.helpers import assert_close, randomize
-from tests.layers.behaviours import WIDTH, MixesTime, sentences
+from tests.layers.behaviours import WIDTH, CompilesAndExports, MixesTime, sentences
 
 every_mixer = pytest.mark.parametrize("name", MIXERS)
 every_conv = pytest.mark.parametrize("name", ["lightweight_conv", "dynamic_conv"])
@@ -23,7 +23,7 @@ def build_named(name, *, causal=False, dtype=torch.float64, seed=0, **options):
     return randomize(build_mixer(name, WIDTH, 3, **options, causal=causal, dtype=dtype), seed)
 
 
-class TestBehaviours(MixesTime):
+class TestBehaviours(MixesTime, CompilesAndExports):
     @pytest.fixture(params=MIXERS)
     def build(self, request):
         return partial(build_named, request.param)
@@ -39,6 +39,12 @@ class TestBehavioursOfParallelOptions(MixesTime):
     @pytest.fixture(params=OPTIONS)
     def build(self, request):
         return partial(build_named, "parallel", **self.OPTIONS[request.param])
+
+
+class TestTracingOfParallelOptions(CompilesAndExports):
+    @pytest.fixture
+    def build(self):
+        return partial(build_named, "parallel", renormalize=True, dilation=2)
 
 
 class TestConvMixer:

@@ -13,7 +13,7 @@ from seqdyconv.models import SeqDyConvConfig, SeqDyConvForSequenceClassification
 from seqdyconv.swap import load_swapped, swap_self_attention
 from tests.helpers import assert_close, randomize
 from tests.layers import capabilities
-from tests.layers.behaviours import WIDTH, MixesTime
+from tests.layers.behaviours import WIDTH, CompilesAndExports, MixesTime
 
 GUIDE = Path(__file__).parents[2] / "CONTRIBUTING.md"
 
@@ -28,7 +28,7 @@ def added(monkeypatch):
     return namespace
 
 
-class TestBehaviours(MixesTime):
+class TestBehaviours(MixesTime, CompilesAndExports):
     @pytest.fixture(params=["layer", "mixer"])
     def build(self, added, request):
         def build(*, causal=False, dtype=torch.float64, seed=0):

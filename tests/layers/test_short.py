@@ -10,7 +10,7 @@ from transformers.models.lfm2.modeling_lfm2 import Lfm2ShortConv
 
 from seqdyconv import GatedShortConv, ShortConv1d, build_mixer, dynamic_conv1d, low_rank_conv1d
 from tests.helpers import assert_close, golden, randomize
-from tests.layers.behaviours import WIDTH, MixesTime, sentences, stream
+from tests.layers.behaviours import WIDTH, CompilesAndExports, MixesTime, sentences, stream
 
 OPTIONS = {
     "headwise": {},
@@ -33,6 +33,12 @@ def build_short(options=None, *, causal=False, dtype=torch.float64, seed=0):
 class TestBehaviours(MixesTime):
     # A layer of one tap sees no future, and streams whatever its padding is: it has a class of its own.
     @pytest.fixture(params=[name for name in OPTIONS if name != "one tap"])
+    def build(self, request):
+        return partial(build_short, OPTIONS[request.param])
+
+
+class TestTracing(CompilesAndExports):
+    @pytest.fixture(params=["low rank, static", "MLP"])
     def build(self, request):
         return partial(build_short, OPTIONS[request.param])
 

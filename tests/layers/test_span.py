@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from seqdyconv import DynamicConv1d, MixedAttention, SpanDynamicConv1d, SpanDynamicConvMixer, build_mixer
 from seqdyconv.layers.attention import attend
 from tests.helpers import assert_close, randomize
-from tests.layers.behaviours import WIDTH, MixesTime, sentences, stream
+from tests.layers.behaviours import WIDTH, CompilesAndExports, MixesTime, sentences, stream
 
 OPTIONS = {
     "default": {},
@@ -43,6 +43,18 @@ class TestBehavioursOfMixedAttentionOptions(MixesTime):
     @pytest.fixture(params=OPTIONS)
     def build(self, request):
         return partial(build_named, "mixed_attention", **self.OPTIONS[request.param])
+
+
+class TestTracing(CompilesAndExports):
+    @pytest.fixture
+    def build(self):
+        return partial(build_layer, OPTIONS["long, renormalized"])
+
+
+class TestTracingOfMixedAttentionOptions(CompilesAndExports):
+    @pytest.fixture
+    def build(self):
+        return partial(build_named, "mixed_attention", renormalize=True, dilation=2)
 
 
 class TestLayer:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from seqdyconv import ConvMixer, TaLKConv1d, build_mixer, talk_conv1d
 from tests.helpers import assert_close, randomize
-from tests.layers.behaviours import WIDTH, MixesTime, sentences, stream
+from tests.layers.behaviours import WIDTH, CompilesAndExports, MixesTime, sentences, stream
 
 OPTIONS = {
     "default": {},
@@ -29,6 +29,12 @@ class TestBehaviours(MixesTime):
     @pytest.fixture(params=OPTIONS.values(), ids=OPTIONS)
     def build(self, request):
         return partial(build_layer, request.param)
+
+
+class TestTracing(CompilesAndExports):
+    @pytest.fixture
+    def build(self):
+        return partial(build_layer, OPTIONS["by prefix sums"])
 
 
 class TestWindows:

@@ -16,7 +16,7 @@ from seqdyconv import (
     build_mixer,
 )
 from tests.helpers import assert_close, golden, randomize
-from tests.layers.behaviours import WIDTH, MixesTime, sentences
+from tests.layers.behaviours import WIDTH, CompilesAndExports, MixesTime, sentences
 
 LAYERS = {"lightweight": TimeFeatureLightweightConv, "dynamic": TimeFeatureDynamicConv}
 OPTIONS = {
@@ -37,6 +37,12 @@ class TestBehaviours(MixesTime):
     def build(self, request):
         layer, options = request.param
         return partial(build_layer, LAYERS[layer], OPTIONS[options])
+
+
+class TestTracing(CompilesAndExports):
+    @pytest.fixture(params=LAYERS)
+    def build(self, request):
+        return partial(build_layer, LAYERS[request.param], OPTIONS["renormalized, long, with a bias"])
 
 
 def espnet(tensors, args, *, dynamic, features):
