@@ -51,6 +51,45 @@ def test_upward_imports_are_seen(tmp_path, monkeypatch):
         test_imports_go_downward(file.relative_to(tmp_path))
 
 
+def circle(imports: dict[str, set[str]]) -> list[str]:
+    """Modules each of which imports the next, and the last one the first; empty where there are none."""
+    done: set[str] = set()
+
+    def search(path: list[str]) -> list[str]:
+        for name in sorted(imports[path[-1]]):
+            if name in path:
+                return path[path.index(name) :]
+            if name not in done and (found := search([*path, name])):
+                return found
+        done.add(path[-1])
+        return []
+
+    return next((found for name in imports if name not in done and (found := search([name]))), [])
+
+
+def imported_modules(path: Path, modules: set[str]) -> set[str]:
+    """Those of the modules that a file imports; where it takes a module out of a folder, not the folder's own."""
+    names = set()
+    for node in ast.walk(ast.parse((PACKAGE.parent / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= inner & modules or {str(node.module)}
+    return names & modules
+
+
+def test_no_modules_import_each_other():
+    paths = [path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py")]
+    names = {path: ".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in paths}
+    assert circle({names[path]: imported_modules(path, {*names.values()}) for path in paths}) == []
+
+
+def test_circles_are_seen():
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"d"}, "d": {"b"}}) == ["b", "c", "d"]
+
+
 def test_the_package_offers_layers_and_functions_only():
     names = [name.split(".") for name in imported_names(Path("seqdyconv/__init__.py"))]
     assert {name[1] for name in names if name[0] == "seqdyconv" and name[1:]} == {"functional", "layers", "threads"}

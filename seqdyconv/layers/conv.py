@@ -294,7 +294,7 @@ class DynamicConv1d(_HeadConv1d):
         Returns:
             (B, T, H, K), of the input's dtype. Those at padded steps mean nothing.
         """
-        queries = self._check(input, padding_mask, query)
+        queries = self.checked_queries(input, padding_mask, query)
         read = zero_padding(queries[0] if queries else input, padding_mask)
         return self._kernels(self._logits(read), self._real(input, padding_mask)).to(input.dtype)
 

@@ -54,21 +54,8 @@ class _KernelAttentionConv(MixedConv):
         dtype: torch.dtype | None = None,
     ) -> None:
         factory = {"device": device, "dtype": dtype}
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            num_kernels,
-            temperature,
-            mixing,
-            factory,
-        )
+        convolution = (kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+        super().__init__(in_channels, out_channels, *convolution, num_kernels, temperature, mixing, factory)
         check_word("routing", routing, ("softmax", "sigmoid"))
         if reduction is not None:
             check_reduction(reduction)
@@ -91,11 +78,11 @@ class _KernelAttentionConv(MixedConv):
 
     def _convolve(self, window: Tensor, attentions: Tensor) -> Tensor:
         if self.attention is None:
-            return self._conv(window, self.weight[0], None if self.bias is None else self.bias[0], self.groups)
-        if not any(self._varies) and window.shape[0] > 0:  # a convolution of no groups does not exist
-            return self._conv_rows(window, *self._mixed_kernels(attentions))
+            return self.conv(window, self.weight[0], None if self.bias is None else self.bias[0], self.groups)
+        if not any(self.varies) and window.shape[0] > 0:  # a convolution of no groups does not exist
+            return self.conv_rows(window, *self.mixed_kernels(attentions))
         # Where the kernel varies, the outputs of all kernels are mixed: one convolution, too.
-        return self._mix_outputs(partial(self._conv, window, groups=self.groups), self.bias, attentions)
+        return self.mix_outputs(partial(self.conv, window, groups=self.groups), self.bias, attentions)
 
 
 class KernelAttentionConv1d(_KernelAttentionConv):

@@ -67,11 +67,11 @@ class MixedConv(nn.Module):
         self.temperature = temperature
         self.mixing = mixing
         # Per axis, in steps: from a kernel's first tap to its last, and the padding before and after the input.
-        self._reach = tuple((size - 1) * step for size, step in zip(self.kernel_size, self.dilation))
+        self.reach = tuple((size - 1) * step for size, step in zip(self.kernel_size, self.dilation))
         paddings = padding if isinstance(padding, (tuple, list)) else (padding,) * self.axes
         if len(paddings) != self.axes:
             raise ValueError(f"padding must be one value or {self.axes}, got {padding!r}")
-        self._pads = tuple(self._axis_pads(axis, value) for axis, value in enumerate(paddings))
+        self.pads = tuple(self._axis_pads(axis, value) for axis, value in enumerate(paddings))
         self.causal = paddings[0] == "causal"
         if self.causal and padding_mode != "zeros":
             raise ValueError(f'causal padding needs padding_mode="zeros", got {padding_mode!r}')
@@ -94,7 +94,7 @@ class MixedConv(nn.Module):
     def _axis_pads(self, axis: int, padding: Any) -> tuple[int, int]:
         if padding == "causal" and axis > 0:
             raise ValueError(f'padding may be "causal" in time, the first axis, got it for axis {axis}')
-        return conv_padding(padding, self._reach[axis], self.stride[axis])
+        return conv_padding(padding, self.reach[axis], self.stride[axis])
 
     def reset_parameters(self) -> None:
         """Draw each kernel as ``nn.Conv`` draws its one."""
@@ -153,7 +153,7 @@ class MixedConv(nn.Module):
         """
         if cu_seqlens is None:
             return self._forward(input, padding_mask)
-        if self.axes != 1 or self.stride[0] != 1 or sum(self._pads[0]) != self._reach[0]:
+        if self.axes != 1 or self.stride[0] != 1 or sum(self.pads[0]) != self.reach[0]:
             raise ValueError(
                 "cu_seqlens needs a 1-D layer whose output has as many steps as its input: stride 1 and "
                 f'padding "same" or "causal", got {self}'
@@ -165,7 +165,7 @@ class MixedConv(nn.Module):
     def _forward(self, input: Tensor, padding_mask: Tensor | None) -> Tensor:
         image = self._read(input, padding_mask)
         attentions = self._attend(self._squeeze_whole(image, padding_mask))
-        return self._write(self._convolve(self._pad(image, self._pads), attentions))
+        return self._write(self._convolve(self._pad(image, self.pads), attentions))
 
     def mixture(self, input: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
         """The weights of the kernels that :meth:`forward` mixes, in float32 at least.
@@ -196,7 +196,7 @@ class MixedConv(nn.Module):
         if not self.causal:
             raise ValueError(f'only a causal layer streams: padding of time must be "causal", got {self.padding!r}')
         batch, channels, steps, width = image.shape
-        reach, stride = self._reach[0], self.stride[0]
+        reach, stride = self.reach[0], self.stride[0]
         parts = self._state_parts(width)
         if state.shape != (batch, sum(parts)):
             raise ValueError(f"state must be (B, S) = {(batch, sum(parts))}, got {tuple(state.shape)}")
@@ -210,7 +210,7 @@ class MixedConv(nn.Module):
         outputs = -(-(steps - skipped) // stride)
         if outputs > 0:
             squeezed = self._at_outputs(squeezed[:, :, skipped:], outputs, self._output_size(width, 1))
-            columns = self._pad(window[:, :, skipped:], ((0, 0), *self._pads[1:]))
+            columns = self._pad(window[:, :, skipped:], ((0, 0), *self.pads[1:]))
             output = self._convolve(columns, self._attend(squeezed))
         else:
             output = window.new_zeros(batch, self.out_channels, 0, self._output_size(width, 1))
@@ -242,7 +242,7 @@ class MixedConv(nn.Module):
     def _state_parts(self, width: int) -> list[int]:
         """Sizes: the last inputs, the sums of what was squeezed, the number of its steps, the steps since an output."""
         bins = width if self.mixing == "frequency" else 1
-        return [self._reach[0] * self.in_channels * width, self.in_channels * bins, 1, 1]
+        return [self.reach[0] * self.in_channels * width, self.in_channels * bins, 1, 1]
 
     def _steps_to_output(self, phase: Tensor, padding_mask: Tensor | None) -> int:
         """How many steps of a chunk come before its first output; with a stride this reads the state's numbers."""
@@ -280,25 +280,25 @@ class MixedConv(nn.Module):
         """The layout that the layer gives, from (B, ·, H, W)."""
         return output[..., 0].transpose(1, 2) if self.axes == 1 else output
 
-    def _in_2d(self, per_axis: tuple[Any, ...], missing: Any) -> tuple[Any, ...]:
+    def in_2d(self, per_axis: tuple[Any, ...], missing: Any) -> tuple[Any, ...]:
         return per_axis if self.axes == 2 else (*per_axis, missing)
 
     def _output_size(self, size: int, axis: int) -> int:
         """How many outputs ``size`` steps of an axis give."""
         if axis == self.axes:  # W of a 1-D layer
             return size
-        free = size + sum(self._pads[axis]) - self._reach[axis] - 1
+        free = size + sum(self.pads[axis]) - self.reach[axis] - 1
         if free < 0:
             raise ValueError(
-                f"a kernel that spans {self._reach[axis] + 1} steps does not fit into an input of {size} "
-                f"with padding {self._pads[axis]}, axis {axis}"
+                f"a kernel that spans {self.reach[axis] + 1} steps does not fit into an input of {size} "
+                f"with padding {self.pads[axis]}, axis {axis}"
             )
         return free // self.stride[axis] + 1
 
     def _pad(self, image: Tensor, pads: tuple[tuple[int, int], ...]) -> Tensor:
         if not any(map(any, pads)):
             return image
-        amounts = [steps for pair in reversed(self._in_2d(pads, (0, 0))) for steps in pair]
+        amounts = [steps for pair in reversed(self.in_2d(pads, (0, 0))) for steps in pair]
         if self.padding_mode == "zeros":
             return F.pad(image, amounts)
         for axis, pair in enumerate(pads):
@@ -337,7 +337,7 @@ class MixedConv(nn.Module):
         return totals / counts.clamp(min=1), totals[:, :, -1:], counts[:, :, -1:]
 
     @property
-    def _varies(self) -> tuple[bool, bool]:
+    def varies(self) -> tuple[bool, bool]:
         """Whether the attentions vary along time, and along frequency."""
         return self.causal or self.mixing == "time", self.mixing == "frequency"
 
@@ -345,9 +345,9 @@ class MixedConv(nn.Module):
         """What the attention sees for each output: the mean at the middle tap of its kernel, in the time of a causal
         layer at the last one; zero where that tap is outside the input."""
         for axis in range(self.axes):
-            if not self._varies[axis]:
+            if not self.varies[axis]:
                 continue
-            reach, (left, right) = self._reach[axis], self._pads[axis]
+            reach, (left, right) = self.reach[axis], self.pads[axis]
             tap = reach if axis == 0 and self.causal else reach // 2
             outside = [max(0, left - tap), max(0, right - (reach - tap))]
             if any(outside):
@@ -358,12 +358,12 @@ class MixedConv(nn.Module):
 
     # Convolving
 
-    def _conv(self, window: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+    def conv(self, window: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
         """Padded input (B, C, H, W) with ``weight`` (O, C // groups, *kernel_size)."""
         weight = weight if self.axes == 2 else weight[..., None]
-        return F.conv2d(window, weight, bias, self._in_2d(self.stride, 1), 0, self._in_2d(self.dilation, 1), groups)
+        return F.conv2d(window, weight, bias, self.in_2d(self.stride, 1), 0, self.in_2d(self.dilation, 1), groups)
 
-    def _conv_rows(self, window: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def conv_rows(self, window: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Each row with its own kernel (B, O, C // groups, *kernel_size): one convolution whose groups are the rows."""
         batch, channels = window.shape[:2]
         bias = None if bias is None else bias.flatten()
@@ -372,9 +372,9 @@ class MixedConv(nn.Module):
             rows = torch.cat(window.unbind(1)).index_select(0, order)
         else:
             rows = window.flatten(0, 1)
-        return self._conv(rows, weight.flatten(0, 1), bias, batch * self.groups).unflatten(0, (batch, -1))
+        return self.conv(rows, weight.flatten(0, 1), bias, batch * self.groups).unflatten(0, (batch, -1))
 
-    def _mix_outputs(
+    def mix_outputs(
         self, conv: Callable[[Tensor, Tensor | None], Tensor], bias: Tensor | None, weights: Tensor
     ) -> Tensor:
         """The outputs of all kernels, mixed by ``weights`` (B, N, H' or 1, W' or 1).
@@ -385,7 +385,7 @@ class MixedConv(nn.Module):
         outputs = conv(self.weight.transpose(0, 1).flatten(0, 1), bias).unflatten(1, (self.out_channels, -1))
         return (outputs * weights[:, None].to(outputs.dtype)).sum(2)
 
-    def _mixed_kernels(self, weights: Tensor) -> tuple[Tensor, Tensor | None]:
+    def mixed_kernels(self, weights: Tensor) -> tuple[Tensor, Tensor | None]:
         """The kernels (B, O, C // groups, *kernel_size) and biases (B, O) from weights (B, N, 1, 1)."""
         weights = weights.flatten(1).to(self.weight.dtype)
         kernels = (weights @ self.weight.flatten(1)).unflatten(1, self.weight.shape[1:])

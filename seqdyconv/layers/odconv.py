@@ -65,24 +65,11 @@ class _ODConv(MixedConv):
         dtype: torch.dtype | None = None,
     ) -> None:
         factory = {"device": device, "dtype": dtype}
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            num_kernels,
-            temperature,
-            mixing,
-            factory,
-        )
+        convolution = (kernel_size, stride, padding, dilation, groups, bias, padding_mode)
+        super().__init__(in_channels, out_channels, *convolution, num_kernels, temperature, mixing, factory)
         check_reduction(reduction)
         check_word("norm", norm, ("layer", "batch"))
-        if norm == "batch" and any(self._varies):
+        if norm == "batch" and any(self.varies):
             raise ValueError(
                 'norm="batch" would normalise over padded steps where the kernel varies: it needs '
                 f'mixing="global" and no causal padding, got {mixing!r} and {padding!r}'
@@ -102,11 +89,11 @@ class _ODConv(MixedConv):
         return attentions[3]
 
     def _convolve(self, window: Tensor, attentions: list[Tensor]) -> Tensor:
-        if not any(self._varies) and window.shape[0] > 0:  # a convolution of no groups does not exist
-            return self._conv_rows(window, *self._scaled_kernels(attentions))
+        if not any(self.varies) and window.shape[0] > 0:  # a convolution of no groups does not exist
+            return self.conv_rows(window, *self._scaled_kernels(attentions))
         # Where the kernel varies, the outputs of all kernels are mixed, made tap by tap of scaled input.
         channel, filter, spatial, kernel = (x.to(window.dtype) for x in attentions)
-        output = self._mix_outputs(partial(self._conv_scaled, window, channel, spatial), None, kernel)
+        output = self.mix_outputs(partial(self._conv_scaled, window, channel, spatial), None, kernel)
         output = output * filter.to(output.dtype)
         if self.bias is not None:
             output = output + (kernel.movedim(1, -1) @ self.bias).movedim(-1, 1)
@@ -114,12 +101,12 @@ class _ODConv(MixedConv):
 
     def _conv_scaled(self, window: Tensor, channel: Tensor, spatial: Tensor, weight: Tensor, _: None) -> Tensor:
         """The convolution of input that is scaled anew for each output."""
-        strides, dilations = self._in_2d(self.stride, 1), self._in_2d(self.dilation, 1)
+        strides, dilations = self.in_2d(self.stride, 1), self.in_2d(self.dilation, 1)
         first_taps = []
-        for size, reach, stride in zip(window.shape[2:], self._in_2d(self._reach, 0), strides):
+        for size, reach, stride in zip(window.shape[2:], self.in_2d(self.reach, 0), strides):
             first_taps.append(torch.arange((size - reach - 1) // stride + 1, device=window.device) * stride)
         total: Tensor | float = 0.0
-        for tap, place in enumerate(itertools.product(*map(range, self._in_2d(self.kernel_size, 1)))):
+        for tap, place in enumerate(itertools.product(*map(range, self.in_2d(self.kernel_size, 1)))):
             read = window
             for axis, steps in enumerate(first_taps):
                 read = read.index_select(2 + axis, steps + place[axis] * dilations[axis])
@@ -131,7 +118,7 @@ class _ODConv(MixedConv):
         """The kernels (B, O, C // groups, *kernel_size) and biases (B, O) of each row. To scale a kernel is the same as
         to scale what it reads and gives, and costs less."""
         channel, filter, spatial = (x.flatten(1).to(self.weight.dtype) for x in attentions[:3])
-        kernels, bias = self._mixed_kernels(attentions[3])
+        kernels, bias = self.mixed_kernels(attentions[3])
         channel = channel.unflatten(1, (self.groups, 1, -1, 1))
         scaled = (kernels.flatten(3).unflatten(1, (self.groups, -1)) * channel).flatten(1, 2)
         scaled = scaled * filter[:, :, None, None] * spatial[:, None, None]

@@ -68,9 +68,9 @@ class _TimeFeatureConv(nn.Module):
         return self._merge(self.conv(input, padding_mask=padding_mask), input)
 
     def _merge(self, convolved: Tensor, input: Tensor) -> Tensor:
-        return self.merge(torch.cat([convolved, self._features(input)], dim=-1))
+        return self.merge(torch.cat([convolved, self.features_of(input)], dim=-1))
 
-    def _features(self, input: Tensor) -> Tensor:
+    def features_of(self, input: Tensor) -> Tensor:
         """The convolution over the features of each step, (B, T, C) → (B, T, C)."""
         raise NotImplementedError
 
@@ -139,7 +139,7 @@ class TimeFeatureLightweightConv(_TimeFeatureConv):
         super().__init__(conv, factory)
         self.feature_conv = LightweightConv1d(1, feature_kernel_size, 1, **kernels)
 
-    def _features(self, input: Tensor) -> Tensor:
+    def features_of(self, input: Tensor) -> Tensor:
         steps = input.flatten(0, 1)[..., None]  # each step is a sequence of C features
         return self.feature_conv(steps).reshape(input.shape)
 
@@ -212,7 +212,7 @@ class TimeFeatureDynamicConv(_TimeFeatureConv):
         super().__init__(conv, factory)
         self.feature_generator = XavierLinear(channels, feature_kernel_size, bias=generator_bias, **factory)
 
-    def _features(self, input: Tensor) -> Tensor:
+    def features_of(self, input: Tensor) -> Tensor:
         kernels = F.dropout(self.feature_generator(input), self.conv.weight_dropout, self.training)
         if input.shape[0] == 0:
             return kernels.new_zeros(input.shape)  # below, each step is a head, of which there must be one

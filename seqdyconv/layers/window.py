@@ -69,7 +69,7 @@ class WindowConv(nn.Module):
         Returns:
             (B, T, C).
         """
-        queries = self._check(input, padding_mask, query)
+        queries = self.checked_queries(input, padding_mask, query)
         if cu_seqlens is None:
             return self._forward_padded(input, padding_mask, *queries)
         check_packed(cu_seqlens, input, padding_mask)
@@ -100,7 +100,7 @@ class WindowConv(nn.Module):
         Returns:
             The output (B, T, C), and the next state.
         """
-        queries = self._check(input, padding_mask, query)
+        queries = self.checked_queries(input, padding_mask, query)
         if self.lookahead == 0:  # else the mask is of other steps
             queries = tuple(zero_padding(query, padding_mask) for query in queries)
         window = self._window(input, state, padding_mask)
@@ -134,7 +134,7 @@ class WindowConv(nn.Module):
         """Of a chunk's window, the steps that its output belongs to."""
         return window[:, self.left : window.shape[1] - self.lookahead]
 
-    def _check(self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None) -> tuple[Tensor, ...]:
+    def checked_queries(self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None) -> tuple[Tensor, ...]:
         """The query, if there is one, once all fits."""
         check_input(input, self.channels, self._dtype, padding_mask)
         if (query is None) != (self.query_dim is None):

@@ -59,7 +59,7 @@ def images(batch, height, width=5, seed=0, dtype=torch.float64):
 def one_by_one(layer, input):
     """The definition: for each image and output a kernel from what that output squeezes, then ``F.conv2d``."""
     sizes = layer(input).shape[2:]
-    pads = [steps for pair in reversed(layer._pads) for steps in pair]
+    pads = [steps for pair in reversed(layer.pads) for steps in pair]
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     rows = []
     for image in input:
@@ -78,7 +78,7 @@ def squeezed(layer, image, h, w):
     """(C,) for output (h, w)."""
     spans = [(size - 1) * step for size, step in zip(layer.kernel_size, layer.dilation)]
     taps = [span if axis == 0 and layer.causal else span // 2 for axis, span in enumerate(spans)]
-    y, x = (o * layer.stride[axis] - layer._pads[axis][0] + taps[axis] for axis, o in enumerate((h, w)))
+    y, x = (o * layer.stride[axis] - layer.pads[axis][0] + taps[axis] for axis, o in enumerate((h, w)))
     seen = image
     if layer.mixing == "time":
         seen = image[:, [y]] if 0 <= y < image.shape[1] else torch.zeros(4, 1, 1)

@@ -187,7 +187,7 @@ class TestWhatItComputes:
         torch.manual_seed(0)
         module, input = build_layer(layer, {"weight_dropout": 0.5}), torch.stack(sentences(90, 90))
         assert torch.equal(module(input), module(input))
-        assert not torch.equal(module.train()._features(input), module._features(input))
+        assert not torch.equal(module.train().features_of(input), module.features_of(input))
         assert module.conv.weight_dropout == 0.5
 
 
