@@ -183,7 +183,7 @@ def run(
     write_metrics(output_dir / "metrics.json", metrics)
     draw_alignment(recogniser, utterances["test" if "test" in data else "train"], output_dir / "alignment.png")
     groups = (model_args, data_args, augmentation_args, args)
-    report(trainer, metrics, examples, changed_arguments(*groups), data_args, model_args, args, command)
+    report(trainer, metrics, examples, changed_arguments(arguments, *groups), data_args, model_args, args, command)
     print_summary(metrics, examples, output_dir)
 
 

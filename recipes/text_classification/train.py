@@ -180,7 +180,9 @@ def run(
     write_metrics(output_dir / "metrics.json", metrics)
     groups = (model_args, swap_args, distil_args, data_args, args)
     draw_kernels(trainer, texts["test" if "test" in texts else "train"], output_dir)
-    report(trainer, labels, metrics, examples, changed_arguments(*groups), data_args, model_args, args, command)
+    report(
+        trainer, labels, metrics, examples, changed_arguments(arguments, *groups), data_args, model_args, args, command
+    )
     print_summary(metrics, examples, output_dir)
 
 

@@ -5,54 +5,28 @@
 Several processes: torchrun --nproc_per_node 2 recipes/translation/train.py CONFIG.yaml ...
 """
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import (
-    DataCollatorForSeq2Seq,
-    PreTrainedTokenizerBase,
-    TrainerCallback,
-    set_seed,
-)
-from transformers.utils.logging import disable_progress_bar
-from translation_data import DataArguments, DataError, load_translation_datasets, make_tokenizer, tokenize
+from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase, TrainerCallback, set_seed
+from translation_data import DataArguments, load_translation_datasets, make_tokenizer, tokenize
 from translation_model import ModelArguments, build_config, build_model, load_tokenizer
 from translation_scores import score
 
+from seqdyconv.data.splits import HELD_OUT
 from seqdyconv.files import write_lines
 from seqdyconv.models.loading import check_packing
-from seqdyconv.pictures import plot_learning_curves
-from seqdyconv.training.arguments import (
-    changed_arguments,
-    command_line,
-    exit_on_error,
-    parse_arguments,
-    resolved_arguments,
-)
-from seqdyconv.training.checkpoints import latest_checkpoint, remove_incomplete_checkpoints
+from seqdyconv.training.arguments import command_line, exit_on_error, parse_arguments
 from seqdyconv.training.decoding import DecodingArguments
-from seqdyconv.training.output_dir import begin_run, check_output_dir, check_resumed_arguments
-from seqdyconv.training.reports import write_metrics, write_model_card
-from seqdyconv.training.runs import train_or_load
+from seqdyconv.training.reports import format_example, spread_examples
+from seqdyconv.training.runs import Run
 from seqdyconv.training.trainer import TokenBatchTrainer, TokenBatchTrainingArguments
 
-HELD_OUT = ("validation", "test")
-
-# What a resumed run may change: none of these alters the weights.
-MAY_CHANGE = {
-    *("output_dir", "resume", "overwrite", "run_name", "report_to", "disable_tqdm", "sample_translations"),
-    *("logging_strategy", "logging_steps", "logging_first_step", "log_level", "log_level_replica", "log_on_each_node"),
-    *("save_strategy", "save_steps", "save_total_limit", "average_checkpoints"),
-    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
-    *("hub_token", "push_to_hub_token", "max_test_samples", "ddp_timeout"),
-    *(item.name for item in dataclasses.fields(DecodingArguments)),
-}
+FILES = {"source": "sources", "reference": "references", "translation": "predictions"}
 
 
 @dataclass
@@ -73,91 +47,53 @@ class TranslationTrainingArguments(TokenBatchTrainingArguments):
 def main(argv: Sequence[str] | None = None) -> None:
     types = (ModelArguments, DataArguments, DecodingArguments, TranslationTrainingArguments)
     parsed = parse_arguments(types, argv, description=__doc__)
-    command = command_line("recipes/translation/train.py", argv)
     with exit_on_error():
-        run(*parsed, command)
+        train(*parsed, command_line("recipes/translation/train.py", argv))
 
 
-def run(
+def train(
     model_args: ModelArguments,
     data_args: DataArguments,
     decoding_args: DecodingArguments,
     args: TranslationTrainingArguments,
     command: str,
 ) -> None:
-    started = time.perf_counter()
-    disable_progress_bar()  # That of saving weights; the bar of the training stays.
-    if model_args.model_name_or_path is not None and data_args.tokenizer_name is None:
-        data_args.tokenizer_name = model_args.model_name_or_path
     if model_args.model_name_or_path is None:
         build_config(model_args)  # an impossible model stops here, before any work
-    arguments = resolved_arguments(model_args, data_args, decoding_args, args)
-    output_dir = Path(args.output_dir)
-    first = args.process_index == 0
-
-    # The first process goes ahead and writes, the others read what it wrote. Nothing is written before all is checked.
-    with args.main_process_first(local=False, desc="preparation"):
-        if first:
-            check_output_dir(output_dir, args.resume, args.overwrite)
-            if args.resume:
-                check_resumed_arguments(output_dir, arguments, MAY_CHANGE)
-        checkpoint = latest_checkpoint(output_dir) if args.resume else None
+    elif data_args.tokenizer_name is None:
+        data_args.tokenizer_name = model_args.model_name_or_path
+    run = Run(args, (model_args, data_args, decoding_args), command)
+    with run.preparation():
         texts = load_translation_datasets(data_args)
-        if "validation" not in texts and args.eval_strategy != "no":
-            raise DataError("there is no validation data: give some, or eval_strategy: no")
-        if first and checkpoint is None:
-            tokenizer = make_tokenizer(data_args, texts["train"])
+        run.check_splits(texts)
+        if run.has_tokenizer:
+            tokenizer = load_tokenizer(str(run.output_dir))
         else:
-            tokenizer = load_tokenizer(str(output_dir))
-        # The test set is read here, so that a mistake in it shows early, and used only after the training.
-        data = tokenize(DatasetDict({name: texts[name] for name in texts if name != "test"}), tokenizer, data_args)
+            tokenizer = make_tokenizer(data_args, texts["train"])
+        data = tokenize(texts, tokenizer, data_args)
         set_seed(args.seed)
         model = build_model(model_args, tokenizer)
         if args.packing:
             check_packing(model)
-        if first and args.resume:
-            remove_incomplete_checkpoints(output_dir)
-        if first and checkpoint is None:
-            begin_run(output_dir, arguments, args.overwrite)
-            tokenizer.save_pretrained(output_dir)
+        if run.begin():
+            tokenizer.save_pretrained(run.output_dir)
 
     trainer = make_trainer(model, tokenizer, data, texts, args)
-    seconds = train_or_load(trainer, checkpoint)
-    speed: dict[str, Any] = {}
-    if seconds is not None:
-        training_seconds = seconds - trainer.evaluation_seconds
-        tokens = int(trainer.trained_items)
-        speed = {
-            "train_seconds": seconds,
-            "train_seconds_without_evaluation": training_seconds,
-            "train_target_tokens": tokens,
-            "train_tokens_per_second": tokens / training_seconds,
-        }
-    metrics: dict[str, Any] = {
-        "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
-        "train_steps": trainer.state.global_step,
-        **speed,
-    }
-    if checkpoint is not None:
-        metrics["resumed_from_step"] = int(checkpoint.name.split("-")[1])
+    metrics = run.train(trainer, "tokens")
 
-    if "test" in texts:
-        data["test"] = tokenize(DatasetDict({"test": texts["test"]}), tokenizer, data_args)["test"]
     examples: list[dict[str, str]] = []
     for split in HELD_OUT:
         if split in texts:
             found, translations = evaluate_split(trainer, texts[split], data[split], split, decoding_args)
             metrics |= {f"{split}_{name}": value for name, value in found.items()}
-            if first:
-                write_lines(output_dir / f"{split}_sources.txt", texts[split]["source"])
-                write_lines(output_dir / f"{split}_references.txt", texts[split]["target"])
-                write_lines(output_dir / f"{split}_predictions.txt", translations)
-            examples = spread_examples(texts[split], translations, 4)
-    metrics["wall_seconds"] = time.perf_counter() - started
-    if first:
-        write_metrics(output_dir / "metrics.json", metrics)
-        report(trainer, output_dir, metrics, examples, data_args, model_args, decoding_args, args, command)
-        print_summary(metrics, examples, output_dir)
+            columns = {"source": texts[split]["source"][:], "reference": texts[split]["target"][:]}
+            columns["translation"] = translations
+            examples = spread_examples(columns, rows=readable(columns["reference"]))
+            if run.is_first:
+                for name, lines in columns.items():
+                    write_lines(run.output_dir / f"{split}_{FILES[name]}.txt", lines)
+    if run.is_first:
+        report(run, trainer, metrics, examples, model_args, data_args)
 
 
 def make_trainer(
@@ -197,7 +133,10 @@ class SampleTranslations(TrainerCallback):
         inputs = self.trainer.eval_dataset.select(self.indices)["input_ids"]
         translations = self.trainer.generate(inputs[:], self.trainer.decoding)
         if state.is_world_process_zero:
-            blocks = [format_example(example(text, beams[0].text)) for text, beams in zip(self.texts, translations)]
+            blocks = [
+                format_example({"source": text["source"], "reference": text["target"], "translation": beams[0].text})
+                for text, beams in zip(self.texts, translations)
+            ]
             tqdm.write("\n".join([f"\nTranslations after {state.global_step} steps", *blocks]))
 
 
@@ -221,64 +160,47 @@ def evaluate_split(
     }, translations
 
 
-def spread_examples(texts: Dataset, translations: Sequence[str], number: int) -> list[dict[str, str]]:
-    """A few examples, evenly spaced, whose lengths are easy to read."""
-    readable = [index for index, text in enumerate(texts["target"]) if 5 <= len(text.split()) <= 25] or [0]
-    chosen = readable[:: max(1, len(readable) // number)][:number]
-    return [example(texts[index], translations[index]) for index in chosen]
-
-
-def example(text: dict[str, str], translation: str) -> dict[str, str]:
-    return {"source": text["source"], "reference": text["target"], "translation": translation}
-
-
-def format_example(lines: dict[str, str]) -> str:
-    return "\n".join(f"  {label:<12}{text}" for label, text in lines.items()) + "\n"
+def readable(texts: Sequence[str]) -> list[int]:
+    """The rows whose lengths are easy to read, at least one."""
+    return [row for row, text in enumerate(texts) if 5 <= len(text.split()) <= 25] or [0]
 
 
 def report(
+    run: Run,
     trainer: TokenBatchTrainer,
-    output_dir: Path,
     metrics: dict[str, Any],
     examples: list[dict[str, str]],
-    data_args: DataArguments,
     model_args: ModelArguments,
-    decoding_args: DecodingArguments,
-    args: TranslationTrainingArguments,
-    command: str,
+    data_args: DataArguments,
 ) -> None:
-    """The learning curves and the model card."""
+    """Metrics, learning curves, the model card, and a summary on the screen."""
     pair = f"{data_args.source_lang} to {data_args.target_lang}"
-    source = data_args.dataset or "local files"
-    if data_args.dataset_config:
-        source += f" ({data_args.dataset_config})"
-    plot_learning_curves(
-        trainer.state.log_history,
-        output_dir / "learning_curves.png",
-        f"Translation from {pair}: {source}",
-        {"eval_bleu": "validation BLEU"},
-        training_label="training (label smoothing)" if args.label_smoothing_factor else "training",
-    )
     layers = "" if model_args.model_name_or_path else f" with {' and '.join(layer_kinds(model_args))} layers"
-    write_model_card(
-        output_dir / "README.md",
-        name=f"{output_dir.name}: translation from {pair}",
+    run.write_metrics(metrics)
+    run.plot_learning_curves(trainer, f"Translation from {pair}: {data_args.source}", {"eval_bleu": "validation BLEU"})
+    run.write_model_card(
+        f"translation from {pair}",
+        metrics,
         summary=f"An encoder-decoder{layers} of {metrics['parameters'] / 1e6:.1f} million parameters that translates "
         f"from {pair}, trained with seqdyconv.",
         tags=["translation", "seqdyconv"],
         languages=[data_args.source_lang, data_args.target_lang],
         data={
-            "data set": source,
+            "data set": data_args.source,
             "training pairs": len(trainer.train_dataset),
             **{f"{split} pairs": metrics[f"{split}_examples"] for split in HELD_OUT if f"{split}_examples" in metrics},
         },
-        results=metrics,
         usage=USAGE,
-        command=command,
-        config=changed_arguments(model_args, data_args, decoding_args, args),
         examples=examples,
-        picture="learning_curves.png",
     )
+    rows = {}
+    if "test_bleu" in metrics:
+        rows = {
+            "test BLEU": f"{metrics['test_bleu']:.2f}   ({metrics['test_bleu_signature']})",
+            "test chrF": f"{metrics['test_chrf']:.2f}   ({metrics['test_chrf_signature']})",
+            "decoding, tokens/s": f"{metrics['test_decoding_tokens_per_second']:.0f}",
+        }
+    run.print_summary(metrics, examples, rows)
 
 
 USAGE = """
@@ -298,22 +220,6 @@ def layer_kinds(model_args: ModelArguments) -> list[str]:
         "/".join(dict.fromkeys(names)) for names in (model_args.encoder_layer_types, model_args.decoder_layer_types)
     }
     return sorted(kinds)
-
-
-def print_summary(metrics: dict[str, Any], examples: list[dict[str, str]], output_dir: Path) -> None:
-    print()
-    for lines in examples:
-        print(format_example(lines))
-    if "test_bleu" in metrics:
-        print(f"test BLEU                   {metrics['test_bleu']:.2f}   ({metrics['test_bleu_signature']})")
-        print(f"test chrF                   {metrics['test_chrf']:.2f}   ({metrics['test_chrf_signature']})")
-        print(f"decoding, tokens/s          {metrics['test_decoding_tokens_per_second']:.0f}")
-    print(f"parameters                  {metrics['parameters']:,}")
-    if "train_seconds" in metrics:
-        print(f"training, target tokens/s   {metrics['train_tokens_per_second']:.0f}")
-        print(f"training time               {metrics['train_seconds']:.0f} s, {metrics['train_steps']} steps")
-    print(f"wall time                   {metrics['wall_seconds']:.0f} s")
-    print(f"written to                  {output_dir}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from seqdyconv.data.packages import PackageUnavailableError
+from seqdyconv.data.splits import SPLITS, SourceArguments, check_at_least_one
 from seqdyconv.data.tables import (
     DataError,
     check_file,
@@ -32,7 +33,6 @@ from seqdyconv.data.tables import (
 
 logger = logging.getLogger(__name__)
 
-SPLITS = ("train", "validation", "test")
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")  # their ids are 0, 1, 2, 3
 TOKENIZER_TYPES = ("unigram", "bpe")
 # Characters that make up the rarest 0.01% of the training text get no piece of their own: they are written as bytes.
@@ -43,28 +43,17 @@ _WORDS = Regex(r"▁?[\p{L}\p{M}]+|▁?\p{N}+|▁?[^\p{L}\p{M}\p{N}▁]+|▁")
 _BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
-def _file_help(split: str, side: str | None = None) -> dict[str, Any]:
-    if side is None:
-        text = f"The {split} data in one file: tsv or csv (with a header), json, jsonl or parquet."
-    else:
-        text = f"The {side} side of the {split} data: a text file with a sentence per line."
-    return {"help": text}
+def _side_help(split: str, side: str) -> dict[str, Any]:
+    return {"help": f"The {side} side of the {split} data: a text file with a sentence per line."}
 
 
 @dataclass
-class DataArguments:
+class DataArguments(SourceArguments):
     """Which data to use and how to tokenise it. Local files take the place of the data set's split of that name."""
 
     dataset: str | None = field(
         default=None,
         metadata={"help": 'A data set: "libreoffice_help" (fetched from Debian packages) or a name on the Hub.'},
-    )
-    dataset_config: str | None = field(
-        default=None, metadata={"help": "The configuration of the Hub data set, such as de-en."}
-    )
-    dataset_revision: str | None = field(
-        default=None,
-        metadata={"help": "Branch, tag or commit of the Hub data set; refs/convert/parquet avoids a loading script."},
     )
     source_lang: str = field(default="de", metadata={"help": "Language to translate from."})
     target_lang: str = field(default="en", metadata={"help": "Language to translate to."})
@@ -81,15 +70,15 @@ class DataArguments:
             '"translation" if there is one and source_column and target_column are not given.'
         },
     )
-    train_file: str | None = field(default=None, metadata=_file_help("training"))
-    validation_file: str | None = field(default=None, metadata=_file_help("validation"))
-    test_file: str | None = field(default=None, metadata=_file_help("test"))
-    train_source_file: str | None = field(default=None, metadata=_file_help("training", "source"))
-    train_target_file: str | None = field(default=None, metadata=_file_help("training", "target"))
-    validation_source_file: str | None = field(default=None, metadata=_file_help("validation", "source"))
-    validation_target_file: str | None = field(default=None, metadata=_file_help("validation", "target"))
-    test_source_file: str | None = field(default=None, metadata=_file_help("test", "source"))
-    test_target_file: str | None = field(default=None, metadata=_file_help("test", "target"))
+    train_source_file: str | None = field(default=None, metadata=_side_help("training", "source"))
+    train_target_file: str | None = field(default=None, metadata=_side_help("training", "target"))
+    validation_source_file: str | None = field(default=None, metadata=_side_help("validation", "source"))
+    validation_target_file: str | None = field(default=None, metadata=_side_help("validation", "target"))
+    test_source_file: str | None = field(default=None, metadata=_side_help("test", "source"))
+    test_target_file: str | None = field(default=None, metadata=_side_help("test", "target"))
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first N training pairs."})
+    max_validation_samples: int | None = field(default=None, metadata={"help": "Use only the first N."})
+    max_test_samples: int | None = field(default=None, metadata={"help": "Use only the first N test pairs."})
     max_source_length: int = field(
         default=256,
         metadata={"help": "Training pairs whose source has more tokens are dropped; validation and test never are."},
@@ -98,9 +87,6 @@ class DataArguments:
         default=256,
         metadata={"help": "Training pairs whose target has more tokens are dropped; validation and test never are."},
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first N training pairs."})
-    max_validation_samples: int | None = field(default=None, metadata={"help": "Use only the first N."})
-    max_test_samples: int | None = field(default=None, metadata={"help": "Use only the first N test pairs."})
     vocab_size: int = field(
         default=8000,
         metadata={"help": "Size of the joint vocabulary to train, the 260 special and byte tokens included."},
@@ -116,12 +102,10 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.tokenizer_type not in TOKENIZER_TYPES:
             raise DataError(f"tokenizer_type is {self.tokenizer_type!r}, allowed are {', '.join(TOKENIZER_TYPES)}")
-        for name in ("max_source_length", "max_target_length", "vocab_size", *(f"max_{s}_samples" for s in SPLITS)):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise DataError(f"{name} is {value}, but must be at least 1")
+        check_at_least_one(self, "max_source_length", "max_target_length", "vocab_size")
         if (self.source_column is None) != (self.target_column is None):
             raise DataError("source_column and target_column must be given together")
         if self.translation_column is not None and self.source_column is not None:

@@ -118,14 +118,17 @@ def resolved_arguments(*groups: Any) -> dict[str, Any]:
     return json.loads(json.dumps(values, default=str))
 
 
-def changed_arguments(*groups: Any) -> dict[str, Any]:
-    """Those that differ from the defaults, and output_dir."""
-    changed: dict[str, Any] = {}
+def changed_arguments(values: Mapping[str, Any], *groups: Any) -> dict[str, Any]:
+    """Those of the resolved values that differ from the defaults of their dataclasses, and output_dir.
+
+    To be called when a training is over: arguments of the Trainer set up processes and devices when they are made, the
+    default ones too.
+    """
+    defaults: dict[str, Any] = {}
     for group in groups:
         required = {"output_dir": group.output_dir} if hasattr(group, "output_dir") else {}
-        defaults = resolved_arguments(type(group)(**required))
-        values = resolved_arguments(group)
-        changed |= {name: value for name, value in values.items() if name in required or value != defaults[name]}
+        defaults |= resolved_arguments(type(group)(**required))
+    changed = {name: value for name, value in values.items() if name == "output_dir" or value != defaults[name]}
     changed.pop("do_eval", None)  # Follows from eval_strategy.
     return changed
 

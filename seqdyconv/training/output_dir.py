@@ -133,7 +133,7 @@ def check_resumed_arguments(path: str | Path, arguments: Mapping[str, Any], may_
     before = read_yaml(Path(path) / RUN_FILE)
     changed = [
         f"{key} was {before.get(key)!r} and is now {arguments.get(key)!r}"
-        for key in sorted(before.keys() | arguments.keys())
+        for key in sorted(before.keys() | arguments.keys(), key=str)  # a damaged file may have other keys than names
         if key not in may_change and before.get(key) != arguments.get(key)
     ]
     if changed:

@@ -69,6 +69,30 @@ def write_model_card(
     write_text(path, "\n".join(parts))
 
 
+def format_example(lines: Mapping[str, str]) -> str:
+    """A line for each label with its text, and an empty one."""
+    return "\n".join(f"  {label:<12}{text}" for label, text in lines.items()) + "\n"
+
+
+def spread_examples(
+    columns: Mapping[str, Sequence[str]], number: int = 4, rows: Sequence[int] | None = None
+) -> list[dict[str, str]]:
+    """A few rows of columns of texts, evenly spaced, as label → text.
+
+    Args:
+        columns: Label → the texts of all rows.
+        number: The most rows.
+        rows: Those to choose from; None is all.
+
+    Example:
+        >>> spread_examples({"source": ["a", "b", "c", "d"], "target": ["A", "B", "C", "D"]}, number=2)
+        [{'source': 'a', 'target': 'A'}, {'source': 'c', 'target': 'C'}]
+    """
+    rows = range(len(next(iter(columns.values())))) if rows is None else rows
+    chosen = rows[:: max(1, len(rows) // number)][:number]
+    return [{label: texts[row] for label, texts in columns.items()} for row in chosen]
+
+
 def _table(head: tuple[str, str], rows: Mapping[str, Any]) -> str:
     def cell(value: Any) -> str:
         text = f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from seqdyconv.training.reports import write_metrics, write_model_card
+from seqdyconv.training.reports import format_example, spread_examples, write_metrics, write_model_card
 
 
 def test_metrics_are_flat_json(tmp_path):
@@ -47,3 +47,14 @@ def test_the_model_card_has_front_matter_and_all_facts(tmp_path):
         "```python\nprint(1)\n```",
     ):
         assert part in body
+
+
+def test_examples_are_spread_over_all_rows():
+    columns = {"source": list("abcdefghij"), "target": list("ABCDEFGHIJ")}
+    assert [row["source"] for row in spread_examples(columns)] == ["a", "c", "e", "g"]
+    assert spread_examples(columns, number=2, rows=[1, 3, 5]) == [
+        {"source": "b", "target": "B"},
+        {"source": "d", "target": "D"},
+    ]
+    assert len(spread_examples({"source": ["a"]})) == 1
+    assert format_example({"source": "Haus", "translation": "house"}) == "  source      Haus\n  translation house\n"

@@ -1,4 +1,4 @@
-"""A training from its first step to its final model: at once, resumed, and when it has ended before."""
+"""A run from the checks of its directory to its reports: at once, resumed, and when it has ended before."""
 
 import json
 
@@ -8,10 +8,13 @@ from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import BertConfig, BertForSequenceClassification, DataCollatorWithPadding, set_seed
 
+from seqdyconv.data.tables import DataError
+from seqdyconv.errors import InputError
 from seqdyconv.training.averaging import average_checkpoints
 from seqdyconv.training.checkpoints import checkpoints, latest_checkpoint
-from seqdyconv.training.output_dir import begin_run, is_run
-from seqdyconv.training.runs import STATE_FILE, is_finished, train_or_load
+from seqdyconv.training.decoding import DecodingArguments
+from seqdyconv.training.output_dir import OutputDirError, begin_run, is_run
+from seqdyconv.training.runs import STATE_FILE, Run, is_finished, train_or_load
 from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches
 from tests.training.test_token_batches import make_rows, make_tokenizer
 
@@ -106,3 +109,101 @@ def test_the_run_that_is_replaced_goes_with_the_first_step(tmp_path):
     assert is_run(tmp_path / "replaced_run")
     train_or_load(trainer, None)
     assert not (tmp_path / "replaced_run").exists()
+
+
+def test_a_state_that_was_cut_off_has_not_ended(tmp_path):
+    (tmp_path / STATE_FILE).write_text('{"global_step": 4, "log_his')
+    assert not is_finished(tmp_path)
+
+
+class TestRun:
+    def run(self, path, *groups, **options):
+        return Run(TokenBatchArguments(str(path), report_to="none", **options), groups, "python train.py")
+
+    def test_nothing_is_written_before_it_begins(self, tmp_path):
+        run = self.run(tmp_path / "run")
+        with run.preparation():
+            assert not run.has_tokenizer
+            assert list(tmp_path.iterdir()) == []
+            assert run.begin()
+        assert [file.name for file in run.output_dir.iterdir()] == ["run.yaml"]
+
+    def begun(self, path, **options):
+        run = self.run(path, **options)
+        with run.preparation():
+            run.begin()
+        return run
+
+    def test_a_directory_that_is_not_free_is_refused_before_any_work(self, tmp_path):
+        self.begun(tmp_path)
+        with pytest.raises(OutputDirError, match="holds another run"), self.run(tmp_path).preparation():
+            pytest.fail("the block was entered")
+
+    def test_what_fails_in_the_preparation_leaves_the_old_run_as_it_was(self, tmp_path):
+        self.begun(tmp_path)
+        before = (tmp_path / "run.yaml").read_text()
+        with pytest.raises(DataError), self.run(tmp_path, overwrite=True, seed=7).preparation():
+            raise DataError("no such file")
+        assert (tmp_path / "run.yaml").read_text() == before
+
+    def test_a_resumed_run_keeps_its_arguments_and_its_tokenizer(self, tmp_path):
+        make_tokenizer().save_pretrained(self.begun(tmp_path, seed=3).output_dir)
+        resumed = self.run(tmp_path, seed=3, resume=True, logging_steps=7)
+        with resumed.preparation():
+            assert resumed.has_tokenizer and resumed.checkpoint is None
+        with pytest.raises(OutputDirError, match="seed was 3 and is now 4"):
+            self.run(tmp_path, DecodingArguments(num_beams=2), seed=4, resume=True).preparation().__enter__()
+
+    @pytest.mark.parametrize("content", ["max_tokens: [1", "\x00", "- 1", "? [a]\n: b", "1: 2"])
+    def test_a_damaged_run_file_is_one_line(self, tmp_path, content):
+        self.begun(tmp_path)
+        (tmp_path / "run.yaml").write_text(content)
+        with pytest.raises(InputError) as caught, self.run(tmp_path, resume=True).preparation():
+            pytest.fail("the block was entered")
+        assert str(tmp_path) in str(caught.value)
+
+    def test_validation_needs_data(self, tmp_path):
+        self.run(tmp_path).check_splits({"train"})
+        run = self.run(tmp_path, eval_strategy="epoch")
+        run.check_splits({"train", "validation"})
+        with pytest.raises(DataError, match="there is no validation data: give some, or eval_strategy: no"):
+            run.check_splits({"train", "test"})
+
+    def test_trains_reports_and_sums_up(self, tmp_path, capsys):
+        trainer = make_trainer(tmp_path, label_smoothing_factor=0.1)
+        run = Run(trainer.args, (DecodingArguments(num_beams=9),), "python train.py a.yaml")
+        with run.preparation():
+            run.begin()
+        metrics = run.train(trainer, "labels")
+        assert metrics["train_steps"] == 4 and metrics["train_labels"] > 0
+        assert metrics["train_seconds"] >= metrics["train_seconds_without_evaluation"] > 0
+        assert metrics["parameters"] == sum(weight.numel() for weight in trainer.model.parameters())
+        run.write_metrics(metrics)
+        assert json.loads((tmp_path / "metrics.json").read_text())["wall_seconds"] > 0
+        run.plot_learning_curves(trainer, "Labels", {})
+        card = {"tags": ["labels"], "languages": [], "data": {}, "usage": "print(1)"}
+        run.write_model_card("labels", metrics, summary="A model.", **card)
+        text = (tmp_path / "README.md").read_text()
+        assert f"# {tmp_path.name}: labels" in text and "python train.py a.yaml" in text
+        assert "save_steps: 1" in text and "num_beams: 9" in text and "length_penalty" not in text
+        assert "(learning_curves.png)" in text
+        run.print_summary(metrics, [{"text": "a b"}], {"accuracy": "50.00"})
+        lines = capsys.readouterr().out.splitlines()
+        assert "  text        a b" in lines and f"{'accuracy':<28}50.00" in lines
+        assert any(line.startswith("training, labels/s ") for line in lines)
+        assert lines[-1] == f"{'written to':<28}{tmp_path}"
+
+    def test_a_resumed_training_says_from_where(self, tmp_path):
+        trainer = make_trainer(tmp_path)
+        with (run := Run(trainer.args, (), "")).preparation():
+            run.begin()
+        run.train(trainer, "labels")
+        (tmp_path / STATE_FILE).unlink()
+        resumed = make_trainer(tmp_path, resume=True)
+        with (run := Run(resumed.args, (), "")).preparation():
+            assert run.checkpoint == tmp_path / "checkpoint-4" and not run.begin()
+        assert run.train(resumed, "labels")["resumed_from_step"] == 4
+        again = make_trainer(tmp_path, resume=True)
+        with (run := Run(again.args, (), "")).preparation():
+            run.begin()
+        assert "train_seconds" not in run.train(again, "labels")

@@ -1,0 +1,67 @@
+"""Arguments of the scripts that use a trained model: where it is, and what its run says of its data."""
+
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seqdyconv.data.splits import SPLITS
+from seqdyconv.training.arguments import exit_on_error, parse_arguments
+from seqdyconv.training.output_dir import run_arguments
+
+
+@dataclass
+class ModelDirArguments:
+    """A trained model, and what computes."""
+
+    model_dir: str = field(metadata={"help": "The model: a folder, or a name on the Hub."})
+    use_cpu: bool = field(default=False, metadata={"help": "Don't use a GPU."})
+
+    @property
+    def device(self) -> str:
+        """Where the model is to be."""
+        return "cuda" if torch.cuda.is_available() and not self.use_cpu else "cpu"
+
+
+@dataclass
+class EvaluationArguments(ModelDirArguments):
+    """What to evaluate."""
+
+    split: str = field(default="test", metadata={"help": "train, validation or test."})
+    evaluation_dir: str | None = field(
+        default=None, metadata={"help": "Where to write to; by default MODEL_DIR/evaluation."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r}")
+
+    @property
+    def folder(self) -> Path:
+        """Where to write to; of a model of the Hub it is below the current directory."""
+        local = Path(self.model_dir)
+        return Path(self.evaluation_dir or (local if local.is_dir() else Path()) / "evaluation")
+
+
+def parse_model_arguments(
+    dataclass_types: Sequence[type],
+    argv: Sequence[str] | None,
+    *,
+    of_the_run: Collection[str],
+    description: str | None = None,
+) -> tuple[Any, ...]:
+    """Parse ``MODEL_DIR [--key value ...]`` as :func:`seqdyconv.training.arguments.parse_arguments` does.
+
+    Args:
+        dataclass_types: The dataclasses, one of them with the field model_dir.
+        argv: The words after the script's name; ``sys.argv[1:]`` if None.
+        of_the_run: The keys that default to their values in the run that wrote the model, if one of ours did.
+        description: Text for ``--help``.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    with exit_on_error():
+        defaults = run_arguments(words[0], of_the_run) if words else {}
+    return parse_arguments(dataclass_types, argv, first="model_dir", defaults=defaults, description=description)
