@@ -81,7 +81,7 @@ def installation() -> list[tuple[str, str]]:
 def installed_packages(extra: str) -> list[str]:
     """The packages that an extra asks for, beside those of the core, with their versions where they are installed."""
     requirements = [Requirement(text) for text in metadata.requires("seqdyconv") or ()]
-    core = {requirement.name for requirement in requirements if requirement.marker is None}
+    core = {"seqdyconv", *(requirement.name for requirement in requirements if requirement.marker is None)}
     return [
         f"{one.name} {version(one.name)}"
         for one in requirements
