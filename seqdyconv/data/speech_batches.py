@@ -18,7 +18,7 @@ from torch.utils.data import Sampler
 from seqdyconv.data.batching import TokenBatchSampler
 from seqdyconv.data.speech_recognition import SAMPLING_RATE, Samples
 from seqdyconv.data.tables import DataError
-from seqdyconv.models.modeling import IGNORED_LABEL
+from seqdyconv.models.losses import IGNORED_LABEL
 from seqdyconv.speech.audio import AudioError, read_audio
 from seqdyconv.speech.augmentation import AdditiveNoise, SpecAugment, SpeedPerturbation
 from seqdyconv.speech.recogniser import model_inputs

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqdyconv.functional.conv import ConvPadding
 from seqdyconv.layers.mixed_conv import (
-    ConvPadding,
     MixedConv,
     Size,
     check_reduction,
@@ -39,7 +39,7 @@ class _KernelAttentionConv(MixedConv):
         out_channels: int,
         kernel_size: Size,
         stride: Size = 1,
-        padding: ConvPadding = 0,
+        padding: ConvPadding | tuple[ConvPadding, ...] = 0,
         dilation: Size = 1,
         groups: int = 1,
         bias: bool = True,

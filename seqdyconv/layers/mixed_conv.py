@@ -13,14 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqdyconv.functional.conv import conv_padding
+from seqdyconv.functional.conv import ConvPadding, conv_padding
 from seqdyconv.functional.packing import check_packed, run_packed
 from seqdyconv.layers.checks import check_input, check_positive
 from seqdyconv.layers.initialization import reset_children
 from seqdyconv.layers.masking import last_inputs, zero_padding
 
 Size = int | tuple[int, ...]
-ConvPadding = int | str | tuple[int | str, ...]
 
 
 class MixedConv(nn.Module):
@@ -35,7 +34,7 @@ class MixedConv(nn.Module):
         out_channels: int,
         kernel_size: Size,
         stride: Size,
-        padding: ConvPadding,
+        padding: ConvPadding | tuple[ConvPadding, ...],
         dilation: Size,
         groups: int,
         bias: bool,
@@ -91,7 +90,7 @@ class MixedConv(nn.Module):
             check_positive(**{name: each})
         return values
 
-    def _axis_pads(self, axis: int, padding: Any) -> tuple[int, int]:
+    def _axis_pads(self, axis: int, padding: ConvPadding) -> tuple[int, int]:
         if padding == "causal" and axis > 0:
             raise ValueError(f'padding may be "causal" in time, the first axis, got it for axis {axis}')
         return conv_padding(padding, self.reach[axis], self.stride[axis])

@@ -15,8 +15,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MA
 from seqdyconv.models.configuration import SeqDyConvConfig
 from seqdyconv.models.configuration_speech import SeqDyConvSpeechConfig
 from seqdyconv.models.convbert import ConvBertEncoder, load_convbert
+from seqdyconv.models.export import export_decoder_step, export_encoder
 from seqdyconv.models.fairseq import FairseqTranslation, fairseq_tokenizer, load_fairseq_checkpoint
 from seqdyconv.models.joint_decoding import CTCPrefixLogitsProcessor, CTCPrefixScorer
+from seqdyconv.models.losses import ctc_loss
 from seqdyconv.models.modeling import (
     SeqDyConvDecoder,
     SeqDyConvForConditionalGeneration,
@@ -24,12 +26,7 @@ from seqdyconv.models.modeling import (
     SeqDyConvPreTrainedModel,
 )
 from seqdyconv.models.modeling_encoder import SeqDyConvForMaskedLM, SeqDyConvForSequenceClassification
-from seqdyconv.models.modeling_speech import (
-    SeqDyConvForCTC,
-    SeqDyConvForSpeechSeq2Seq,
-    SeqDyConvSpeechModel,
-    ctc_loss,
-)
+from seqdyconv.models.modeling_speech import SeqDyConvForCTC, SeqDyConvForSpeechSeq2Seq, SeqDyConvSpeechModel
 from seqdyconv.models.pipelines import Seq2SeqTranslationPipeline
 from seqdyconv.models.recording import Sampling, record_kernels, record_mixtures, record_sampling
 from seqdyconv.models.tokenization import SeqDyConvTokenizer
@@ -68,6 +65,8 @@ __all__ = [
     "SeqDyConvSpeechModel",
     "SeqDyConvTokenizer",
     "ctc_loss",
+    "export_decoder_step",
+    "export_encoder",
     "fairseq_tokenizer",
     "load_convbert",
     "load_fairseq_checkpoint",

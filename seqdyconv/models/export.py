@@ -72,11 +72,17 @@ class DecoderStepProgram(nn.Module):
 
 
 def export_encoder(model: SeqDyConvForConditionalGeneration) -> ExportedProgram:
-    """Export :class:`EncoderProgram` of ``model`` for any batch size and source length.
+    """Export the encoder: source tokens to what every decoding step needs, for any batch size and source length.
+
+    Args:
+        model: of any mixers; it goes to eval mode.
+
+    Returns:
+        The program of :class:`EncoderProgram`: tokens and mask (B, S) → the encoder's output (B, S, D), and for each
+        decoder layer keys and values (B, S, 2·D).
 
     Example:
-        >>> from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
-        >>> from seqdyconv.models.export import export_encoder
+        >>> from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration, export_encoder
         >>> config = SeqDyConvConfig(vocab_size=50, hidden_size=16, encoder_ffn_dim=32, decoder_ffn_dim=32,
         ...     encoder_kernel_sizes=[3], decoder_kernel_sizes=[3])
         >>> program = export_encoder(SeqDyConvForConditionalGeneration(config))
@@ -95,7 +101,16 @@ def export_encoder(model: SeqDyConvForConditionalGeneration) -> ExportedProgram:
 
 
 def export_decoder_step(model: SeqDyConvForConditionalGeneration) -> ExportedProgram:
-    """Export :class:`DecoderStepProgram` of ``model`` for any batch size, source length and number of steps so far."""
+    """Export one decoding step, for any batch size, source length and number of steps so far.
+
+    Args:
+        model: of any mixers; it goes to eval mode.
+
+    Returns:
+        The program of :class:`DecoderStepProgram`: the last token and its position (B, 1), the source's mask (B, S),
+        for each layer its keys and values (B, S, 2·D) and its mixer's state → logits (B, V) and the next states. The
+        first states are those of ``DecoderStepProgram(model).initial_states(batch_size)``.
+    """
     program = DecoderStepProgram(model).eval()
     batch, source, past = Dim("batch", min=1), Dim("source", min=1), Dim("past", min=0)
     layers, width = len(model.decoder.layers), 2 * model.config.hidden_size

@@ -4,7 +4,8 @@ Read from top to bottom: positions, the feed-forward block, one encoder layer, o
 model. What a layer does to mix time steps is a mixer, chosen by name (``seqdyconv.layers.mixers``). The encoder by
 itself is the base model of ``modeling_encoder.py`` too.
 
-- The stacks, and nothing else, turn Hugging Face's ``attention_mask`` (1 = keep) into our ``padding_mask``.
+- Models take Hugging Face's ``attention_mask`` (1 = keep); layers take the ``padding_mask`` (True = padding) that
+  ``to_padding_mask`` makes of it.
 - Positions count real tokens only, so that padding on either side changes nothing.
 - Instead of a mask, ``cu_seqlens`` tells where sequences packed into one row, (1, T), begin and end.
 - A decoder step needs the stream state of each mixer: the cache holds these, not keys and values.
@@ -31,11 +32,9 @@ from seqdyconv.layers.attention import CrossAttention
 from seqdyconv.layers.initialization import XavierLinear
 from seqdyconv.models.cache import cross_attention_memory, decoder_cache, keep_cross_attention_memory
 from seqdyconv.models.configuration import SeqDyConvConfig, Side, StackConfig
+from seqdyconv.models.losses import IGNORED_LABEL, token_loss
 from seqdyconv.models.packed import check_packed_sides, packed_sequences, refuse_other_packing
 from seqdyconv.models.streaming import BlockState, initial_block_state, stream_block
-
-IGNORED_LABEL = -100
-"""The label of what does not count in a loss."""
 
 
 def sinusoidal_positions(positions: Tensor, dim: int) -> Tensor:
@@ -488,6 +487,58 @@ class SeqDyConvGenerationMixin(GenerationMixin):
             shifted = shifted.masked_fill(packed_positions(cu_seqlens, labels.shape[1]) == 0, start)
         return torch.where(shifted == IGNORED_LABEL, self.config.pad_token_id, shifted)  # type: ignore[arg-type]
 
+    def decode(
+        self,
+        encoded: BaseModelOutput,
+        *,
+        encoder_attention_mask: Tensor | None,
+        decoder_input_ids: Tensor | None,
+        decoder_attention_mask: Tensor | None,
+        cache: EncoderDecoderCache | None,
+        labels: Tensor | None,
+        use_cache: bool | None,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        cu_seqlens: Tensor | None = None,
+        encoder_cu_seqlens: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Seq2SeqLMOutput:
+        """The second half of ``forward``: from the encoder's output to logits and loss; arguments as there.
+
+        Args:
+            encoded: what the encoder gave.
+            encoder_attention_mask: (B, S), 1 = keep, of the encoder's steps.
+            loss: what logits (B, T, V) and labels (B, T) cost.
+            cu_seqlens, encoder_cu_seqlens: as in :meth:`SeqDyConvDecoder.forward`.
+        """
+        if decoder_input_ids is None:
+            if labels is None:
+                raise ValueError("the decoder needs decoder_input_ids or labels, got neither")
+            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels, cu_seqlens)
+        if use_cache is None:
+            use_cache = self.config.use_cache and encoder_cu_seqlens is None
+        model: Any = self
+        decoded = model.decoder(
+            decoder_input_ids,
+            encoded.last_hidden_state,
+            attention_mask=decoder_attention_mask,
+            encoder_attention_mask=encoder_attention_mask,
+            cache=cache,
+            use_cache=use_cache and labels is None,
+            cu_seqlens=cu_seqlens,
+            encoder_cu_seqlens=encoder_cu_seqlens,
+            return_dict=True,
+            **kwargs,
+        )
+        logits = model.lm_head(decoded.last_hidden_state)
+        return Seq2SeqLMOutput(
+            loss=None if labels is None else loss(logits, labels),
+            logits=logits,
+            cache=decoded.cache,
+            decoder_hidden_states=decoded.hidden_states,
+            encoder_last_hidden_state=encoded.last_hidden_state,
+            encoder_hidden_states=encoded.hidden_states,
+        )
+
 
 class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGenerationMixin):
     """Encoder and decoder with an output over the vocabulary: translation and other text-to-text tasks.
@@ -567,57 +618,23 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGener
         if kwargs.get("output_attentions"):
             raise ValueError("output_attentions=True is not supported: convolutions have no attention maps")
         refuse_other_packing(kwargs, "cu_seqlens and decoder_cu_seqlens")
-        if decoder_input_ids is None:
-            if labels is None:
-                raise ValueError("the decoder needs decoder_input_ids or labels, got neither")
-            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels, decoder_cu_seqlens)
         if encoder_outputs is None:
             if input_ids is None:
                 raise ValueError("the encoder needs input_ids or encoder_outputs, got neither")
-            encoder_outputs = self.encoder(input_ids, attention_mask, cu_seqlens=cu_seqlens, **kwargs)
-        if use_cache is None:
-            use_cache = self.config.use_cache and cu_seqlens is None
-        decoded = self.decoder(
-            decoder_input_ids,
-            encoder_outputs.last_hidden_state,
-            attention_mask=decoder_attention_mask,
+            encoder_outputs = self.encoder(input_ids, attention_mask, cu_seqlens=cu_seqlens, return_dict=True, **kwargs)
+        return self.decode(
+            encoder_outputs,
             encoder_attention_mask=attention_mask,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
             cache=cache,
-            use_cache=use_cache and labels is None,
+            labels=labels,
+            use_cache=use_cache,
+            loss=lambda logits, labels: token_loss(logits, labels, num_items_in_batch),
             cu_seqlens=decoder_cu_seqlens,
             encoder_cu_seqlens=cu_seqlens,
             **kwargs,
         )
-        logits = self.lm_head(decoded.last_hidden_state)
-        loss = None
-        if labels is not None:
-            loss = token_loss(logits, labels, num_items_in_batch)
-        return Seq2SeqLMOutput(
-            loss=loss,
-            logits=logits,
-            cache=decoded.cache,
-            decoder_hidden_states=decoded.hidden_states,
-            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
-            encoder_hidden_states=encoder_outputs.hidden_states,
-        )
-
-
-def precise(logits: Tensor) -> Tensor:
-    """``logits`` in float32 at least, as a loss needs them."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def token_loss(
-    logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None, label_smoothing: float = 0.0
-) -> Tensor:
-    """Cross-entropy in nats of logits (B, T, V) with labels (B, T), −100 where they do not count.
-
-    The mean over the labels that count, 0 where there are none; or their sum divided by ``num_items_in_batch``.
-    """
-    total = F.cross_entropy(
-        precise(logits).flatten(0, 1), labels.flatten(), reduction="sum", label_smoothing=label_smoothing
-    )
-    return total / ((labels != IGNORED_LABEL).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
 
 
 def check_mask(attention_mask: Tensor | None, tokens: Tensor, past: int, name: str) -> None:

@@ -15,14 +15,12 @@ from seqdyconv.functional.packing import unpack
 from seqdyconv.layers.initialization import XavierLinear
 from seqdyconv.layers.masking import zero_padding
 from seqdyconv.models.configuration import SeqDyConvConfig
+from seqdyconv.models.losses import IGNORED_LABEL, precise, token_loss
 from seqdyconv.models.modeling import (
-    IGNORED_LABEL,
     OutputLinear,
     SeqDyConvModel,
     SeqDyConvPreTrainedModel,
-    precise,
     to_padding_mask,
-    token_loss,
 )
 from seqdyconv.models.packed import packed_sequences
 

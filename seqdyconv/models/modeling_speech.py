@@ -27,8 +27,8 @@ from seqdyconv.layers.initialization import XavierLinear, reset_children
 from seqdyconv.layers.subsampling import ConvSubsampling, SubsamplingState
 from seqdyconv.models.configuration_speech import SeqDyConvSpeechConfig
 from seqdyconv.models.joint_decoding import CTCPrefixLogitsProcessor
+from seqdyconv.models.losses import IGNORED_LABEL, ctc_loss, precise, token_loss
 from seqdyconv.models.modeling import (
-    IGNORED_LABEL,
     EmbeddingTable,
     FeedForward,
     OutputLinear,
@@ -39,10 +39,8 @@ from seqdyconv.models.modeling import (
     SeqDyConvPreTrainedModel,
     check_mask,
     layer_mixer,
-    precise,
     sinusoidal_positions,
     to_padding_mask,
-    token_loss,
 )
 from seqdyconv.models.streaming import BlockState, initial_block_state, stream_block
 
@@ -460,37 +458,21 @@ class SeqDyConvForSpeechSeq2Seq(SeqDyConvSpeechPreTrainedModel, SeqDyConvGenerat
         Raises:
             ValueError: no frames, no target, or a mask of another shape.
         """
-        if decoder_input_ids is None:
-            if labels is None:
-                raise ValueError("the decoder needs decoder_input_ids or labels, got neither")
-            decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
         if encoder_outputs is None:
             if input_features is None:
                 raise ValueError("the encoder needs input_features or encoder_outputs, got neither")
             encoder_outputs = self.encoder(input_features, attention_mask, return_dict=True, **kwargs)
-        if use_cache is None:
-            use_cache = self.config.use_cache
-        decoded = self.decoder(
-            decoder_input_ids,
-            encoder_outputs.last_hidden_state,
-            attention_mask=decoder_attention_mask,
-            encoder_attention_mask=encoder_outputs.attention_mask,
+        encoded = encoder_outputs
+        return self.decode(
+            encoded,
+            encoder_attention_mask=encoded.attention_mask,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
             cache=cache,
-            use_cache=use_cache and labels is None,
-            return_dict=True,
+            labels=labels,
+            use_cache=use_cache,
+            loss=lambda logits, labels: self._joint_loss(encoded, logits, labels, num_items_in_batch),
             **kwargs,
-        )
-        logits = self.lm_head(decoded.last_hidden_state)
-        loss = None
-        if labels is not None:
-            loss = self._joint_loss(encoder_outputs, logits, labels, num_items_in_batch)
-        return Seq2SeqLMOutput(
-            loss=loss,
-            logits=logits,
-            cache=decoded.cache,
-            decoder_hidden_states=decoded.hidden_states,
-            encoder_last_hidden_state=encoder_outputs.last_hidden_state,
-            encoder_hidden_states=encoder_outputs.hidden_states,
         )
 
     def _joint_loss(
@@ -556,51 +538,6 @@ class SeqDyConvForSpeechSeq2Seq(SeqDyConvSpeechPreTrainedModel, SeqDyConvGenerat
                 )
             )
         return super().generate(None, generation_config, processors, *args, encoder_outputs=encoded, **kwargs)
-
-
-def ctc_loss(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    blank: int,
-    lengths: Tensor | None = None,
-    num_items_in_batch: Tensor | int | None = None,
-) -> Tensor:
-    """CTC loss (Graves et al. 2006, https://doi.org/10.1145/1143844.1143891) in nats per label, in float32 at least.
-
-    The negative log-likelihood of all utterances, divided by the number of labels that count, so that a batch of
-    any composition weighs each label alike, as token cross-entropy does.
-
-    - An utterance without labels is taught to be blanks: its loss, −log of the probability of no token, is in the sum.
-    - An utterance that has more labels (plus one for each repetition, which needs a blank between) than steps can't be
-      aligned: its loss would be infinite. It is 0, without a gradient, while its labels are counted.
-
-    Args:
-        logits: (B, T, V).
-        labels: (B, L) tokens other than the blank, −100 where they do not count, anywhere.
-        blank: the token of the blank.
-        lengths: (B,) real steps; None: all.
-        num_items_in_batch: divide by this instead of the number of labels.
-
-    Raises:
-        ValueError: labels of another shape, out of the vocabulary, or the blank.
-    """
-    batch, steps, vocab_size = logits.shape
-    if labels.dim() != 2 or labels.shape[0] != batch:
-        raise ValueError(f"labels must be (B, L) with B = {batch}, got {tuple(labels.shape)}")
-    real = labels != IGNORED_LABEL
-    targets = labels[real]
-    if ((targets < 0) | (targets >= vocab_size) | (targets == blank)).any():
-        raise ValueError(
-            f"labels must be in [0, {vocab_size}) but not the blank {blank}, -100 where they do not count, got "
-            f"{sorted(set(targets.tolist()))}"
-        )
-    if lengths is None:
-        lengths = torch.full((batch,), steps, device=logits.device)
-    log_probs = precise(logits).log_softmax(-1).transpose(0, 1)
-    total = F.ctc_loss(log_probs, targets, lengths, real.sum(1), blank, reduction="sum", zero_infinity=True)
-    count = real.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch, device=total.device)
-    return total / count.clamp(min=1)
 
 
 def encoder_ctc_loss(

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
-from seqdyconv.models.modeling import IGNORED_LABEL
+from seqdyconv.models.losses import IGNORED_LABEL
 from seqdyconv.speech.features import SeqDyConvFeatureExtractor
 
 

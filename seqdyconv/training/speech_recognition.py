@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from seqdyconv.data.speech_batches import EpochBatches, SpeechCollator, Utterances, batches_in_seconds
-from seqdyconv.models.modeling import IGNORED_LABEL
+from seqdyconv.models.losses import IGNORED_LABEL
 from seqdyconv.scores.speech_recognition import score
 from seqdyconv.speech.augmentation import SpecAugment
 from seqdyconv.speech.recogniser import Recogniser

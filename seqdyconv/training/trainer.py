@@ -6,14 +6,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
-from seqdyconv.models.modeling import IGNORED_LABEL
+from seqdyconv.models.losses import IGNORED_LABEL, label_smoothed_loss
 from seqdyconv.training.decoding import DecodingArguments, Hypothesis, batches_by_length, generate_batch
 from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches, example_lengths
 
@@ -56,26 +55,6 @@ class TokenBatchTrainingArguments(TokenBatchArguments, Seq2SeqTrainingArguments)
         if self.rdrop_alpha < 0:
             raise ValueError(f"rdrop_alpha must be at least 0, got {self.rdrop_alpha}")
         super().__post_init__()
-
-
-def label_smoothed_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy with label smoothing (Szegedy et al. 2016, arXiv 1512.00567), summed over tokens, in float32.
-
-    Args:
-        logits: (B, T, V) in any floating dtype.
-        labels: (B, T) token ids, -100 where there is none.
-        label_smoothing: Probability given to the uniform distribution over the V tokens.
-
-    Returns:
-        A float32 scalar: divide it by the number of tokens.
-    """
-    return F.cross_entropy(
-        logits.flatten(0, 1).float(),
-        labels.flatten(),
-        ignore_index=IGNORED_LABEL,
-        reduction="sum",
-        label_smoothing=label_smoothing,
-    )
 
 
 def rdrop_loss(logits: Tensor, other_logits: Tensor, labels: Tensor) -> Tensor:
