@@ -23,7 +23,7 @@ from seqdyconv.models import SeqDyConvConfig, SeqDyConvForSequenceClassification
 from seqdyconv.models.loading import ModelError, check_folder, check_vocabulary, load_pretrained, load_tokenizer
 from seqdyconv.scores.text_classification import mean_of_windows
 from seqdyconv.swap import load_swapped
-from seqdyconv.training.loading import new_config, one_for_each, refuse_ignored
+from seqdyconv.training.model_arguments import new_config, one_for_each, refuse_ignored
 
 __all__ = [
     "ModelArguments",

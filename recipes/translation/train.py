@@ -14,7 +14,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase, TrainerCallback, set_seed
 from translation_data import DataArguments, load_translation_datasets, make_tokenizer, tokenize
-from translation_model import ModelArguments, build_config, build_model, load_tokenizer
+from translation_model import build_config, build_model, load_tokenizer
 from translation_scores import score
 
 from seqdyconv.data.splits import HELD_OUT
@@ -22,6 +22,7 @@ from seqdyconv.files import write_lines
 from seqdyconv.models.loading import check_packing
 from seqdyconv.training.arguments import command_line, exit_on_error, parse_arguments
 from seqdyconv.training.decoding import DecodingArguments
+from seqdyconv.training.model_arguments import EncoderDecoderArguments
 from seqdyconv.training.reports import format_example, spread_examples
 from seqdyconv.training.runs import Run
 from seqdyconv.training.trainer import TokenBatchTrainer, TokenBatchTrainingArguments
@@ -45,14 +46,14 @@ class TranslationTrainingArguments(TokenBatchTrainingArguments):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    types = (ModelArguments, DataArguments, DecodingArguments, TranslationTrainingArguments)
+    types = (EncoderDecoderArguments, DataArguments, DecodingArguments, TranslationTrainingArguments)
     parsed = parse_arguments(types, argv, description=__doc__)
     with exit_on_error():
         train(*parsed, command_line("recipes/translation/train.py", argv))
 
 
 def train(
-    model_args: ModelArguments,
+    model_args: EncoderDecoderArguments,
     data_args: DataArguments,
     decoding_args: DecodingArguments,
     args: TranslationTrainingArguments,
@@ -170,7 +171,7 @@ def report(
     trainer: TokenBatchTrainer,
     metrics: dict[str, Any],
     examples: list[dict[str, str]],
-    model_args: ModelArguments,
+    model_args: EncoderDecoderArguments,
     data_args: DataArguments,
 ) -> None:
     """Metrics, learning curves, the model card, and a summary on the screen."""
@@ -215,7 +216,7 @@ print(tokenizer.batch_decode(model.generate(**batch, max_new_tokens=100, num_bea
 """
 
 
-def layer_kinds(model_args: ModelArguments) -> list[str]:
+def layer_kinds(model_args: EncoderDecoderArguments) -> list[str]:
     kinds = {
         "/".join(dict.fromkeys(names)) for names in (model_args.encoder_layer_types, model_args.decoder_layer_types)
     }

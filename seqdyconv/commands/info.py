@@ -27,9 +27,9 @@ import seqdyconv
 from seqdyconv.functional.conv import BACKENDS
 from seqdyconv.layers.mixers import mixers_with
 from seqdyconv.models import SeqDyConvConfig
+from seqdyconv.models.loading import ModelError, check_folder
 from seqdyconv.threads import WAITING
 from seqdyconv.training.arguments import exit_on_error, parse_arguments, read_yaml
-from seqdyconv.training.loading import ModelError, check_folder
 from seqdyconv.training.output_dir import RUN_FILE
 
 EXTRAS = ("speech", "recipes")

@@ -14,10 +14,10 @@ from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
 import seqdyconv.models
+from seqdyconv.models.loading import ModelError, check_folder, load_pretrained, load_tokenizer
 from seqdyconv.pictures import plot_kernels
 from seqdyconv.swap import load_swapped
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
-from seqdyconv.training.loading import ModelError, check_folder, load_pretrained, load_tokenizer
 
 
 @dataclass

@@ -240,6 +240,8 @@ def _as_words(key: str, value: Any, hint: Any) -> list[str]:
             return [f"--{key}={json.dumps(value)}"]
         raise ArgumentsError(f"{key} must be {_name(hint)}, got a mapping")
     if isinstance(value, (list, tuple)):
+        if takes_list and takes_dict:  # a mapping, or one for each of some layers
+            return [f"--{key}={json.dumps(value)}"]
         if not takes_list:
             raise ArgumentsError(f"{key} must be {_name(hint)}, got a list: {list(value)!r}")
         if not value or any(isinstance(item, (list, dict)) or item is None for item in value):

@@ -14,7 +14,7 @@ from seqdyconv.speech import SeqDyConvFeatureExtractor, global_statistics
 from seqdyconv.speech.recogniser import load_speech_model
 from seqdyconv.speech.tokenization import train_character_tokenizer, train_subword_tokenizer
 from seqdyconv.swap import swap_self_attention
-from seqdyconv.training.loading import new_config, one_for_each, refuse_ignored
+from seqdyconv.training.model_arguments import new_config, one_for_each, refuse_ignored
 
 HEADS = ("ctc", "seq2seq")
 UNITS = ("characters", "bpe")

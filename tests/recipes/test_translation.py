@@ -376,6 +376,11 @@ def test_packed_batches_of_real_text_have_the_losses_of_padded_ones(tmp_path):
 def test_every_config_parses_and_carries_its_command(path):
     text = path.read_text()
     assert f"recipes/translation/train.py recipes/translation/configs/{path.name}" in text
-    types = (train.ModelArguments, train.DataArguments, train.DecodingArguments, train.TranslationTrainingArguments)
+    types = (
+        train.EncoderDecoderArguments,
+        train.DataArguments,
+        train.DecodingArguments,
+        train.TranslationTrainingArguments,
+    )
     args = train.parse_arguments(types, [str(path), "--use_cpu"])[-1]
     assert Path(args.output_dir).parent == Path("outputs")

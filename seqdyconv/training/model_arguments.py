@@ -1,0 +1,219 @@
+"""The architecture of a new model as arguments of a recipe, named as the fields of its configuration."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from seqdyconv.errors import first_line
+from seqdyconv.layers import MIXERS, mixer_options
+from seqdyconv.models import SeqDyConvConfig
+from seqdyconv.models.loading import ModelError
+
+# What a model says to its mixers, whatever their options are.
+_OF_THE_MODEL = ("kernel_size", "causal", "lookahead")
+
+
+def layer_types_help(stack: str) -> dict[str, Any]:
+    """The help of a key with the mixers of a stack of layers."""
+    return {"help": f"The mixers of the {stack}, one name for all layers or one for each: {', '.join(MIXERS)}."}
+
+
+def kernel_sizes_help(stack: str) -> dict[str, Any]:
+    """The help of a key with the kernel sizes of a stack of layers."""
+    return {"help": f"Kernel size of each layer of the {stack}; their number is that of the layers."}
+
+
+def mixer_options_help(stack: str) -> dict[str, Any]:
+    """The help of a key with options of the mixers, as the mixers declare them."""
+    options = (
+        f"{name}: {', '.join(option for option in mixer_options(name) if option not in _OF_THE_MODEL)}"
+        for name in MIXERS
+    )
+    return {
+        "help": f"Options of the {stack}'s mixers (JSON on the command line): a mapping for all layers, of which each "
+        f"mixer gets those that it has, or a list with a mapping or null for each layer. {'; '.join(options)}."
+    }
+
+
+@dataclass
+class EncoderArguments:
+    """A pretrained model, or the architecture of a new one; keys without a side hold for all stacks of layers."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Fine-tune this model (a folder or a name on the Hub) instead of a new one."}
+    )
+    encoder_layer_types: list[str] = field(
+        default_factory=lambda: ["dynamic_conv"], metadata=layer_types_help("encoder")
+    )
+    encoder_kernel_sizes: list[int] = field(
+        default_factory=lambda: [3, 7, 15, 31, 31, 31, 31], metadata=kernel_sizes_help("encoder")
+    )
+    encoder_mixer_options: dict[str, Any] | str | list[Any] | None = field(
+        default=None, metadata=mixer_options_help("encoder")
+    )
+    hidden_size: int = field(default=SeqDyConvConfig.hidden_size, metadata={"help": "Width of the model."})
+    ffn_dim: int = field(default=1024, metadata={"help": "Width inside the feed-forward blocks."})
+    attention_heads: int = field(default=4, metadata={"help": "Heads of convolution and attention."})
+    conv_dim: int | None = field(default=None, metadata={"help": "Width of the convolutions; None is hidden_size."})
+    glu: bool = field(
+        default=SeqDyConvConfig.encoder_glu, metadata={"help": "Gated linear unit before each convolution."}
+    )
+    normalize_before: bool = field(
+        default=SeqDyConvConfig.encoder_normalize_before, metadata={"help": "Pre-norm instead of post-norm."}
+    )
+    position_type: str = field(
+        default=SeqDyConvConfig.encoder_position_type, metadata={"help": "Positions: sinusoidal, learned or none."}
+    )
+    max_position_embeddings: int = field(
+        default=SeqDyConvConfig.max_position_embeddings, metadata={"help": "Longest sequence with learned positions."}
+    )
+    dropout: float = field(
+        default=SeqDyConvConfig.dropout, metadata={"help": "Dropout on embeddings and before each residual sum."}
+    )
+    attention_dropout: float = field(
+        default=SeqDyConvConfig.attention_dropout, metadata={"help": "Dropout on attention weights."}
+    )
+    activation_dropout: float = field(
+        default=SeqDyConvConfig.activation_dropout, metadata={"help": "Dropout inside the feed-forward blocks."}
+    )
+    input_dropout: float = field(
+        default=SeqDyConvConfig.input_dropout, metadata={"help": "Dropout on the inputs of the convolution blocks."}
+    )
+    weight_dropout: float = field(
+        default=SeqDyConvConfig.weight_dropout, metadata={"help": "DropConnect: dropout on the convolution kernels."}
+    )
+    weight_softmax: bool = field(
+        default=SeqDyConvConfig.weight_softmax, metadata={"help": "Softmax over the taps of the kernels."}
+    )
+    config_overrides: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": 'Any other field of the configuration, such as {"scale_embedding": false}.'}
+    )
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            if item.name.endswith("_mixer_options"):
+                setattr(self, item.name, _from_json(getattr(self, item.name), item.name))
+
+    def config(
+        self,
+        config_class: type[PreTrainedConfig] = SeqDyConvConfig,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        decoder: bool = False,
+        **values: Any,
+    ) -> Any:
+        """The configuration of a new model.
+
+        A key sets the field of its name; one without a side, such as ffn_dim, that of the encoder and of the decoder.
+        None leaves a field as it is by default.
+
+        Args:
+            config_class: The class of the configuration.
+            tokenizer: It gives the numbers of the special tokens and the size of the vocabulary; None leaves the
+                default ones, which is good enough to check the rest.
+            decoder: Whether the model has a decoder.
+            values: Other fields.
+
+        Raises:
+            ModelError: The architecture is impossible, or config_overrides names no field.
+        """
+        fields = {item.name for item in dataclasses.fields(config_class)}
+        sides = ("encoder", "decoder") if decoder else ("encoder",)
+        found: dict[str, Any] = {"is_encoder_decoder": decoder}
+        for item in dataclasses.fields(self):
+            if (value := getattr(self, item.name)) is None or (item.name.startswith("decoder_") and not decoder):
+                continue
+            if item.name.endswith("_layer_types"):
+                side = item.name.removesuffix("_layer_types")
+                value = one_for_each(value, getattr(self, f"{side}_kernel_sizes"), side)
+            names = (item.name, *(f"{side}_{item.name}" for side in sides))
+            found |= {name: value for name in names if name in fields}
+        found |= special_tokens(tokenizer)
+        return new_config(config_class, {**found, **values}, self.config_overrides)
+
+
+@dataclass
+class EncoderDecoderArguments(EncoderArguments):
+    """The architecture of an encoder-decoder."""
+
+    decoder_layer_types: list[str] = field(
+        default_factory=lambda: ["dynamic_conv"], metadata=layer_types_help("decoder")
+    )
+    decoder_kernel_sizes: list[int] = field(
+        default_factory=lambda: [3, 7, 15, 31, 31, 31], metadata=kernel_sizes_help("decoder")
+    )
+    decoder_mixer_options: dict[str, Any] | str | list[Any] | None = field(
+        default=None, metadata=mixer_options_help("decoder")
+    )
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
+    """The fields of a configuration that a tokenizer decides; none without one."""
+    if tokenizer is None:
+        return {}
+    return {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+
+
+def refuse_ignored(args: Any, used: Sequence[str]) -> None:
+    """Raise ModelError where a field of `args` that a pretrained model decides itself, all but `used`, was set."""
+    for item in dataclasses.fields(args):
+        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+        if item.name not in used and getattr(args, item.name) != default:
+            raise ModelError(f"{item.name} has no effect with model_name_or_path, whose model has its own")
+
+
+def new_config(
+    config_class: type[PreTrainedConfig], values: Mapping[str, Any], overrides: Mapping[str, Any] | str | None
+) -> Any:
+    """A configuration of `values`, then `overrides` (a mapping, or one as JSON).
+
+    Raises:
+        ModelError: An override is no field of `config_class`, or the architecture is impossible.
+    """
+    parsed = _from_json(overrides or {}, "config_overrides")
+    if not isinstance(parsed, Mapping):
+        raise ModelError(f"config_overrides must be a mapping of fields of {config_class.__name__}, got {parsed!r}")
+    known = {item.name for item in dataclasses.fields(config_class)}
+    for key in parsed:
+        if key not in known:
+            raise ModelError(f"config_overrides names {key!r}, which is no field of {config_class.__name__}")
+    try:
+        return config_class(**{**values, **parsed})
+    except StrictDataclassError as error:
+        raise ModelError(f"this model can't be built: {first_line(error.__cause__ or error)}") from None
+
+
+def one_for_each(names: list[str], sizes: Sequence[int], side: str) -> list[str]:
+    """The layer types of a stack with those kernel `sizes`, where a single name stands for all layers.
+
+    Raises:
+        ModelError: There are other numbers of both.
+    """
+    if len(names) == 1:
+        return names * len(sizes)
+    if len(names) != len(sizes):
+        raise ModelError(
+            f"{side}_layer_types names {len(names)} layers and {side}_kernel_sizes {len(sizes)}: "
+            "give one name, or one for each kernel size"
+        )
+    return names
+
+
+def _from_json(value: Any, name: str) -> Any:
+    """A value that is given as JSON on the command line, and as itself elsewhere."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        raise ModelError(f"{name} must be JSON, got {value!r}") from None
