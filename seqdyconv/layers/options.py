@@ -25,8 +25,8 @@ class Option:
 
     def check(self, name: str, value: Any) -> None:
         """Raise ValueError where a value is not of the option's kind; whether it fits, the layer says."""
-        kinds = {self.kind} if isinstance(self.kind, type) else set(typing.get_args(self.kind))
-        if not kinds or not kinds <= _KINDS.keys():
+        kinds = set(typing.get_args(self.kind)) if isinstance(self.kind, types.UnionType) else {self.kind}
+        if not kinds <= _KINDS.keys():
             return  # other annotations are for the layer to check
         if type(value) not in kinds | ({int} if float in kinds else set()):
             allowed = " or ".join(text for kind, text in _KINDS.items() if kind in kinds)
