@@ -57,9 +57,10 @@ class SeqDyConvConfig(PreTrainedConfig):
         type_vocab_size: kinds of text in the encoder's input, such as the two of a pair; each has an embedding that
             ``token_type_ids`` choose. 0: none.
         hidden_size: D, the width of the embeddings and of every layer's input and output.
-        encoder_layer_types, decoder_layer_types: a mixer's name (``"dynamic_conv"``, ``"lightweight_conv"``,
-            ``"self_attention"``, ``"parallel"``) for each layer, or one name for all.
-        encoder_kernel_sizes, decoder_kernel_sizes: the kernel size of each layer; self-attention does not use it.
+        encoder_layer_types, decoder_layer_types: a mixer's name (``"dynamic_conv"``, ``"self_attention"``, another of
+            ``seqdyconv.layers.MIXERS``) for each layer, or one name for all.
+        encoder_kernel_sizes, decoder_kernel_sizes: the kernel size of each layer; a mixer without kernels, such as
+            self-attention, does not get it.
         encoder_attention_heads, decoder_attention_heads: H of convolutions and attention; divides D and the
             convolution's width.
         encoder_ffn_dim, decoder_ffn_dim: the inner width of the feed-forward blocks.
@@ -72,7 +73,8 @@ class SeqDyConvConfig(PreTrainedConfig):
             it has, such as ``{"dilation": 2, "renormalize": True}``; or a list with a mapping, or None, for each layer.
             They come before what the fields below say to all mixers.
         encoder_conv_dim, decoder_conv_dim: C, the width of the convolutions; None: D.
-        encoder_glu, decoder_glu: gate the input of the convolutions.
+        encoder_glu, decoder_glu: gate the input of the convolutions. This, the width and the dropouts below are shared:
+            each mixer gets those that it has.
         encoder_normalize_before, decoder_normalize_before: layer norm before each block instead of after it.
         encoder_position_type, decoder_position_type: ``"sinusoidal"``, ``"learned"`` or ``"none"``.
         max_position_embeddings: rows of the learned table; sinusoidal positions have no end.

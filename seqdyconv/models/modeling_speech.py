@@ -25,7 +25,7 @@ from seqdyconv.functional.conv import Padding
 from seqdyconv.layers import ConvMixer, LightweightConv1d
 from seqdyconv.layers.initialization import XavierLinear, reset_children
 from seqdyconv.layers.subsampling import ConvSubsampling, SubsamplingState
-from seqdyconv.models.configuration_speech import SeqDyConvSpeechConfig
+from seqdyconv.models.configuration_speech import ENCODER_BLOCKS, SeqDyConvSpeechConfig
 from seqdyconv.models.joint_decoding import CTCPrefixLogitsProcessor
 from seqdyconv.models.losses import IGNORED_LABEL, ctc_loss, precise, token_loss
 from seqdyconv.models.modeling import (
@@ -123,7 +123,7 @@ class SeqDyConvConformerLayer(GradientCheckpointingLayer):
         )
 
 
-LAYERS = {"transformer": SeqDyConvEncoderLayer, "conformer": SeqDyConvConformerLayer}
+LAYERS = dict(zip(ENCODER_BLOCKS, (SeqDyConvEncoderLayer, SeqDyConvConformerLayer), strict=True))
 
 
 class SpeechState(NamedTuple):
