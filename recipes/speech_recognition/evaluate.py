@@ -8,67 +8,47 @@ and with --language_model auto one with an n-gram model that is counted on the t
 """
 
 import dataclasses
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.data.speech_batches import batches_in_seconds
 from seqdyconv.data.speech_recognition import SAMPLING_RATE, DataArguments, Samples, load_speech, write_bad_files
-from seqdyconv.data.splits import SPLITS
-from seqdyconv.files import write_lines
-from seqdyconv.scores.speech_recognition import write_split
 from seqdyconv.speech.decoding import Decoder, SpeechDecodingArguments
 from seqdyconv.speech.recogniser import check_sampling_rate, load_recogniser
-from seqdyconv.training.arguments import exit_on_error, parse_arguments
-from seqdyconv.training.output_dir import run_arguments
+from seqdyconv.training.arguments import exit_on_error
+from seqdyconv.training.evaluation import EvaluationArguments, parse_model_arguments
 from seqdyconv.training.reports import write_metrics
+from seqdyconv.training.speech_recognition import write_recognised
 
 
 @dataclass
-class EvaluationArguments:
+class SpeechEvaluationArguments(EvaluationArguments):
     """What to evaluate."""
 
-    model_dir: str = field(metadata={"help": "The model: a folder, or a name on the Hub."})
-    split: str = field(default="test", metadata={"help": "train, validation or test."})
     batch_seconds: float = field(default=60.0, metadata={"help": "Seconds of audio in a batch, padding included."})
-    evaluation_dir: str | None = field(
-        default=None, metadata={"help": "Where to write to; by default MODEL_DIR/evaluation."}
-    )
-    use_cpu: bool = field(default=False, metadata={"help": "Don't use a GPU."})
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r}")
+        super().__post_init__()
         if not self.batch_seconds > 0:
             raise ValueError(f"batch_seconds must be above 0, got {self.batch_seconds}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    words = sys.argv[1:] if argv is None else argv
-    names = {item.name for item in dataclasses.fields(DataArguments)}
+    types = (SpeechEvaluationArguments, SpeechDecodingArguments, DataArguments)
+    of_the_run = {item.name for item in dataclasses.fields(DataArguments)}
+    parsed = parse_model_arguments(types, argv, of_the_run=of_the_run, description=__doc__)
     with exit_on_error():
-        defaults = run_arguments(words[0], names) if words else {}
-    groups = (EvaluationArguments, SpeechDecodingArguments, DataArguments)
-    args, decoding_args, data_args = parse_arguments(
-        groups, argv, first="model_dir", defaults=defaults, description=__doc__
-    )
-    with exit_on_error():
-        run(args, decoding_args, data_args)
+        evaluate(*parsed)
 
 
-def run(args: EvaluationArguments, decoding_args: SpeechDecodingArguments, data_args: DataArguments) -> None:
+def evaluate(args: SpeechEvaluationArguments, decoding_args: SpeechDecodingArguments, data_args: DataArguments) -> None:
     disable_progress_bar()  # That of loading weights.
-    recogniser = load_recogniser(args.model_dir)
+    recogniser = load_recogniser(args.model_dir).to(args.device)
     check_sampling_rate(recogniser.feature_extractor, SAMPLING_RATE)
-    if torch.cuda.is_available() and not args.use_cpu:
-        recogniser.to("cuda")
     decoder = Decoder(recogniser, decoding_args, args.model_dir)
     data, bad = load_speech(data_args, (args.split,))
     table = data[args.split]
@@ -81,32 +61,20 @@ def run(args: EvaluationArguments, decoding_args: SpeechDecodingArguments, data_
             texts |= zip(batch, decoder.texts([samples[row] for row in batch]))
             bar.update(len(batch))
     seconds = time.perf_counter() - start
+
+    args.folder.mkdir(parents=True, exist_ok=True)
     predictions = [texts[row] for row in range(len(table))]
+    metrics = write_recognised(args.folder, args.split, table, predictions, data_args.source, seconds, bad)
+    write_bad_files(args.folder / f"{args.split}_bad_files.tsv", bad)
+    metrics["parameters"] = sum(parameter.numel() for parameter in recogniser.model.parameters())
+    metrics |= {name: value for name, value in dataclasses.asdict(decoding_args).items() if value is not None}
+    write_metrics(args.folder / "metrics.json", metrics)
 
-    local = Path(args.model_dir)
-    folder = Path(args.evaluation_dir) if args.evaluation_dir else (local if local.is_dir() else Path()) / "evaluation"
-    folder.mkdir(parents=True, exist_ok=True)
-    speakers = table["speaker"][:] if "speaker" in table.column_names else None
-    title = f"{data_args.dataset or 'local files'}, {args.split}"
-    scores = write_split(folder, args.split, predictions, table["text"][:], speakers, title)
-    write_lines(folder / f"{args.split}_files.txt", table["name"][:])
-    write_bad_files(folder / f"{args.split}_bad_files.tsv", bad)
-    spoken = sum(table["num_samples"]) / SAMPLING_RATE
-    metrics: dict[str, Any] = {
-        **{f"{args.split}_{name}": value for name, value in scores.items()},
-        f"{args.split}_utterances": len(table),
-        f"{args.split}_minutes": spoken / 60,
-        f"{args.split}_bad_files": len(bad),
-        f"{args.split}_real_time_factor": seconds / spoken,
-        "parameters": sum(parameter.numel() for parameter in recogniser.model.parameters()),
-        **{name: value for name, value in dataclasses.asdict(decoding_args).items() if value is not None},
-    }
-    write_metrics(folder / "metrics.json", metrics)
-
-    print(f"{args.split} WER         {scores['wer']:.2f}")
-    print(f"{args.split} CER         {scores['cer']:.2f}")
-    print(f"real-time factor {seconds / spoken:.4f}, {spoken / 60:.1f} minutes in {seconds:.0f} s")
-    print(f"written to       {folder}")
+    print(f"{args.split} WER         {metrics[f'{args.split}_wer']:.2f}")
+    print(f"{args.split} CER         {metrics[f'{args.split}_cer']:.2f}")
+    minutes = metrics[f"{args.split}_minutes"]
+    print(f"real-time factor {seconds / 60 / minutes:.4f}, {minutes:.1f} minutes in {seconds:.0f} s")
+    print(f"written to       {args.folder}")
 
 
 if __name__ == "__main__":

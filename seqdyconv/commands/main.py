@@ -25,8 +25,10 @@ class Command:
 
 
 COMMANDS = {
-    "transcribe": Command("transcribe", "write down what is said in audio files, as text, json or subtitles", "speech"),
-    "stream": Command("stream", "recognise speech while it is spoken, from a file or a pipe", "speech"),
+    "transcribe": Command(
+        "transcribe", "write down what is said in audio files, as text, json or subtitles", "speech,recipes"
+    ),
+    "stream": Command("stream", "recognise speech while it is spoken, from a file or a pipe", "speech,recipes"),
     "plot-kernels": Command("plot_kernels", "draw the convolution kernels of a model's encoder for a text", "recipes"),
     "info": Command("info", "what a model folder holds; without a folder: versions, backends, threads"),
 }

@@ -24,19 +24,18 @@ from seqdyconv.speech.audio import AudioError, audio_info, read_blocks
 from seqdyconv.speech.recogniser import load_recogniser
 from seqdyconv.speech.stream import RecognitionStream, StreamResampler
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
+from seqdyconv.training.evaluation import ModelDirArguments
 
 
 @dataclass
-class StreamArguments:
+class StreamArguments(ModelDirArguments):
     """What to recognise."""
 
-    model_dir: str = field(metadata={"help": "The model's folder."})
     file: str = field(default="", metadata={"help": "The audio file, or - for raw samples; also the second word."})
     sampling_rate: int = field(default=16000, metadata={"help": "Of raw samples, in hertz."})
     channels: int = field(default=1, metadata={"help": "Of raw samples, interleaved."})
     chunk_seconds: float = field(default=0.32, metadata={"help": "Seconds of audio that are recognised at once."})
     times: bool = field(default=False, metadata={"help": "A line per word: the second at which it was known, a TAB."})
-    use_cpu: bool = field(default=False, metadata={"help": "Don't use a GPU."})
 
     def __post_init__(self) -> None:
         if not self.file:
@@ -62,9 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(args: StreamArguments) -> None:
     disable_progress_bar()  # That of loading weights.
-    recogniser = load_recogniser(args.model_dir)
-    if torch.cuda.is_available() and not args.use_cpu:
-        recogniser.to("cuda")
+    recogniser = load_recogniser(args.model_dir).to(args.device)
     stream = RecognitionStream(recogniser)
     if args.file == "-":
         rate, pieces = args.sampling_rate, read_raw(sys.stdin.buffer, args)

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.files import write_text
@@ -24,22 +23,21 @@ from seqdyconv.speech.audio import AudioError
 from seqdyconv.speech.decoding import Decoder, SpeechDecodingArguments
 from seqdyconv.speech.recogniser import load_recogniser
 from seqdyconv.training.arguments import ArgumentsError, exit_on_error, parse_arguments
+from seqdyconv.training.evaluation import ModelDirArguments
 
 FORMATS = {"text": ".txt", "json": ".json", "srt": ".srt"}
 
 
 @dataclass
-class TranscriptionArguments:
+class TranscriptionArguments(ModelDirArguments):
     """What to transcribe, and how to write it."""
 
-    model_dir: str = field(metadata={"help": "The model: a folder, or a name on the Hub."})
     files: list[str] = field(default_factory=list, metadata={"help": "Audio files; also the words after MODEL_DIR."})
     format: str = field(default="text", metadata={"help": "text, json or srt."})
     output_dir: str | None = field(
         default=None, metadata={"help": "Write a file for each audio file there, instead of standard output."}
     )
     segment_seconds: float = field(default=20.0, metadata={"help": "The longest piece that is recognised at once."})
-    use_cpu: bool = field(default=False, metadata={"help": "Don't use a GPU."})
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -78,9 +76,7 @@ def with_option(words: list[str]) -> list[str]:
 def run(args: TranscriptionArguments, decoding_args: SpeechDecodingArguments) -> int:
     """Transcribe; returns the number of files that could not be used."""
     disable_progress_bar()  # That of loading weights.
-    recogniser = load_recogniser(args.model_dir)
-    if torch.cuda.is_available() and not args.use_cpu:
-        recogniser.to("cuda")
+    recogniser = load_recogniser(args.model_dir).to(args.device)
     decoder = Decoder(recogniser, decoding_args, args.model_dir)
     folder = None if args.output_dir is None else Path(args.output_dir)
     if folder is not None:

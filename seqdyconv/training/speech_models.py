@@ -1,17 +1,19 @@
 """Models for speech recognition: new ones, pretrained ones of a folder or the Hub, and swapped ones."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from seqdyconv.data.speech_recognition import SAMPLING_RATE
 from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvForCTC, SeqDyConvForSpeechSeq2Seq, SeqDyConvSpeechConfig
-from seqdyconv.models.loading import ModelError
+from seqdyconv.models.loading import ModelError, load_tokenizer
 from seqdyconv.speech import SeqDyConvFeatureExtractor, global_statistics
-from seqdyconv.speech.recogniser import load_speech_model
+from seqdyconv.speech.recogniser import check_sampling_rate, load_feature_extractor, load_speech_model
 from seqdyconv.speech.tokenization import train_character_tokenizer, train_subword_tokenizer
 from seqdyconv.swap import swap_self_attention
 from seqdyconv.training.model_arguments import new_config, one_for_each, refuse_ignored
@@ -131,7 +133,47 @@ class ModelArguments:
             raise ValueError("a streaming model (encoder_lookahead) needs feature_normalize: global or none")
 
 
-# New models
+STATISTICS_UTTERANCES = 2000
+"""So many training utterances, evenly spaced, give the global mean and variance of the features."""
+
+
+def load_processor(args: ModelArguments, name_or_path: str) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The feature extractor and the tokenizer of a model, of a run or pretrained.
+
+    Raises:
+        ModelError: One of them is missing or can't be read, or the model hears audio of another sampling rate.
+    """
+    language = args.whisper_language
+    options = {} if language is None else {"language": language, "task": "transcribe"}
+    return _load_extractor(name_or_path), load_tokenizer(name_or_path, **options)
+
+
+def make_processor(
+    args: ModelArguments, texts: Iterable[str], samples: Sequence[Tensor]
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The feature extractor and the tokenizer to train a model with, new ones or those of the pretrained model.
+
+    Args:
+        args: the model.
+        texts: of train, whose units a new tokenizer knows.
+        samples: of the same utterances, (N,) each, whose global mean and variance new features have.
+
+    Raises:
+        ModelError: The texts don't allow it, or the pretrained model has none that can be used.
+    """
+    if args.model_name_or_path is None:
+        chosen = np.linspace(0, len(samples) - 1, min(len(samples), STATISTICS_UTTERANCES)).astype(int)
+        tokenizer = make_tokenizer(args, texts)
+        return make_feature_extractor(args, (samples[int(row)] for row in chosen)), tokenizer
+    if args.new_vocabulary:
+        return _load_extractor(args.model_name_or_path), make_tokenizer(args, texts)
+    return load_processor(args, args.model_name_or_path)
+
+
+def _load_extractor(name_or_path: str) -> Any:
+    extractor = load_feature_extractor(name_or_path)
+    check_sampling_rate(extractor, SAMPLING_RATE)
+    return extractor
 
 
 def make_tokenizer(args: ModelArguments, texts: Iterable[str]) -> PreTrainedTokenizerBase:

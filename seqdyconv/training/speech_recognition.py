@@ -1,19 +1,31 @@
 """The Trainer of speech recognition: batches bounded in seconds, losses per label, evaluation by error rates."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
+from datasets import Dataset, DatasetDict
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from seqdyconv.data.speech_batches import EpochBatches, SpeechCollator, Utterances, batches_in_seconds
+from seqdyconv.data.speech_recognition import SAMPLING_RATE, BadFile, DataArguments, drop_bad
+from seqdyconv.data.tables import DataError
+from seqdyconv.files import write_lines
 from seqdyconv.models.losses import IGNORED_LABEL
-from seqdyconv.scores.speech_recognition import score
+from seqdyconv.pictures import plot_alignment
+from seqdyconv.scores.speech_recognition import score, write_split
+from seqdyconv.speech.alignment import align_words
 from seqdyconv.speech.augmentation import SpecAugment
 from seqdyconv.speech.recogniser import Recogniser
 from seqdyconv.training.run_trainer import RunArguments, RunTrainer
+
+UNKNOWN_SHARE = 0.1
+"""More unknown units than that in the training texts mean that a pretrained tokenizer is for other texts."""
 
 
 @dataclass
@@ -119,11 +131,11 @@ class SpeechTrainer(RunTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The model's loss, summed over labels and divided by the number of those of the step."""
-        loss, outputs = self._summed_loss(model, inputs)
+        loss, outputs = self.summed_loss(model, inputs)
         loss = self.mean_loss(loss, (inputs["labels"] != IGNORED_LABEL).sum(), num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
-    def _summed_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
+    def summed_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
         """The model's loss as a sum over the labels of its batch, in float32, and its outputs."""
         if self.recogniser.own_features:
             outputs = model(**inputs, num_items_in_batch=1)
@@ -157,7 +169,7 @@ class SpeechTrainer(RunTrainer):
         with self.evaluating() as model:
             for rows, inputs, counts in self.own_batches(dataset):
                 with self.compute_loss_context_manager():
-                    loss, outputs = self._summed_loss(model, inputs)
+                    loss, outputs = self.summed_loss(model, inputs)
                 if counts:
                     loss_sum += float(loss)
                     labels += int((inputs["labels"] != IGNORED_LABEL).sum())
@@ -171,3 +183,89 @@ class SpeechTrainer(RunTrainer):
             return self.recogniser.decode_logits(outputs.logits, lengths)
         with self.compute_loss_context_manager():
             return self.recogniser.recognise(inputs, max_length=self.args.max_label_length)
+
+
+def make_labels(
+    recogniser: Recogniser, data: DatasetDict, data_args: DataArguments
+) -> tuple[dict[str, list[list[int]]], DatasetDict, list[BadFile]]:
+    """The ids of all texts; utterances that are longer than the model can learn from are left out of train.
+
+    An evaluation utterance of that kind stays: it is recognised as far as it goes, and its errors count.
+
+    Returns:
+        The ids of each split, the splits, and what was left out.
+
+    Raises:
+        DataError: too many utterances are too long, or the tokenizer is for other texts.
+    """
+    tokenizer = recogniser.tokenizer
+
+    def reason(row: Mapping[str, Any], _: DataArguments) -> str | None:
+        return recogniser.too_long(by_text[row["text"]], row["num_samples"])
+
+    labels = {split: recogniser.labels(data[split]["text"][:]) for split in data}
+    by_text = dict(zip(data["train"]["text"][:], labels["train"]))
+    data["train"], bad = drop_bad(data["train"], "train", data_args, reason)
+    labels["train"] = [by_text[text] for text in data["train"]["text"][:]]
+    total = sum(map(len, labels["train"]))
+    unknown = sum(ids.count(tokenizer.unk_token_id) for ids in labels["train"])
+    if unknown > UNKNOWN_SHARE * total:
+        raise DataError(
+            f"the model's tokenizer does not know {100 * unknown / total:.0f}% of the units of the training texts: set "
+            "new_vocabulary, or normalise_text: false where it has capital letters"
+        )
+    return labels, data, bad
+
+
+def write_recognised(
+    folder: Path,
+    split: str,
+    table: Dataset,
+    predictions: Sequence[str],
+    source: str,
+    seconds: float,
+    bad: Sequence[BadFile],
+) -> dict[str, Any]:
+    """Write what was recognised in a split, beside what was said, with a report and a picture of the errors.
+
+    Args:
+        folder: Where to write to.
+        split: Its name, with which the files' names and the metrics begin.
+        table: The split.
+        predictions: What was recognised in each utterance.
+        source: The data set, for the title of the picture.
+        seconds: How long that took one process.
+        bad: What was left out.
+
+    Returns:
+        The metrics: error rates, sizes, and the real-time factor.
+    """
+    speakers = table["speaker"][:] if "speaker" in table.column_names else None
+    scores = write_split(folder, split, predictions, table["text"][:], speakers, f"{source}, {split}")
+    write_lines(folder / f"{split}_files.txt", table["name"][:])
+    spoken = sum(table["num_samples"]) / SAMPLING_RATE
+    found = {
+        **scores,
+        "utterances": len(table),
+        "minutes": spoken / 60,
+        "bad_files": sum(file.split == split for file in bad),
+        "real_time_factor": seconds / spoken,
+    }
+    return {f"{split}_{name}": value for name, value in found.items()}
+
+
+@torch.no_grad()
+def draw_alignment(recogniser: Recogniser, utterances: Utterances, path: Path) -> None:
+    """The spectrogram of a short utterance with its text aligned, where the model has CTC frames and features."""
+    if not (recogniser.is_ctc and recogniser.own_features):
+        return
+    row = int(np.argmin(np.abs(utterances.samples.lengths - 3 * SAMPLING_RATE)))
+    utterance = utterances[row]
+    if len(utterance["labels"]) == 0:
+        return
+    inputs = recogniser.inputs([utterance["samples"]])
+    model = recogniser.model.eval()
+    log_probs = model(**inputs).logits[0].float().log_softmax(-1).cpu()
+    text = utterances.table[row]["text"]
+    words = align_words(recogniser.tokenizer, log_probs, text, recogniser.seconds_per_frame)
+    plot_alignment(inputs["input_features"][0].cpu(), words, path, title=text)
