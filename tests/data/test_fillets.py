@@ -2,8 +2,18 @@
 
 from collections import Counter
 
-from seqdyconv.data.fillets import read_utterances, split_levels, split_utterances
+import pytest
+
+from seqdyconv.data.fillets import load_fillets, read_utterances, split_levels, split_utterances
+from seqdyconv.data.speech_text import normalise_text
+from seqdyconv.data.splits import SPLITS
+from tests.data.packaged import fetched
 from tests.data.recordings import write_audio
+
+
+@pytest.fixture(scope="module")
+def fillets():
+    return fetched(load_fillets)
 
 
 class TestFillets:
@@ -49,3 +59,17 @@ class TestFillets:
         splits = split_utterances(utterances)
         assert {row["text"] for split in ("validation", "test") for row in splits[split]}.isdisjoint({"Hm."})
         assert sum(row["text"] == "Hm." for row in splits["train"]) == 85
+
+
+class TestPackages:
+    def test_every_text_and_every_level_is_on_one_side(self, fillets):
+        texts = [{normalise_text(text) for text in fillets[split]["text"]} for split in SPLITS]
+        levels = [set(fillets[split]["level"]) for split in SPLITS]
+        for sides in (texts, levels):
+            assert not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
+
+    def test_numbers_of_utterances(self, fillets):
+        languages = {split: fillets[split]["language"][:] for split in SPLITS}
+        assert 1700 < sum(names.count("cs") for names in languages.values()) <= 1825
+        assert 1500 < sum(names.count("nl") for names in languages.values()) <= 1615
+        assert len(languages["test"]) > 250 and len(languages["validation"]) > 120

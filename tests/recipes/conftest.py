@@ -10,11 +10,3 @@ def libreoffice_help() -> DatasetDict:
     from libreoffice_help import load_libreoffice_help
 
     return fetched(load_libreoffice_help, "de", "en")
-
-
-@pytest.fixture(scope="session")
-def fillets() -> DatasetDict:
-    """The Czech and Dutch recordings."""
-    from seqdyconv.data.fillets import load_fillets
-
-    return fetched(load_fillets)

@@ -1,4 +1,4 @@
-"""The speech recognition recipe through its commands, on a few real recordings."""
+"""The speech recognition recipe through its commands, on a few short recordings."""
 
 import io
 import json
@@ -33,8 +33,6 @@ from transformers import (
 )
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-from seqdyconv.data.speech_text import normalise_text
-from seqdyconv.data.splits import SPLITS
 from seqdyconv.speech import load_recogniser
 from seqdyconv.swap import load_swapped, swapped_attention
 from tests.recipes.commands import RECIPES, check_overwrite, check_resumed_runs, environment, error_of, script
@@ -66,13 +64,22 @@ def words_of(options):
 
 
 @pytest.fixture(scope="module")
-def manifest(fillets, tmp_path_factory):
-    """A manifest of eight short Czech recordings."""
-    rows = [row for row in fillets["train"] if row["language"] == "cs" and len(row["text"]) > 12]
-    rows.sort(key=lambda row: (Path(row["path"]).stat().st_size, row["id"]))
+def manifest(tmp_path_factory):
+    """A manifest of eight short recordings: each letter is a tone of its own, so that they are learnt fast."""
     path = tmp_path_factory.mktemp("manifest") / "eight.jsonl"
-    chosen = [{name: row[name] for name in ("path", "text", "speaker")} for row in rows[:8]]
-    path.write_text("".join(json.dumps(row) + "\n" for row in chosen))
+    generator = np.random.default_rng(0)
+    rows = []
+    for number in range(8):
+        text = " ".join("".join(generator.choice(list("abcdef"), 4)) for _ in range(3))
+        rate = (16000, 22050)[number % 2]
+        time = np.arange(int(0.12 * rate)) / rate
+        tones = [np.sin(2 * np.pi * (300 + 250 * "abcdef ".index(letter)) * time) for letter in text]
+        samples = np.concatenate([tone * (letter != " ") for tone, letter in zip(tones, text)])
+        samples = 0.3 * samples + generator.normal(0, 0.01, len(samples))
+        file = path.with_name(f"{number}.{('wav', 'ogg')[number % 2]}")
+        soundfile.write(file, samples, rate)
+        rows.append({"path": str(file), "text": text, "speaker": "ab"[number % 2]})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     files = dict.fromkeys(("train_file", "validation_file", "test_file"), str(path))
     path.with_name("tiny.yaml").write_text(yaml.safe_dump(TINY | files))
     shared = {name: value for name, value in TINY.items() if name in SHARED}
@@ -182,7 +189,7 @@ PRETRAINED = {
 
 
 @pytest.fixture(autouse=True)
-def own_cache(fillets, tmp_path_factory, monkeypatch):
+def own_cache(tmp_path_factory, monkeypatch):
     """Decoded audio goes into a folder of the tests."""
     monkeypatch.setenv("SEQDYCONV_CACHE", str(tmp_path_factory.getbasetemp() / "speech_cache"))
 
@@ -204,20 +211,6 @@ def overfitted(manifest, tmp_path_factory):
 def test_overwrite_replaces_a_run_and_nothing_else(manifest, overfitted, tmp_path, capsys):
     words = [*options(manifest, tmp_path / "unused")[:1], "--max_steps=2"]
     check_overwrite(train.main, words, overfitted[0], tmp_path, ["--train_file=nowhere.jsonl"], capsys)
-
-
-class TestFillets:
-    def test_every_text_and_every_level_is_on_one_side(self, fillets):
-        texts = [{normalise_text(text) for text in fillets[split]["text"]} for split in SPLITS]
-        levels = [set(fillets[split]["level"]) for split in SPLITS]
-        for sides in (texts, levels):
-            assert not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
-
-    def test_numbers_of_utterances(self, fillets):
-        languages = {split: fillets[split]["language"][:] for split in SPLITS}
-        assert 1700 < sum(names.count("cs") for names in languages.values()) <= 1825
-        assert 1500 < sum(names.count("nl") for names in languages.values()) <= 1615
-        assert len(languages["test"]) > 250 and len(languages["validation"]) > 120
 
 
 class TestTraining:
@@ -243,17 +236,14 @@ class TestTraining:
             "bad_files.tsv",
         } <= written
 
-    def test_pipeline_says_what_the_recipe_says(self, overfitted, manifest):
+    def test_pipeline_says_what_the_recipe_says(self, overfitted, manifest, monkeypatch):
         folder, _ = overfitted
+        monkeypatch.setenv("PATH", "")  # No ffmpeg.
         said = (folder / "test_predictions.txt").read_text().splitlines()
-        files = [Path(line).name for line in (folder / "test_files.txt").read_text().splitlines()]
+        files = (folder / "test_files.txt").read_text().splitlines()
         recognise = pipeline("automatic-speech-recognition", model=str(folder))
-        row = json.loads(manifest.read_text().splitlines()[0])
-        samples, rate = soundfile.read(row["path"], always_2d=True)
-        text = recognise({"array": samples.mean(1).astype(np.float32), "sampling_rate": rate})["text"]
-        index = next(index for index, name in enumerate(files) if name.startswith(Path(row["path"]).name))
-        # The pipeline resamples with another filter, so that a letter may differ.
-        assert abs(len(text) - len(said[index])) <= 3
+        assert [recognise(file)["text"] for file in files] == said
+        assert "recognise(" in (folder / "README.md").read_text()
 
     def test_killed_runs_resume_to_the_same_weights(self, manifest, tmp_path):
         augmented = {"speed_factors": [0.9, 1.0, 1.1], "num_time_masks": 1, "time_mask_width": 5, "dropout": 0.1}
