@@ -200,11 +200,12 @@ def options(manifest, folder, **more):
 
 @pytest.fixture(scope="module")
 def overfitted(manifest, tmp_path_factory):
-    """A model that has learnt the eight recordings by heart, and its metrics."""
+    """A streaming model that has learnt the eight recordings by heart, and its metrics."""
     folder = tmp_path_factory.mktemp("overfitted") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEQDYCONV_CACHE", str(tmp_path_factory.getbasetemp() / "speech_cache"))
-        train.main(options(manifest, folder, num_train_epochs=100, learning_rate=6e-3, warmup_steps=20))
+        streaming = {"encoder_lookahead": 2, "position_type": "none"}
+        train.main(options(manifest, folder, num_train_epochs=60, learning_rate=6e-3, warmup_steps=20, **streaming))
     return folder, json.loads((folder / "metrics.json").read_text())
 
 
@@ -375,19 +376,17 @@ class TestUse:
             assert not end.code
         assert capsys.readouterr().out.startswith("1\n00:00:0")
 
-    def test_stream_reads_raw_samples_from_a_pipe(self, manifest, tmp_path):
-        more = {"encoder_lookahead": 2, "position_type": "none", "num_train_epochs": 30, "learning_rate": 6e-3}
-        train.main(options(manifest, tmp_path / "run", **more))
+    def test_stream_reads_raw_samples_from_a_pipe(self, overfitted, manifest):
+        folder, _ = overfitted
         path = json.loads(manifest.read_text().splitlines()[0])["path"]
         samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
-        command = [sys.executable, str(RECIPE / "stream.py"), str(tmp_path / "run"), "-"]
+        command = [sys.executable, str(RECIPE / "stream.py"), str(folder), "-"]
         command += ["--sampling_rate", str(rate), "--channels", str(samples.shape[1]), "--chunk_seconds", "0.2"]
         result = subprocess.run(command, input=samples.tobytes(), capture_output=True, env=environment())
         assert result.returncode == 0, result.stderr.decode()
         said = io.StringIO(result.stdout.decode()).read().split()
         index = [
-            Path(line).name.startswith(Path(path).name)
-            for line in (tmp_path / "run" / "test_files.txt").read_text().splitlines()
+            Path(line).name.startswith(Path(path).name) for line in (folder / "test_files.txt").read_text().splitlines()
         ].index(True)
-        assert " ".join(said) == (tmp_path / "run" / "test_predictions.txt").read_text().splitlines()[index]
+        assert " ".join(said) == (folder / "test_predictions.txt").read_text().splitlines()[index]
         assert "real-time factor" in result.stderr.decode()
