@@ -26,6 +26,7 @@ from seqdyconv.functional.packing import check_packed, run_packed
 
 Padding = Literal["causal", "same"] | int
 ConvPadding = Literal["causal", "same", "valid"] | int
+OpPadding = Padding | Literal["valid"]
 
 _SHARED, _PER_STEP = ("H", "K"), ("B", "T", "H", "K")  # the axes of the kernels
 
@@ -41,7 +42,7 @@ def lightweight_conv1d(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    padding: Padding = "same",
+    padding: OpPadding = "same",
     dilation: int = 1,
     cu_seqlens: Tensor | None = None,
     backend: str | None = None,
@@ -58,7 +59,8 @@ def lightweight_conv1d(
         weight: (H, K), one kernel per head; H divides C. Its dtype is the input's.
         bias: (C,) or None.
         padding: ``"causal"``: the last tap is the current step, P = (K−1)·dilation. ``"same"``: centred as in
-            ``F.conv1d(padding="same")``, P = (K−1)·dilation // 2. An int: P itself, 0 to (K−1)·dilation.
+            ``F.conv1d(padding="same")``, P = (K−1)·dilation // 2. An int: P itself, 0 to (K−1)·dilation. ``"valid"``:
+            no zeros, so that the output, here and below of T steps, has (K−1)·dilation fewer than the input.
         dilation: steps between taps, ≥ 1.
         cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, each then convolved
             alone: sequence n is the steps from ``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``.
@@ -85,7 +87,7 @@ def dynamic_conv1d(
     weight: Tensor,
     bias: Tensor | None = None,
     *,
-    padding: Padding = "same",
+    padding: OpPadding = "same",
     dilation: int = 1,
     cu_seqlens: Tensor | None = None,
     backend: str | None = None,
@@ -101,7 +103,7 @@ def dynamic_conv1d(
         input: (B, T, C), zero outside the sequence. Floating point.
         weight: (B, T, H, K), a kernel for each output step and head; H divides C. Its dtype is the input's.
         bias: (C,) or None.
-        padding: ``"causal"``, ``"same"`` or P itself, as in :func:`lightweight_conv1d`.
+        padding: ``"causal"``, ``"same"``, P itself or ``"valid"``, as in :func:`lightweight_conv1d`.
         dilation: steps between taps, ≥ 1.
         cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, each then convolved
             alone: sequence n is the steps from ``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``.
@@ -187,7 +189,9 @@ def dynamic_conv1d_step(
     return _step(input, state, weight, bias, _PER_STEP, dilation, backend)
 
 
-def left_padding(padding: Padding, kernel_size: int, dilation: int = 1) -> int:
+def left_padding(
+    padding: Padding, kernel_size: int, dilation: int = 1, words: tuple[str, ...] = ("causal", "same")
+) -> int:
     """The steps before the sequence that a convolution reads as zeros: P of the definition."""
     reach = (kernel_size - 1) * dilation
     if padding == "causal":
@@ -196,7 +200,21 @@ def left_padding(padding: Padding, kernel_size: int, dilation: int = 1) -> int:
         return reach // 2
     if isinstance(padding, int) and not isinstance(padding, bool) and 0 <= padding <= reach:
         return padding
-    raise ValueError(f'padding must be "causal", "same" or an int from 0 to (K-1)*dilation = {reach}, got {padding!r}')
+    allowed = ", ".join(f'"{word}"' for word in words)
+    raise ValueError(f"padding must be {allowed} or an int from 0 to (K-1)*dilation = {reach}, got {padding!r}")
+
+
+def op_padding(input: Tensor, padding: OpPadding, kernel_size: int, dilation: int = 1) -> tuple[int, int]:
+    """The zeros that an operation reads before and after the input, where it is long enough."""
+    reach = (kernel_size - 1) * dilation
+    if padding != "valid":
+        left = left_padding(padding, kernel_size, dilation, ("causal", "same", "valid"))
+        return left, reach - left
+    if input.shape[1] <= reach:
+        raise ValueError(
+            f'input must have more than (K-1)*dilation = {reach} steps where padding="valid", got {input.shape[1]}'
+        )
+    return 0, 0
 
 
 def _whole(
@@ -204,15 +222,15 @@ def _whole(
     weight: Tensor,
     bias: Tensor | None,
     axes: tuple[str, ...],
-    padding: Padding,
+    padding: OpPadding,
     dilation: int,
     cu_seqlens: Tensor | None,
     backend: str | None,
 ) -> Tensor:
     input, weight, bias = in_autocast(input, weight, bias)
     _check(input, weight, bias, axes, dilation)
-    left = left_padding(padding, weight.shape[-1], dilation)
-    pads = (left, (weight.shape[-1] - 1) * dilation - left)
+    pads = op_padding(input, padding, weight.shape[-1], dilation)
+    _check_steps(weight, axes, input.shape[0], input.shape[1] + sum(pads) - (weight.shape[-1] - 1) * dilation)
     run = choose(BACKENDS, backend, input, weight.shape, dilation).run
 
     def convolve(rows: Tensor, _: Tensor | None, kernels: Tensor = weight) -> Tensor:
@@ -222,6 +240,8 @@ def _whole(
     if cu_seqlens is None:
         return convolve(input, None)
     check_packed(cu_seqlens, input)
+    if padding == "valid":
+        raise ValueError('cu_seqlens needs as many outputs as inputs: padding must not be "valid"')
     return run_packed(convolve, input, cu_seqlens, max(pads), *([weight] if axes == _PER_STEP else []))
 
 
@@ -236,6 +256,7 @@ def _step(
 ) -> tuple[Tensor, Tensor]:
     input, weight, bias = in_autocast(input, weight, bias)
     _check(input, weight, bias, axes, dilation)
+    _check_steps(weight, axes, *input.shape[:2])
     check_state(input, state, (weight.shape[-1] - 1) * dilation, "(K-1)*dilation")
     run = choose(BACKENDS, backend, input, weight.shape, dilation).run
     window = torch.cat([state.to(input.dtype), input], dim=1)
@@ -283,8 +304,13 @@ def _check(input: Tensor, weight: Tensor, bias: Tensor | None, axes: tuple[str, 
     if weight.shape[-1] < 1:
         raise ValueError(f"{said} with K >= 1, got {tuple(weight.shape)}")
     check_heads(input, weight.shape[-2])
-    if axes == _PER_STEP and weight.shape[:2] != input.shape[:2]:
-        raise ValueError(f"{said} with the input's (B, T) = {tuple(input.shape[:2])}, got {tuple(weight.shape)}")
     check_bias(bias, input.shape[2])
     check_like(input, weight=weight, bias=bias)
     check_positive(dilation=dilation)
+
+
+def _check_steps(weight: Tensor, axes: tuple[str, ...], batch: int, time: int) -> None:
+    if axes == _PER_STEP and weight.shape[:2] != (batch, time):
+        raise ValueError(
+            f"weight must be ({', '.join(axes)}) with the output's (B, T) = {(batch, time)}, got {tuple(weight.shape)}"
+        )

@@ -13,7 +13,7 @@ from torch import Tensor
 from seqdyconv.functional.backends import Backend, choose
 from seqdyconv.functional.checks import check_input, check_like, check_state
 from seqdyconv.functional.context import in_autocast
-from seqdyconv.functional.conv import Padding, backends_with_kernels, left_padding
+from seqdyconv.functional.conv import OpPadding, backends_with_kernels, op_padding
 from seqdyconv.functional.packing import check_packed, run_packed
 
 
@@ -22,7 +22,7 @@ def low_rank_conv1d(
     coefficients: Tensor,
     basis: Tensor,
     *,
-    padding: Padding = "same",
+    padding: OpPadding = "same",
     cu_seqlens: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -37,7 +37,7 @@ def low_rank_conv1d(
         input: (B, T, C), zero outside the sequence. Floating point.
         coefficients: (B, T, rank), of each output step. Its dtype is the input's.
         basis: (rank, C, K), the kernels that are mixed. Its dtype is the input's.
-        padding: ``"causal"``, ``"same"`` or P itself, as in :func:`seqdyconv.lightweight_conv1d`.
+        padding: ``"causal"``, ``"same"``, P itself or ``"valid"``, as in :func:`seqdyconv.lightweight_conv1d`.
         cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, each then convolved
             alone: sequence n is the steps from ``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``.
         backend: one of :func:`seqdyconv.dynamic_conv1d`, which is given all kernels at once; ``"tap_by_tap"``, which
@@ -59,13 +59,15 @@ def low_rank_conv1d(
         [2.0, 2.0, 5.0]
     """
     input, coefficients, basis = in_autocast(input, coefficients, basis)
-    _check(input, coefficients, basis)
-    left = left_padding(padding, basis.shape[-1])
-    pads = (left, basis.shape[-1] - 1 - left)
-    run = _choose(input, basis, backend).run
+    _check(input, basis)
+    pads = op_padding(input, padding, basis.shape[-1])
+    _check_coefficients(input, coefficients, basis, input.shape[1] + sum(pads) - (basis.shape[-1] - 1))
+    run = _choose(input, coefficients, basis, backend).run
     if cu_seqlens is None:
         return run(input, pads, coefficients, basis)
     check_packed(cu_seqlens, input)
+    if padding == "valid":
+        raise ValueError('cu_seqlens needs as many outputs as inputs: padding must not be "valid"')
     return run_packed(
         lambda rows, _, coefficients: run(rows, pads, coefficients, basis), input, cu_seqlens, max(pads), coefficients
     )
@@ -96,9 +98,10 @@ def low_rank_conv1d_step(
         (1.0, [0.0, 1.0])
     """
     input, coefficients, basis = in_autocast(input, coefficients, basis)
-    _check(input, coefficients, basis)
+    _check(input, basis)
+    _check_coefficients(input, coefficients, basis, input.shape[1])
     check_state(input, state, basis.shape[-1] - 1, "K-1")
-    run = _choose(input, basis, backend).run
+    run = _choose(input, coefficients, basis, backend).run
     window = torch.cat([state.to(input.dtype), input], dim=1)
     # A view of the window would keep the whole chunk in memory.
     return run(window, (0, 0), coefficients, basis), window[:, input.shape[1] :].clone()
@@ -122,17 +125,21 @@ def _tap_by_tap(input: Tensor, padding: tuple[int, int], coefficients: Tensor, b
 BACKENDS: dict[str, Backend] = {**backends_with_kernels(_kernels), "tap_by_tap": Backend(_tap_by_tap)}
 
 
-def _choose(input: Tensor, basis: Tensor, backend: str | None) -> Backend:
-    return choose(BACKENDS, backend, input, (*input.shape[:2], *basis.shape[1:]))
+def _choose(input: Tensor, coefficients: Tensor, basis: Tensor, backend: str | None) -> Backend:
+    return choose(BACKENDS, backend, input, (*coefficients.shape[:2], *basis.shape[1:]))
 
 
-def _check(input: Tensor, coefficients: Tensor, basis: Tensor) -> None:
+def _check(input: Tensor, basis: Tensor) -> None:
     check_input(input)
     if basis.dim() != 3 or basis.shape[1] != input.shape[2] or basis.shape[0] < 1 or basis.shape[2] < 1:
         raise ValueError(
             f"basis must be (rank, C, K) with C = {input.shape[2]}, rank >= 1 and K >= 1, got {tuple(basis.shape)}"
         )
-    expected = (*input.shape[:2], basis.shape[0])
+    check_like(input, basis=basis)
+
+
+def _check_coefficients(input: Tensor, coefficients: Tensor, basis: Tensor, time: int) -> None:
+    expected = (input.shape[0], time, basis.shape[0])
     if coefficients.shape != expected:
         raise ValueError(f"coefficients must be (B, T, rank) = {expected}, got {tuple(coefficients.shape)}")
-    check_like(input, coefficients=coefficients, basis=basis)
+    check_like(input, coefficients=coefficients)

@@ -8,6 +8,7 @@ numbers, its two outermost steps count in part: :func:`windows` is the definitio
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,7 @@ def talk_conv1d(
     *,
     max_left: int,
     max_right: int,
+    padding: Literal["same", "valid"] = "same",
     cu_seqlens: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
@@ -52,6 +54,8 @@ def talk_conv1d(
             derivative is that towards a longer window, at ``max_left`` towards a shorter one.
         right: (B, T, H), how many steps it reaches ahead, likewise.
         max_left, max_right: the most steps, ≥ 0.
+        padding: ``"valid"``: the output, and the extents, are without the first ``max_left`` steps of the input and
+            the last ``max_right``, whose windows would reach outside it. ``"same"``: of all steps.
         cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, each then averaged
             alone: sequence n is the steps from ``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``.
         backend: one of :func:`seqdyconv.dynamic_conv1d`, whose work is in proportion to K; ``"prefix_sums"``, whose
@@ -72,12 +76,17 @@ def talk_conv1d(
         [1.0, 3.0, 4.0]
     """
     (input,), reach = in_autocast(input), (max_left, max_right)
-    _check(input, left, right, reach)
+    if padding not in ("same", "valid"):
+        raise ValueError(f'padding must be "same" or "valid", got {padding!r}')
+    pads = reach if padding == "same" else (0, 0)
+    _check(input, left, right, reach, pads)
     run = _choose(input, left, reach, backend).run
     left, right = _clamp(left, right, reach)
     if cu_seqlens is None:
-        return run(input, reach, left, right, reach)
+        return run(input, pads, left, right, reach)
     check_packed(cu_seqlens, input)
+    if padding == "valid":
+        raise ValueError('cu_seqlens needs as many outputs as inputs: padding must be "same", got "valid"')
     return run_packed(
         lambda row, _, left, right: run(row, reach, left, right, reach), input, cu_seqlens, max(reach), left, right
     )
@@ -119,7 +128,7 @@ def talk_conv1d_step(
         (1.0, [2.0, 1.0])
     """
     (input,), reach = in_autocast(input), (max_left, max_right)
-    _check(input, left, right, reach)
+    _check(input, left, right, reach, reach)
     check_state(input, state, sum(reach), "max_left + max_right")
     run = _choose(input, left, reach, backend).run
     window = torch.cat([state.to(input.dtype), input], dim=1)
@@ -221,16 +230,22 @@ def _clamp(left: Tensor, right: Tensor, reach: Reach) -> tuple[Tensor, ...]:
     return tuple(side.to(torch.promote_types(side.dtype, torch.float32)).clamp(0, most) for side, most in sides)
 
 
-def _check(input: Tensor, left: Tensor, right: Tensor, reach: Reach) -> None:
+def _check(input: Tensor, left: Tensor, right: Tensor, reach: Reach, pads: Reach) -> None:
     check_input(input)
     for name, most in zip(("max_left", "max_right"), reach):
         if not isinstance(most, int) or isinstance(most, bool) or most < 0:
             raise ValueError(f"{name} must be an int >= 0, got {most!r}")
+    steps = (input.shape[0], input.shape[1] + sum(pads) - sum(reach))
+    if steps[1] < 1:
+        raise ValueError(
+            f'input must have more than max_left + max_right = {sum(reach)} steps where padding="valid", got '
+            f"{input.shape[1]}"
+        )
     for name, extent in (("left", left), ("right", right)):
-        if extent.dim() != 3 or extent.shape[:2] != input.shape[:2] or not extent.is_floating_point():
+        if extent.dim() != 3 or extent.shape[:2] != steps or not extent.is_floating_point():
             raise ValueError(
-                f"{name} must be a floating-point (B, T, H) tensor with the input's (B, T) = "
-                f"{tuple(input.shape[:2])}, got {extent.dtype} {tuple(extent.shape)}"
+                f"{name} must be a floating-point (B, T, H) tensor with the output's (B, T) = {steps}, got "
+                f"{extent.dtype} {tuple(extent.shape)}"
             )
         if extent.device != input.device:
             raise ValueError(f"{name} must be on the input's device, {input.device}, got {extent.device}")

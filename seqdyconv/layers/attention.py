@@ -8,6 +8,7 @@ from seqdyconv.functional.packing import check_packed, repack, run_packed, unpac
 from seqdyconv.layers.checks import check_dropout, check_heads, check_input
 from seqdyconv.layers.initialization import XavierLinear, reset_children
 from seqdyconv.layers.masking import zero_padding
+from seqdyconv.layers.states import AttentionState, extend_attention_state, initial_attention_state
 
 
 class SelfAttention(nn.Module):
@@ -83,32 +84,26 @@ class SelfAttention(nn.Module):
         )
         return self.out_proj(mixed)
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        """The state before the first chunk: (B, 0, 2·D + 1), no steps yet."""
-        return self.in_proj.weight.new_empty(batch_size, 0, 2 * self.dim + 1)
+    def initial_state(self, batch_size: int) -> AttentionState:
+        """The state before the first chunk: no steps yet."""
+        return initial_attention_state(self.in_proj.weight, batch_size, self.dim)
 
-    def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def stream(
+        self, input: Tensor, state: AttentionState, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, AttentionState]:
         """Attend from the next chunk of a causal layer to it and all chunks before.
 
         Args:
             input: (B, T, D), T ≥ 1.
-            state: (B, S, 2·D + 1): key, value, and 1 where the step is real, of the S steps so far.
+            state: keys, values and which are real, of the steps so far.
             padding_mask: (B, T) bool.
 
         Returns:
-            The output (B, T, D), and the next state (B, S + T, 2·D + 1).
+            The output (B, T, D), and the next state, of T more steps.
         """
-        if not self.causal:
-            raise ValueError("only a causal layer streams, got causal=False")
-        query, key, value = self._project(input, padding_mask)
-        if state.dim() != 3 or state.shape[0] != input.shape[0] or state.shape[2] != 2 * self.dim + 1:
-            raise ValueError(
-                f"state must be (B, S, 2*D+1) = ({input.shape[0]}, S, {2 * self.dim + 1}), got {tuple(state.shape)}"
-            )
-        real = key.new_ones(key.shape[:2]) if padding_mask is None else (~padding_mask).to(key.dtype)
-        rows = torch.cat([key, value, real[..., None]], dim=-1)
-        mixed, state = self._mix_chunk(query, torch.cat([state.to(rows.dtype), rows], dim=1), padding_mask)
-        return self.out_proj(mixed), state
+        query, key, value = self._project_chunk(input, padding_mask)
+        attended, state = self._attend_chunk(query, key, value, state, padding_mask)
+        return self.out_proj(attended), state
 
     def _project(self, input: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, each (B, T, D)."""
@@ -121,10 +116,16 @@ class SelfAttention(nn.Module):
         dropout = self.attention_dropout if self.training else 0.0
         return self_attend(query, key, value, self.num_heads, padding_mask, dropout, self.causal)
 
-    def _mix_chunk(self, query: Tensor, state: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The same of a chunk whose rows are the last of ``state`` already, and the next state."""
+    def _project_chunk(self, input: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        if not self.causal:
+            raise ValueError("only a causal layer streams, got causal=False")
+        return self._project(input, padding_mask)
+
+    def _attend_chunk(
+        self, query: Tensor, key: Tensor, value: Tensor, state: AttentionState, padding_mask: Tensor | None
+    ) -> tuple[Tensor, AttentionState]:
         dropout = self.attention_dropout if self.training else 0.0
-        return self_attend_chunk(query, state, self.num_heads, dropout), state
+        return self_attend_chunk(query, key, value, state, self.num_heads, padding_mask, dropout)
 
 
 class CrossAttention(nn.Module):
@@ -213,16 +214,21 @@ def self_attend(
     return attend(query, key, value, num_heads, keep | (time == time[:, None]), dropout)
 
 
-def self_attend_chunk(query: Tensor, state: Tensor, num_heads: int, dropout: float = 0.0) -> Tensor:
-    """Causal attention of the last T steps, (B, T, D), to all so far.
-
-    ``state`` (B, S, 2·D + 1): key, value, and 1 where the step is real, of the T steps too.
-    """
-    key, value, real = state.split([query.shape[2], query.shape[2], 1], dim=-1)
-    step = torch.arange(state.shape[1], device=state.device)
-    now = step[state.shape[1] - query.shape[1] :, None]
-    keep = (real.transpose(1, 2) > 0) & (step <= now) | (step == now)
-    return attend(query, key, value, num_heads, keep, dropout)
+def self_attend_chunk(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    state: AttentionState,
+    num_heads: int,
+    padding_mask: Tensor | None = None,
+    dropout: float = 0.0,
+) -> tuple[Tensor, AttentionState]:
+    """Causal attention of T steps, all (B, T, D), to themselves and those before; and the state with them."""
+    state = extend_attention_state(state, key, value, padding_mask)
+    step = torch.arange(state.key.shape[1], device=query.device)
+    now = step[state.key.shape[1] - query.shape[1] :, None]
+    keep = state.is_real[:, None] & (step <= now) | (step == now)
+    return attend(query, state.key, state.value, num_heads, keep, dropout), state
 
 
 def attend(

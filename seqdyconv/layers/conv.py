@@ -1,16 +1,15 @@
 """Lightweight and dynamic convolutions as layers: parameters, softmax, DropConnect, padding and streaming."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqdyconv.functional import dynamic_conv1d, dynamic_conv1d_step, lightweight_conv1d, lightweight_conv1d_step
-from seqdyconv.functional.conv import Padding
+from seqdyconv.functional import dynamic_conv1d, lightweight_conv1d
+from seqdyconv.functional.conv import OpPadding, Padding
 from seqdyconv.layers.checks import check_dropout
 from seqdyconv.layers.initialization import XavierLinear, reset_children
-from seqdyconv.layers.masking import zero_padding
+from seqdyconv.layers.masking import last_inputs, zero_padding
+from seqdyconv.layers.states import RealInputs
 from seqdyconv.layers.window import WindowConv
 
 
@@ -54,40 +53,50 @@ class _HeadConv1d(WindowConv):
         )
         return text + "".join(changed) + (", bias=True" if self.bias is not None else "")
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        """The state before the first chunk: (B, (K−1)·dilation, C) on the layer's device, in its dtype.
+    def initial_state(self, batch_size: int) -> Tensor | RealInputs:
+        """The state before the first chunk: (B, (K−1)·dilation, C) zeros on the layer's device, in its dtype.
 
-        Zeros; with ``renormalize`` NaN, which marks the steps where there was no input.
+        With ``renormalize`` these, and that none of them is an input.
         """
-        parameter = next(self.parameters())
-        return parameter.new_full((batch_size, self.reach, self.channels), math.nan if self.renormalize else 0.0)
+        inputs: Tensor = super().initial_state(batch_size)
+        return RealInputs(inputs, torch.zeros_like(inputs[..., 0], dtype=torch.bool)) if self.renormalize else inputs
 
-    def past_inputs(self, state: Tensor) -> Tensor:
-        """The inputs before a chunk: zeros where ``renormalize`` marks that there was none."""
-        return torch.where(state.isnan(), 0, state) if self.renormalize else state
+    def past_inputs(self, state: Tensor | RealInputs) -> Tensor:
+        """The inputs before a chunk, (B, (K−1)·dilation, C)."""
+        return state.inputs if isinstance(state, RealInputs) else state
 
     def _logits(self, query: Tensor) -> Tensor:
         """(H, K), or (B, T, H, K) from the steps (B, T, Q) that predict kernels: what softmax makes kernels of."""
         raise NotImplementedError
 
     def _forward(self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None = None) -> Tensor:
-        kernels = self._kernels(self._logits(input if query is None else query), self._real(input, padding_mask))
-        convolve = lightweight_conv1d if kernels.dim() == 2 else dynamic_conv1d
-        return convolve(input, kernels.to(input.dtype), self.bias, padding=self.padding, dilation=self.dilation)
+        query = input if query is None else query
+        return self._convolve(input, query, self._real(input, padding_mask), self.padding)
 
     def _stream(self, window: Tensor, query: Tensor | None = None) -> Tensor:
-        real = ~window[..., 0].isnan() if self.renormalize else None
-        window = self.past_inputs(window)
-        kernels = self._kernels(self._logits(self.current_inputs(window) if query is None else query), real)
-        step = lightweight_conv1d_step if kernels.dim() == 2 else dynamic_conv1d_step
-        state, input = window[:, : self.reach], window[:, self.reach :]
-        return step(input, state, kernels.to(input.dtype), self.bias, dilation=self.dilation)[0]
+        return self._convolve(window, self.current_inputs(window) if query is None else query, None, "valid")
 
-    def _window(self, input: Tensor, state: Tensor, padding_mask: Tensor | None) -> Tensor:
-        window = super()._window(input, state, padding_mask)
-        if self.renormalize and padding_mask is not None:
-            window = window.masked_fill(F.pad(padding_mask, (self.reach, 0))[..., None], math.nan)
-        return window
+    def _advance(
+        self, input: Tensor, state: Tensor | RealInputs, padding_mask: Tensor | None, *queries: Tensor
+    ) -> tuple[Tensor, Tensor | RealInputs]:
+        if not self.renormalize:
+            return super()._advance(input, state, padding_mask, *queries)
+        if not isinstance(state, RealInputs):
+            raise ValueError(f"state must be RealInputs where the layer renormalizes, got {type(state).__name__}")
+        window = self._window(input, state.inputs)
+        now = torch.ones_like(input[..., 0], dtype=torch.bool) if padding_mask is None else ~padding_mask
+        real = torch.cat([state.is_real, now], dim=1)
+        query = queries[0] if queries else self.current_inputs(window)
+        following = RealInputs(
+            last_inputs(window, padding_mask, self.reach),
+            last_inputs(real[..., None], padding_mask, self.reach)[..., 0],
+        )
+        return self._convolve(window, query, real, "valid"), following
+
+    def _convolve(self, input: Tensor, query: Tensor, real: Tensor | None, padding: OpPadding) -> Tensor:
+        kernels = self._kernels(self._logits(query), real)
+        convolve = lightweight_conv1d if kernels.dim() == 2 else dynamic_conv1d
+        return convolve(input, kernels.to(input.dtype), self.bias, padding=padding, dilation=self.dilation)
 
     def _real(self, input: Tensor, padding_mask: Tensor | None) -> Tensor | None:
         """Which steps of a whole sequence, and of the zeros around it, ``renormalize`` counts: (B, T + reach)."""

@@ -82,11 +82,11 @@ class ConvMixer(nn.Module):
         """The steps after the current one that the convolution reads."""
         return self.conv.lookahead
 
-    def initial_state(self, batch_size: int) -> Tensor:
+    def initial_state(self, batch_size: int) -> Any:
         """The state before the first chunk: that of the convolution."""
         return self.conv.initial_state(batch_size)
 
-    def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def stream(self, input: Tensor, state: Any, padding_mask: Tensor | None = None) -> tuple[Tensor, Any]:
         """Mix the next chunk (B, T, D); returns its output (B, T, D), ``lookahead`` steps late, and the next state."""
         output, state = self.conv.stream(self._project(input, padding_mask), state, padding_mask)
         return self.out_proj(output), state

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqdyconv.functional.conv import ConvPadding, Padding, conv_padding, dynamic_conv1d_step
+from seqdyconv.functional.conv import ConvPadding, Padding, conv_padding, dynamic_conv1d
 from seqdyconv.functional.deformable import (
     PADDING_MODES,
     deformable_conv1d,
@@ -378,8 +378,7 @@ class DeformableDepthwiseConv1d(WindowConv):
     def _stream(self, window: Tensor) -> Tensor:
         offset, modulation = self._predict(self.current_inputs(window))
         kernels = deformable_kernels(offset, self._weight(), modulation=modulation, dilation=self.dilation)
-        state, input = window[:, : self.reach], window[:, self.reach :]
-        return dynamic_conv1d_step(input, state, kernels.to(window.dtype), self.bias)[0]
+        return dynamic_conv1d(window, kernels.to(window.dtype), self.bias, padding="valid")
 
     def _check_stream(self, input: Tensor, state: Tensor) -> None:
         if not self.clamp:

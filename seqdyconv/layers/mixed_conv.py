@@ -7,7 +7,7 @@ spectrogram H is time and W frequency. Inside, everything is (B, C, H, W): in on
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,19 @@ from seqdyconv.layers.initialization import reset_children
 from seqdyconv.layers.masking import last_inputs, zero_padding
 
 Size = int | tuple[int, ...]
+
+
+class MixedConvState(NamedTuple):
+    """What a causal layer remembers between chunks."""
+
+    inputs: Tensor
+    """(B, (K−1)·dilation, C·W), the last inputs."""
+    total: Tensor
+    """(B, C, 1, W or 1), the sum of what was squeezed so far, in float32 at least."""
+    steps: Tensor
+    """(B,), how many steps that were, in the dtype of the sum."""
+    phase: Tensor
+    """(B,) int, the steps since the last output, modulo the stride."""
 
 
 class MixedConv(nn.Module):
@@ -178,7 +191,9 @@ class MixedConv(nn.Module):
         image = self._read(input, padding_mask)
         return self._write(self._kernel_weights(self._attend(self._squeeze_whole(image, padding_mask))))
 
-    def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def stream(
+        self, input: Tensor, state: MixedConvState, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, MixedConvState]:
         """Convolve the next chunk of a causal layer; any chunking of an input gives what ``forward`` gives.
 
         Args:
@@ -196,16 +211,14 @@ class MixedConv(nn.Module):
             raise ValueError(f'only a causal layer streams: padding of time must be "causal", got {self.padding!r}')
         batch, channels, steps, width = image.shape
         reach, stride = self.reach[0], self.stride[0]
-        parts = self._state_parts(width)
-        if state.shape != (batch, sum(parts)):
-            raise ValueError(f"state must be (B, S) = {(batch, sum(parts))}, got {tuple(state.shape)}")
-        inputs, total, count, phase = state.split(parts, dim=1)
-        past = inputs.view(batch, reach, channels, width).transpose(1, 2)
+        for name, part, shape in zip(state._fields, state, self._state_shapes(batch, width)):
+            if part.shape != shape:
+                raise ValueError(f"{name} of state must be {shape}, got {tuple(part.shape)}")
+        past = state.inputs.unflatten(2, (channels, width)).transpose(1, 2)
         window = torch.cat([past.to(image.dtype), image], dim=2)
-        total, count = total.view(batch, channels, 1, -1), count[..., None, None]
-        squeezed, total, count = self._squeeze(image, padding_mask, total, count)
+        squeezed, total, count = self._squeeze(image, padding_mask, state.total, state.steps[:, None, None, None])
 
-        skipped = self._steps_to_output(phase[:, 0], padding_mask)
+        skipped = self._steps_to_output(state.phase, padding_mask)
         outputs = -(-(steps - skipped) // stride)
         if outputs > 0:
             squeezed = self._at_outputs(squeezed[:, :, skipped:], outputs, self._output_size(width, 1))
@@ -215,17 +228,14 @@ class MixedConv(nn.Module):
             output = window.new_zeros(batch, self.out_channels, 0, self._output_size(width, 1))
 
         inputs = last_inputs(window.transpose(1, 2).flatten(2), padding_mask, reach)
-        if stride > 1:
-            taken = steps if padding_mask is None else steps - padding_mask.flip(1).int().cumprod(1).sum(1)[:, None]
-            phase = (phase + taken) % stride
-        following = [part.flatten(1).to(state.dtype) for part in (inputs, total, count, phase)]
-        return self._write(output), torch.cat(following, dim=1)
+        taken = steps if padding_mask is None else steps - padding_mask.flip(1).int().cumprod(1).sum(1)
+        phase = (state.phase + taken) % stride
+        # Views would keep the whole chunk in memory.
+        following = MixedConvState(inputs, total.clone(), count[:, 0, 0, 0].clone(), phase)
+        return self._write(output), following
 
-    def initial_state(self, batch_size: int, width: int | None = None) -> Tensor:
-        """The state before the first chunk: (B, S) zeros, in float32 at least.
-
-        In a row stand the last (K−1)·dilation inputs, the sum of what was squeezed so far, the number of its steps, and
-        the steps since the last output.
+    def initial_state(self, batch_size: int, width: int | None = None) -> MixedConvState:
+        """The state before the first chunk, of zeros.
 
         Args:
             batch_size: B.
@@ -233,15 +243,21 @@ class MixedConv(nn.Module):
         """
         if (width is None) != (self.axes == 1):
             raise ValueError(f"width must be given for a 2-D layer, and only there, got {width!r}")
-        dtype = torch.promote_types(self.weight.dtype, torch.float32)  # the running mean needs it
-        return self.weight.new_zeros(batch_size, sum(self._state_parts(width or 1)), dtype=dtype)
+        wide = torch.promote_types(self.weight.dtype, torch.float32)  # the running mean needs it
+        dtypes = (self.weight.dtype, wide, wide, torch.long)
+        shapes = self._state_shapes(batch_size, width or 1)
+        return MixedConvState(*(self.weight.new_zeros(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes)))
 
     # Streaming
 
-    def _state_parts(self, width: int) -> list[int]:
-        """Sizes: the last inputs, the sums of what was squeezed, the number of its steps, the steps since an output."""
+    def _state_shapes(self, batch: int, width: int) -> tuple[tuple[int, ...], ...]:
         bins = width if self.mixing == "frequency" else 1
-        return [self.reach[0] * self.in_channels * width, self.in_channels * bins, 1, 1]
+        return (
+            (batch, self.reach[0], self.in_channels * width),
+            (batch, self.in_channels, 1, bins),
+            (batch,),
+            (batch,),
+        )
 
     def _steps_to_output(self, phase: Tensor, padding_mask: Tensor | None) -> int:
         """How many steps of a chunk come before its first output; with a stride this reads the state's numbers."""

@@ -4,6 +4,10 @@ A mixer maps (B, T, D) to (B, T, D) with ``forward(input, *, padding_mask=None, 
 or looks a number of steps ahead, its ``lookahead``, it has ``initial_state(batch_size)`` and ``stream(input, state,
 padding_mask=None) -> (output, state)`` too; the output then comes ``lookahead`` steps late. Its projections are
 ``in_proj``, whose equal parts ``in_proj_roles`` names, and ``out_proj``.
+
+The state of a convolution is one tensor of fixed shape, its last inputs (B, (K−1)·dilation, C). That of attention,
+or of several parts, is a named tuple of tensors, each with a row for each sequence; ``map_state`` of
+``seqdyconv.layers.states`` reorders or moves any of them. Nothing is marked in the numbers themselves.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,11 +1,11 @@
 """Self-attention and a convolution side by side."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from seqdyconv.layers.attention import SelfAttention
 from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
+from seqdyconv.layers.states import ParallelState
 
 CONVOLUTIONS = {"dynamic_conv": DynamicConv1d, "lightweight_conv": LightweightConv1d}
 
@@ -30,9 +30,7 @@ class ParallelMixer(SelfAttention):
         device, dtype: of the parameters.
 
     Shapes:
-        input (B, T, D) → output (B, T, D). State (B, (K−1)·dilation + 1 + S, 2·D + 1): the convolution's rows, in
-        columns 0 to D−1, then those of attention. Parameters: ``in_proj`` (query, key, value stacked), ``conv``,
-        ``out_proj``.
+        input (B, T, D) → output (B, T, D). Parameters: ``in_proj`` (query, key, value stacked), ``conv``, ``out_proj``.
 
     Raises:
         ValueError: options or input that do not fit.
@@ -78,21 +76,18 @@ class ParallelMixer(SelfAttention):
             **({"generator_bias": generator_bias} if conv == "dynamic_conv" else {}),
         )
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        """The state before the first chunk: (B, (K−1)·dilation + 1, 2·D + 1)."""
-        # Attention starts from one step that is not real: its rows are then never none, which an export would fix.
-        return F.pad(self.conv.initial_state(batch_size), (0, self.dim + 1, 0, 1))
+    def initial_state(self, batch_size: int) -> ParallelState:  # type: ignore[override]
+        """The state before the first chunk: those of the convolution and of attention."""
+        return ParallelState(self.conv.initial_state(batch_size), super().initial_state(batch_size))
+
+    def stream(  # type: ignore[override]
+        self, input: Tensor, state: ParallelState, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, ParallelState]:
+        """Mix the next chunk (B, T, D) of a causal mixer; returns its output (B, T, D) and the next state."""
+        query, key, value = self._project_chunk(input, padding_mask)
+        attended, attention = self._attend_chunk(query, key, value, state.attention, padding_mask)
+        convolved, conv = self.conv.stream(value, state.conv, padding_mask)
+        return self.out_proj(attended + convolved), ParallelState(conv, attention)
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None) -> Tensor:
         return super()._mix(query, key, value, padding_mask) + self.conv(value, padding_mask=padding_mask)
-
-    def _mix_chunk(self, query: Tensor, state: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        reach, time = self.conv.reach, query.shape[1]
-        if state.shape[1] <= reach + time:
-            raise ValueError(
-                f"state must have at least (K-1)*dilation + 1 = {reach + 1} rows, got {state.shape[1] - time}"
-            )
-        kept, memory = state[:, :reach, : self.dim], state[:, reach:]
-        attended, memory = super()._mix_chunk(query, memory, padding_mask)
-        convolved, kept = self.conv.stream(memory[:, -time:, self.dim : -1], kept, padding_mask)
-        return attended + convolved, torch.cat([F.pad(kept, (0, self.dim + 1)), memory], dim=1)

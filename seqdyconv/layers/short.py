@@ -1,21 +1,11 @@
 """Short convolutions: a few taps over the outputs of a projection, static or predicted at every step."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqdyconv.functional import (
-    dynamic_conv1d,
-    dynamic_conv1d_step,
-    lightweight_conv1d,
-    lightweight_conv1d_step,
-    low_rank_conv1d,
-    low_rank_conv1d_step,
-)
-from seqdyconv.functional.conv import Padding
+from seqdyconv.functional import dynamic_conv1d, lightweight_conv1d, low_rank_conv1d
+from seqdyconv.functional.conv import OpPadding, Padding
 from seqdyconv.layers.checks import check_positive
 from seqdyconv.layers.initialization import XavierLinear, ZeroLinear, reset_children
 from seqdyconv.layers.window import WindowConv
@@ -139,28 +129,23 @@ class ShortConv1d(WindowConv):
         return text + (", silu=True" if self.silu else "") + (", bias=True" if self.bias is not None else "")
 
     def _forward(self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None = None) -> Tensor:
-        return self._convolve(input, input, input if query is None else query, None)
+        return self._convolve(input, input, query, self.padding)
 
     def _stream(self, window: Tensor, query: Tensor | None = None) -> Tensor:
-        state, input, current = window[:, : self.reach], window[:, self.reach :], self.current_inputs(window)
-        return self._convolve(input, current, current if query is None else query, state)
+        return self._convolve(window, self.current_inputs(window), query, "valid")
 
-    def _convolve(self, input: Tensor, current: Tensor, query: Tensor, state: Tensor | None) -> Tensor:
-        """The sum of all parts for the steps ``current`` of a whole sequence, or of the chunk after ``state``."""
-
-        def convolve(whole: Callable[..., Tensor], step: Callable[..., Any], *kernels: Tensor) -> Tensor:
-            return whole(input, *kernels, padding=self.padding) if state is None else step(input, state, *kernels)[0]
-
+    def _convolve(self, input: Tensor, current: Tensor, query: Tensor | None, padding: OpPadding) -> Tensor:
+        """The sum of all parts; ``current`` are the steps of ``input`` that the output is of."""
         parts = []
         if self.static_kernel is not None:
-            parts.append(convolve(lightweight_conv1d, lightweight_conv1d_step, self.static_kernel))
+            parts.append(lightweight_conv1d(input, self.static_kernel, padding=padding))
         if self.generator is not None:
-            generated = self.generator(query)
+            generated = self.generator(current if query is None else query)
             if self.basis is not None:
-                parts.append(convolve(low_rank_conv1d, low_rank_conv1d_step, generated, self.basis))
+                parts.append(low_rank_conv1d(input, generated, self.basis, padding=padding))
             else:
                 kernels = generated.unflatten(-1, (self.num_heads, self.kernel_size))
-                parts.append(convolve(dynamic_conv1d, dynamic_conv1d_step, kernels))
+                parts.append(dynamic_conv1d(input, kernels, padding=padding))
         output = sum(parts[1:], parts[0])
         if self.residual:
             output = output + current.to(output.dtype)  # autocast's, where that is on

@@ -14,6 +14,7 @@ from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
 from seqdyconv.layers.conv_mixer import mixer_padding
 from seqdyconv.layers.initialization import XavierLinear, reset_children
 from seqdyconv.layers.masking import zero_padding
+from seqdyconv.layers.states import ParallelState, SpanState, initial_attention_state
 
 
 class SpanDynamicConv1d(nn.Module):
@@ -128,25 +129,25 @@ class SpanDynamicConv1d(nn.Module):
             source,
         )
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        """The state before the first chunk: (B, (K−1)·dilation, S + C), of both convolutions."""
-        return torch.cat([self.depthwise.initial_state(batch_size), self.conv.initial_state(batch_size)], dim=-1)
+    def initial_state(self, batch_size: int) -> SpanState:
+        """The state before the first chunk: those of both convolutions."""
+        return SpanState(self.depthwise.initial_state(batch_size), self.conv.initial_state(batch_size))
 
     def stream(
         self,
         input: Tensor,
-        state: Tensor,
+        state: SpanState,
         padding_mask: Tensor | None = None,
         query: Tensor | None = None,
         source: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, SpanState]:
         """Convolve the next chunk of a causal layer; any chunking of a sequence gives what ``forward`` gives.
 
         A layer that looks L steps ahead gives its output L steps late, see :meth:`seqdyconv.DynamicConv1d.stream`.
 
         Args:
             input: (B, T, C), T ≥ 1.
-            state: (B, (K−1)·dilation, S + C), of :meth:`initial_state` or the last call.
+            state: of :meth:`initial_state` or the last call.
             padding_mask: (B, T) bool; padding at a row's end does not enter its state.
             query: (B, T, C), of the steps of the output; None: ``input``.
             source: (B, T, S), of the steps of the input; None: ``input``.
@@ -156,17 +157,13 @@ class SpanDynamicConv1d(nn.Module):
         """
         late = query is None and self.lookahead > 0
         query, source = self._check(input, padding_mask, query, source)
-        expected = (input.shape[0], self.conv.reach, self.source_dim + self.channels)
-        if state.shape != expected:
-            raise ValueError(f"state must be (B, (K-1)*dilation, S+C) = {expected}, got {tuple(state.shape)}")
-        sources, inputs = state.split([self.source_dim, self.channels], dim=-1)
-        span, sources = self.depthwise.stream(source, sources, padding_mask)
+        span, sources = self.depthwise.stream(source, state.source, padding_mask)
         if late:
-            query = self.output_steps(self.conv.past_inputs(inputs), zero_padding(input, padding_mask))
+            query = self.output_steps(self.conv.past_inputs(state.input), zero_padding(input, padding_mask))
         elif self.lookahead == 0:
             query = zero_padding(query, padding_mask)
-        output, inputs = self.conv.stream(input, inputs, padding_mask, query * self.pointwise(span))
-        return output, torch.cat([sources, inputs], dim=-1)
+        output, inputs = self.conv.stream(input, state.input, padding_mask, query * self.pointwise(span))
+        return output, SpanState(sources, inputs)
 
     def _forward(self, input: Tensor, query: Tensor, source: Tensor, padding_mask: Tensor | None) -> Tensor:
         span = self.pointwise(self.depthwise(source, padding_mask=padding_mask))
@@ -318,16 +315,16 @@ class SpanDynamicConvMixer(_SpanBlock):
         """The steps after the current one that the convolution reads."""
         return self.conv.lookahead
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        """The state before the first chunk: that of the convolution, (B, (K−1)·dilation, D + C)."""
+    def initial_state(self, batch_size: int) -> SpanState:
+        """The state before the first chunk: that of the convolution."""
         return self.conv.initial_state(batch_size)
 
-    def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def stream(self, input: Tensor, state: SpanState, padding_mask: Tensor | None = None) -> tuple[Tensor, SpanState]:
         """Mix the next chunk (B, T, D); returns its output (B, T, D), ``lookahead`` steps late, and the next state."""
         input = self._enter(input, padding_mask)
         query, value = self.in_proj(input).chunk(2, dim=-1)
         if self.lookahead:  # the query is of the steps of the output
-            query = self.in_proj(self.conv.output_steps(state[..., : self.dim], input)).chunk(2, dim=-1)[0]
+            query = self.in_proj(self.conv.output_steps(state.source, input)).chunk(2, dim=-1)[0]
         output, state = self.conv.stream(value, state, padding_mask, query, input)
         return self.out_proj(output), state
 
@@ -356,9 +353,8 @@ class MixedAttention(_SpanBlock):
         device, dtype: of the parameters.
 
     Shapes:
-        input (B, T, D) → output (B, T, D). State (B, (K−1)·dilation + 1 + S, D + D/2): the convolution's rows, then
-        those of attention in columns 0 to D. Parameters: ``in_proj`` (query, key and value of attention and value of
-        the convolution, D/2 each, stacked), ``conv``, ``out_proj``.
+        input (B, T, D) → output (B, T, D). Parameters: ``in_proj`` (query, key and value of attention and value of the
+        convolution, D/2 each, stacked), ``conv``, ``out_proj``.
 
     Raises:
         ValueError: options or input that do not fit.
@@ -420,38 +416,33 @@ class MixedAttention(_SpanBlock):
     def extra_repr(self) -> str:
         return f"{self.dim}, num_heads={self.num_heads}, attention_heads={self.attention_heads}, causal={self.causal}"
 
-    def initial_state(self, batch_size: int) -> Tensor:
-        """The state before the first chunk: (B, (K−1)·dilation + 1, D + D/2)."""
-        # Attention starts from one step that is not real: its rows are then never none, which an export would fix.
-        return F.pad(self.conv.initial_state(batch_size), (0, 0, 0, 1))
+    def initial_state(self, batch_size: int) -> ParallelState:
+        """The state before the first chunk: those of the convolution and of attention."""
+        attention = initial_attention_state(self.in_proj.weight, batch_size, self.conv.channels)
+        return ParallelState(self.conv.initial_state(batch_size), attention)
 
-    def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def stream(
+        self, input: Tensor, state: ParallelState, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, ParallelState]:
         """Mix the next chunk of a causal layer.
 
         Args:
             input: (B, T, D), T ≥ 1.
-            state: (B, (K−1)·dilation + 1 + S, D + D/2), of :meth:`initial_state` or the last call.
+            state: of :meth:`initial_state` or the last call.
             padding_mask: (B, T) bool.
 
         Returns:
-            The output (B, T, D), and the next state, T rows longer.
+            The output (B, T, D), and the next state, its attention of T more steps.
         """
         if not self.causal:
             raise ValueError("only a causal layer streams, got causal=False")
         input = self._enter(input, padding_mask)
         query, key, value, convolved = self.in_proj(input).chunk(4, dim=-1)
-        reach, width = self.conv.conv.reach, self.dim + self.conv.channels
-        if state.dim() != 3 or state.shape[0] != input.shape[0] or state.shape[1] <= reach or state.shape[2] != width:
-            raise ValueError(
-                f"state must be (B, (K-1)*dilation + 1 + S, D + D/2) = ({input.shape[0]}, {reach + 1} + S, {width}), "
-                f"got {tuple(state.shape)}"
-            )
-        real = key.new_ones(key.shape[:2]) if padding_mask is None else (~padding_mask).to(key.dtype)
-        rows = F.pad(torch.cat([key, value, real[..., None]], dim=-1), (0, self.conv.channels - 1))
-        memory = torch.cat([state[:, reach:].to(rows.dtype), rows], dim=1)
-        attended = self_attend_chunk(query, memory[..., : self.dim + 1], self.attention_heads, self._dropout)
-        convolved, kept = self.conv.stream(convolved, state[:, :reach], padding_mask, query, input)
-        return self.out_proj(torch.cat([attended, convolved], dim=-1)), torch.cat([kept, memory], dim=1)
+        attended, attention = self_attend_chunk(
+            query, key, value, state.attention, self.attention_heads, padding_mask, self._dropout
+        )
+        convolved, conv = self.conv.stream(convolved, state.conv, padding_mask, query, input)
+        return self.out_proj(torch.cat([attended, convolved], dim=-1)), ParallelState(conv, attention)
 
     @property
     def packing_gap(self) -> None:

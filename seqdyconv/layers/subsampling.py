@@ -1,6 +1,6 @@
 """From feature frames to a quarter as many steps: the front of a speech encoder."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,8 +9,14 @@ from torch import Tensor, nn
 from seqdyconv.layers.checks import check_input, check_positive
 from seqdyconv.layers.initialization import XavierLinear, reset_children
 from seqdyconv.layers.kernel_attention import KernelAttentionConv2d
+from seqdyconv.layers.mixed_conv import MixedConvState
 
-SubsamplingState = tuple[Tensor, Tensor]
+
+class SubsamplingState(NamedTuple):
+    """The states of both convolutions."""
+
+    conv1: MixedConvState
+    conv2: MixedConvState
 
 
 class ConvSubsampling(nn.Module):
@@ -108,8 +114,8 @@ class ConvSubsampling(nn.Module):
         return quarter(lengths)
 
     def initial_state(self, batch_size: int) -> SubsamplingState:
-        """The state before the first chunk: that of each convolution, a (B, N) tensor."""
-        return (
+        """The state before the first chunk."""
+        return SubsamplingState(
             self.conv1.initial_state(batch_size, self.num_mel_bins),
             self.conv2.initial_state(batch_size, (self.num_mel_bins + 1) // 2),
         )
@@ -136,7 +142,7 @@ class ConvSubsampling(nn.Module):
             hidden = F.relu(hidden)
         else:
             hidden = hidden.new_zeros(*hidden.shape[:3], quarter(self.num_mel_bins))
-        return self._project(hidden), (first, second)
+        return self._project(hidden), SubsamplingState(first, second)
 
     def _project(self, hidden: Tensor) -> Tensor:
         """(B, C, T', F') → (B, T', D)."""

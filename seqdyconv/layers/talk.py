@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqdyconv.functional import talk_conv1d, talk_conv1d_step
+from seqdyconv.functional import talk_conv1d
 from seqdyconv.functional.conv import Padding
 from seqdyconv.layers.checks import check_dropout, check_input
 from seqdyconv.layers.initialization import XavierLinear, reset_children
@@ -105,9 +105,9 @@ class TaLKConv1d(WindowConv):
         return self._add_bias(talk_conv1d(input, *extents, max_left=self.left, max_right=self.lookahead))
 
     def _stream(self, window: Tensor) -> Tensor:
-        state, input = window[:, : self.reach], window[:, self.reach :]
         extents = self.extents(self.current_inputs(window))
-        return self._add_bias(talk_conv1d_step(input, state, *extents, max_left=self.left, max_right=self.lookahead)[0])
+        output = talk_conv1d(window, *extents, max_left=self.left, max_right=self.lookahead, padding="valid")
+        return self._add_bias(output)
 
     def _add_bias(self, output: Tensor) -> Tensor:
         return output if self.bias is None else output + self.bias.to(output.dtype)

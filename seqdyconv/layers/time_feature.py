@@ -13,6 +13,7 @@ from seqdyconv.layers.checks import check_input, check_positive
 from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
 from seqdyconv.layers.initialization import FirstPartLinear, XavierLinear, reset_children
 from seqdyconv.layers.masking import zero_padding
+from seqdyconv.layers.states import RealInputs
 
 
 class _TimeFeatureConv(nn.Module):
@@ -50,11 +51,13 @@ class _TimeFeatureConv(nn.Module):
             return run_packed(self._forward, input, cu_seqlens, self.conv.packing_gap)
         return self._forward(input, padding_mask)
 
-    def initial_state(self, batch_size: int) -> Tensor:
+    def initial_state(self, batch_size: int) -> Tensor | RealInputs:
         """The state before the first chunk: that of the convolution over time, (B, (K−1)·dilation, C)."""
         return self.conv.initial_state(batch_size)
 
-    def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def stream(
+        self, input: Tensor, state: Tensor | RealInputs, padding_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | RealInputs]:
         """Convolve the next chunk (B, T, C), as :meth:`seqdyconv.LightweightConv1d.stream` does."""
         check_input(input, self.channels, self.merge.weight.dtype, padding_mask)
         input = zero_padding(input, padding_mask)

@@ -1,5 +1,7 @@
 """What convolutions over time share whose output at a step depends on a window of the input around it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -79,13 +81,13 @@ class WindowConv(nn.Module):
         queries = tuple(zero_padding(query, padding_mask) for query in queries)
         return self._forward(zero_padding(input, padding_mask), padding_mask, *queries)
 
-    def initial_state(self, batch_size: int) -> Tensor:
+    def initial_state(self, batch_size: int) -> Any:
         """The state before the first chunk: (B, (K−1)·dilation, C) zeros on the layer's device, in its dtype."""
         return next(self.parameters()).new_zeros(batch_size, self.reach, self.channels)
 
     def stream(
-        self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None, query: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+        self, input: Tensor, state: Any, padding_mask: Tensor | None = None, query: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
         """Convolve the next chunk of a causal layer; any chunking of a sequence gives what ``forward`` gives.
 
         A layer with ``padding=P`` looks L = (K−1)·dilation − P steps ahead, so its output comes L steps late: the
@@ -103,7 +105,10 @@ class WindowConv(nn.Module):
         queries = self.checked_queries(input, padding_mask, query)
         if self.lookahead == 0:  # else the mask is of other steps
             queries = tuple(zero_padding(query, padding_mask) for query in queries)
-        window = self._window(input, state, padding_mask)
+        return self._advance(zero_padding(input, padding_mask), state, padding_mask, *queries)
+
+    def _advance(self, input: Tensor, state: Any, padding_mask: Tensor | None, *queries: Tensor) -> tuple[Tensor, Any]:
+        window = self._window(input, state)
         return self._stream(window, *queries), last_inputs(window, padding_mask, self.reach)
 
     # What a subclass brings
@@ -146,10 +151,9 @@ class WindowConv(nn.Module):
             raise ValueError(f"query must be (B, T, Q) = {expected}, got {tuple(query.shape)}")
         return (query,)
 
-    def _window(self, input: Tensor, state: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """State and chunk in one, zeros at padded steps."""
+    def _window(self, input: Tensor, state: Tensor) -> Tensor:
+        """State and chunk in one."""
         self._check_stream(input, state)
-        input = zero_padding(input, padding_mask)
         return torch.cat([state.to(input.dtype), input], dim=1)
 
     def _check_stream(self, input: Tensor, state: Tensor) -> None:

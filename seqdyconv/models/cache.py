@@ -1,26 +1,29 @@
 """What a decoder remembers between steps: the stream state of each mixer, and the encoder's keys and values."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 from transformers import Cache, DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import CacheLayerMixin
 
+from seqdyconv.layers.states import map_state, tensors_of
+
 
 class MixerState(CacheLayerMixin):
-    """The stream state of one mixer, whatever it is: a tensor with one row for each sequence.
+    """The stream state of one mixer, whatever it is: tensors with one row for each sequence.
 
-    For a convolution these are its last K−1 inputs, so its size does not grow with what was decoded.
+    For a convolution it is its last K−1 inputs, so its size does not grow with what was decoded.
     """
 
     is_sliding = False
 
     def __init__(self) -> None:
         super().__init__()
-        self.state: Tensor | None = None
+        self.state: Any = None
         self.cumulative_length = 0
 
-    def store(self, state: Tensor, time: int) -> None:
+    def store(self, state: Any, time: int) -> None:
         """Keep ``state``, that of ``time`` more steps."""
         self.state = state
         self.cumulative_length += time
@@ -39,17 +42,25 @@ class MixerState(CacheLayerMixin):
         self.state, self.cumulative_length, self.is_initialized = None, 0, False
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        if self.state is not None:
-            self.state = self.state.index_select(0, beam_idx.to(self.state.device))
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        self._map(lambda rows: rows.index_select(0, indices.to(rows.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self._map(lambda rows: rows.repeat_interleave(repeats, dim=0))
 
     def offload(self) -> None:
         if self.state is not None:
-            self.device = self.state.device
-            self.state = self.state.to("cpu", non_blocking=True)
+            self.device = tensors_of(self.state)[0].device
+            self._map(lambda rows: rows.to("cpu", non_blocking=True))
 
     def prefetch(self) -> None:
-        if self.state is not None and self.state.device != self.device:
-            self.state = self.state.to(self.device, non_blocking=True)
+        self._map(lambda rows: rows.to(self.device, non_blocking=True))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> None:
+        if self.state is not None:
+            self.state = map_state(function, self.state)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         raise TypeError("a mixer's state is stored by store(), it has no keys and values")

@@ -1,7 +1,7 @@
 """Programs for inference without Python: ``torch.export`` of the encoder and of one decoding step.
 
-Both take any batch size and any source length. A decoding step takes and returns the decoder's memory as tensors: the
-stream state of each mixer, whose size a convolution keeps fixed, and the encoder's keys and values.
+Both take any batch size and any source length. A decoding step takes and returns the decoder's memory as tensors: those
+of the stream states of its mixers, whose size a convolution keeps fixed, and the encoder's keys and values.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from seqdyconv.layers import SelfAttention
+from seqdyconv.layers.states import AttentionState, map_state, tensors_of
 from seqdyconv.models.modeling import SeqDyConvForConditionalGeneration, to_padding_mask
 
 
@@ -37,9 +37,13 @@ class DecoderStepProgram(nn.Module):
         super().__init__()
         self.decoder = model.decoder
         self.lm_head = model.lm_head
+        self.forms = self._initial_states(1)  # of the states: which tensors they are made of
 
     def initial_states(self, batch_size: int) -> list[Tensor]:
-        """The states before the first token."""
+        """The states before the first token: the tensors of all mixers, one after the other."""
+        return tensors_of(self._initial_states(batch_size))
+
+    def _initial_states(self, batch_size: int) -> list[Any]:
         layers: Any = self.decoder.layers
         return [layer.mixer.initial_state(batch_size) for layer in layers]
 
@@ -53,7 +57,7 @@ class DecoderStepProgram(nn.Module):
             position: (B, 1), how many tokens came before it.
             attention_mask: (B, S), 1 = keep, of the source.
             memory: for each layer (B, S, 2·D), from :class:`EncoderProgram`.
-            states: for each layer its mixer's state, from :meth:`initial_states` or the step before.
+            states: from :meth:`initial_states` or the step before.
 
         Returns:
             Logits (B, V), and the states for the next step.
@@ -62,9 +66,11 @@ class DecoderStepProgram(nn.Module):
         hidden = self.decoder.embedding.at(input_ids, position)
         following = []
         layers: Any = self.decoder.layers
-        for layer, state, keys_values in zip(layers, states, memory):
+        given = iter(states)
+        for layer, form, keys_values in zip(layers, self.forms, memory):
+            state = map_state(lambda _: next(given), form)
             mixed, state = layer.mixer.stream(layer.mixer_residual.enter(hidden), state)
-            following.append(state)
+            following += tensors_of(state)
             key, value = keys_values.chunk(2, dim=-1)
             hidden = layer.after_mixer(hidden, mixed, (key, value), padding_mask)
         hidden = hidden if self.decoder.norm is None else self.decoder.norm(hidden)
@@ -114,13 +120,11 @@ def export_decoder_step(model: SeqDyConvForConditionalGeneration) -> ExportedPro
     program = DecoderStepProgram(model).eval()
     batch, source, past = Dim("batch", min=1), Dim("source", min=1), Dim("past", min=0)
     layers, width = len(model.decoder.layers), 2 * model.config.hidden_size
-    states = program.initial_states(2)
-    rows = [state.shape[1] for state in states]
-    growing = [isinstance(layer.mixer, SelfAttention) for layer in model.decoder.layers]
-    # Traced with some steps of the past, so that their number stays free: attention adds a row to its state each step.
+    # Traced with some steps of the past, so that their number stays free: attention adds one to its state each step.
+    growing = [grows for form in program.forms for grows in _growing(form)]
     states = [
-        torch.cat([state, state.new_ones(2, 7, state.shape[2])], 1) if grows else state
-        for state, grows in zip(states, growing)
+        state.new_ones(2, 7, *state.shape[2:]) if grows else state
+        for state, grows in zip(program.initial_states(2), growing)
     ]
     token = torch.ones(2, 1, dtype=torch.long, device=model.device)
     mask = torch.ones(2, 40, dtype=torch.long, device=model.device)
@@ -134,9 +138,13 @@ def export_decoder_step(model: SeqDyConvForConditionalGeneration) -> ExportedPro
                 {0: batch},
                 {0: batch, 1: source},
                 [{0: batch, 1: source}] * layers,
-                [
-                    {0: batch, 1: past + first if first else past} if grows else {0: batch}
-                    for grows, first in zip(growing, rows)
-                ],
+                [{0: batch, 1: past} if grows else {0: batch} for grows in growing],
             ),
         )
+
+
+def _growing(state: Any, grows: bool = False) -> list[bool]:
+    """Of each tensor of a state, whether every step adds a row to it, as to those of attention."""
+    if isinstance(state, Tensor):
+        return [grows]
+    return [each for part in state for each in _growing(part, isinstance(state, AttentionState))]

@@ -12,14 +12,14 @@ class BlockState(NamedTuple):
 
     waiting: Tensor
     """(B, ≤ lookahead, D): what went in and has not come out yet."""
-    mixer: Tensor
-    """The mixer's own state."""
+    mixer: Any
+    """The mixer's own state, see ``seqdyconv.layers.states``."""
 
 
 def initial_block_state(mixer: Any, batch_size: int) -> BlockState:
     """The state of one mixer before the first chunk."""
-    state = mixer.initial_state(batch_size)
-    return BlockState(waiting=state.new_zeros(batch_size, 0, mixer.dim), mixer=state)
+    waiting = next(mixer.parameters()).new_zeros(batch_size, 0, mixer.dim)
+    return BlockState(waiting, mixer.initial_state(batch_size))
 
 
 def stream_block(

@@ -169,6 +169,22 @@ LAYOUTS = {
 }
 
 
+@every_backend
+@every_op
+@pytest.mark.parametrize("kernel_size, dilation, time", [(4, 1, 9), (4, 1, 4), (1, 1, 9), (3, 2, 40), (20, 1, 90)])
+def test_valid_is_the_causal_operation_where_it_reads_no_zeros(kind, backend, kernel_size, dilation, time):
+    """Of a dynamic one, the kernels are those of the steps that are left. Output and all gradients."""
+    reach = (kernel_size - 1) * dilation
+
+    def causal(input, weight, bias):
+        weight = F.pad(weight, (0, 0, 0, 0, reach, 0)) if kind == "dynamic" else weight
+        return OPS[kind](input, weight, bias, padding="causal", dilation=dilation, backend="reference")[:, reach:]
+
+    input, weight, bias = make(kind, backend, time=time, kernel_size=kernel_size)
+    weight = weight[:, reach:] if kind == "dynamic" else weight
+    assert_matches(partial(OPS[kind], padding="valid", dilation=dilation, backend=backend), causal, input, weight, bias)
+
+
 class TestBackendsAgree:
     @every_backend
     @every_op
@@ -436,7 +452,9 @@ class TestBadInput:
 
     @pytest.mark.parametrize("weight", [(1, 9, 3, 4), (2, 8, 3, 4)])
     def test_dynamic_kernels_of_another_batch_or_length(self, weight):
-        with pytest.raises(ValueError, match=r"weight must be .*\(B, T\) = \(2, 9\), got \(" + str(weight[0])):
+        with pytest.raises(
+            ValueError, match=r"weight must be .* the output's \(B, T\) = \(2, 9\), got \(" + str(weight[0])
+        ):
             dynamic_conv1d(torch.zeros(2, 9, 6), torch.zeros(weight))
 
     def test_kernels_of_the_other_operation(self):
@@ -470,10 +488,19 @@ class TestBadInput:
             OPS[kind](input, weight.to("meta"), bias)
 
     @every_op
-    @pytest.mark.parametrize("padding", ["valid", "Same", -1, 4, 1.5, True, None, (1, 2)], ids=repr)
+    @pytest.mark.parametrize("padding", ["full", "Same", -1, 4, 1.5, True, None, (1, 2)], ids=repr)
     def test_padding(self, kind, padding):
-        with pytest.raises(ValueError, match=r'padding must be "causal", "same" or an int from 0 to .*= 3, got '):
+        message = r'padding must be "causal", "same", "valid" or an int from 0 to .*= 3, got '
+        with pytest.raises(ValueError, match=message):
             OPS[kind](*shapes(kind), padding=padding)
+
+    @every_op
+    def test_nothing_that_is_valid(self, kind):
+        with pytest.raises(ValueError, match=r'more than .* = 16 steps where padding="valid", got 9'):
+            OPS[kind](*shapes(kind, weight=(3, 17)), padding="valid")
+        weight = torch.zeros(1, 6, 3, 4) if kind == "dynamic" else torch.zeros(3, 4)
+        with pytest.raises(ValueError, match="cu_seqlens needs as many outputs as inputs"):
+            OPS[kind](torch.zeros(1, 9, 6), weight, padding="valid", cu_seqlens=torch.tensor([0, 9]))
 
     @every_op
     @pytest.mark.parametrize("dilation", [0, -1, 1.0, True, "2"], ids=repr)

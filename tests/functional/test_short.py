@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from seqdyconv import dynamic_conv1d, low_rank_conv1d, low_rank_conv1d_step
@@ -74,6 +75,16 @@ def test_packed_sequences_are_convolved_alone(backend, lengths):
     assert_matches(packed, alone, input, coefficients, basis)
 
 
+@every_backend
+def test_valid_is_the_causal_operation_where_it_reads_no_zeros(backend):
+    def causal(input, coefficients, basis):
+        return all_at_once(input, F.pad(coefficients, (0, 0, 3, 0)), basis, "causal")[:, 3:]
+
+    input, coefficients, basis = make(backend)
+    op = partial(low_rank_conv1d, padding="valid", backend=backend)
+    assert_matches(op, causal, input, coefficients[:, 3:], basis)
+
+
 @each(BACKENDS, dtype=torch.bfloat16)
 def test_autocast_computes_in_its_dtype(backend):
     tensors = make(backend, dtype=torch.float32)
@@ -122,6 +133,11 @@ class TestBadInput:
             low_rank_conv1d_step(input, torch.zeros(2, 4, 6), coefficients, basis)
         with pytest.raises(ValueError, match=r"state must have the input's dtype, torch.float32, got torch.float64"):
             low_rank_conv1d_step(input, torch.zeros(2, 3, 6).double(), coefficients, basis)
+        with pytest.raises(ValueError, match=r'more than .* = 3 steps where padding="valid", got 2'):
+            low_rank_conv1d(input[:, :2], coefficients, basis, padding="valid")
+        with pytest.raises(ValueError, match="cu_seqlens needs as many outputs as inputs"):
+            ends = torch.tensor([0, 9])
+            low_rank_conv1d(input[:1], coefficients[:1, 3:], basis, padding="valid", cu_seqlens=ends)
         with pytest.raises(ValueError, match=r"backend must be None or one of reference, .*tap_by_tap, got 'fast'"):
             low_rank_conv1d(input, coefficients, basis, backend="fast")
 

@@ -390,6 +390,17 @@ class TestSteps:
         assert state.untyped_storage().nbytes() == state.numel() * state.itemsize
 
 
+@every_backend
+@pytest.mark.parametrize("time", [9, 150])
+def test_valid_is_the_part_whose_windows_are_inside(backend, time):
+    def inside(input, left, right):
+        left, right = (F.pad(side, (0, 0, 3, 2)) for side in (left, right))
+        return op((3, 2), "reference")(input, left, right)[:, 3:-2]
+
+    input, left, right = make((3, 2), backend, time=time)
+    assert_matches(op((3, 2), backend, padding="valid"), inside, input, left[:, 3:-2], right[:, 3:-2])
+
+
 class TestManners:
     @every_backend
     def test_tensors_of_the_caller_are_not_edited(self, backend):
@@ -430,6 +441,9 @@ class TestBadInput:
             ({"left": torch.zeros(2, 9, 4)}, r"heads must divide the channels, got 4 heads and 6 channels"),
             ({"left": torch.zeros(2, 9, 0)}, r"heads must divide the channels, got 0 heads and 6 channels"),
             ({"right": torch.zeros(2, 9, 2)}, r"left and right must have the same heads, got 3 and 2"),
+            ({"padding": "causal"}, r"padding must be \"same\" or \"valid\", got 'causal'"),
+            ({"padding": "valid"}, r"left must be .* the output's \(B, T\) = \(2, 4\), got .* \(2, 9, 3\)"),
+            ({"padding": "valid", "max_left": 7}, r"more than max_left \+ max_right = 9 steps .*, got 9"),
             ({"max_left": -1}, r"max_left must be an int >= 0, got -1"),
             ({"max_right": 2.0}, r"max_right must be an int >= 0, got 2.0"),
             ({"max_right": True}, r"max_right must be an int >= 0, got True"),
@@ -457,7 +471,7 @@ def test_packed_sequences_are_averaged_alone(reach, backend):
 
 
 def test_public_names():
-    names = ["input", "left", "right", "max_left", "max_right", "cu_seqlens", "backend"]
+    names = ["input", "left", "right", "max_left", "max_right", "padding", "cu_seqlens", "backend"]
     assert list(inspect.signature(talk_conv1d).parameters) == names
     names = ["input", "state", "left", "right", "max_left", "max_right", "backend"]
     assert list(inspect.signature(talk_conv1d_step).parameters) == names

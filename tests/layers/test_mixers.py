@@ -146,10 +146,19 @@ class TestParallelMixer:
         assert torch.equal(mixer(input), mixer(input))
         assert not torch.equal(mixer.train()(input), mixer(input))
 
-    def test_a_state_without_the_rows_of_the_convolution_is_refused(self):
-        mixer = build_named("parallel", causal=True)
-        with pytest.raises(ValueError, match=r"state must have at least .* = 4 rows, got 2"):
-            mixer.stream(torch.stack(sentences(3, 3)), mixer.initial_state(2)[:, :2])
+    def test_a_state_with_parts_of_another_shape_is_refused(self):
+        mixer, input = build_named("parallel", causal=True), torch.stack(sentences(3, 3))
+        state = mixer.initial_state(2)
+        with pytest.raises(
+            ValueError, match=r"state must be \(B, \(K-1\)\*dilation, C\) = \(2, 3, 6\), got \(2, 2, 6\)"
+        ):
+            mixer.stream(input, state._replace(conv=state.conv[:, :2]))
+        for name, part in (("key", torch.zeros(2, 4, 5)), ("value", torch.zeros(2, 1, 6)), ("is_real", torch.ones(2))):
+            broken = state._replace(attention=state.attention._replace(**{name: part}))
+            with pytest.raises(ValueError, match=rf"{name} of state must be \(2, S.*, got \(2"):
+                mixer.stream(input, broken)
+        with pytest.raises(ValueError, match="state must be an AttentionState, got Tensor"):
+            mixer.stream(input, state._replace(attention=state.conv))
 
     def test_unknown_convolution(self):
         with pytest.raises(ValueError, match="conv must be one of dynamic_conv, lightweight_conv, got 'fourier'"):

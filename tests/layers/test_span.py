@@ -227,7 +227,8 @@ class TestMixedAttention:
     def test_a_stream_does_not_grow_the_convolutions_rows(self):
         mixer, input = build_named("mixed_attention", causal=True), torch.stack(sentences(9, 9))
         state = mixer.stream(input, mixer.initial_state(2))[1]
-        assert state.shape == (2, 3 + 1 + 9, 9)
+        assert state.conv.source.shape == (2, 3, 6) and state.conv.input.shape == (2, 3, 3)
+        assert state.attention.key.shape == (2, 9, 3)
         assert_close(stream(mixer, input, [4, 5]), mixer(input))
 
     @pytest.mark.parametrize(

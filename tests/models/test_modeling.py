@@ -350,10 +350,22 @@ class TestErrors:
 
 
 class TestExport:
-    @pytest.mark.parametrize("kind", ["dynamic", "mixed, learned positions", "parallel, pre-norm"])
-    def test_encoder_and_decoding_step_give_the_logits_of_the_model_for_any_sizes(self, kind):
-        model = build(torch.float32, **CONFIGS[kind])
-        encode, step = export_encoder(model).module(), export_decoder_step(model).module()
+    PARTS = {  # states of several parts; that of a kernel of one tap has no rows, nor will
+        "decoder_layer_types": ["parallel", "span_dynamic_conv", "mixed_attention"],
+        "decoder_kernel_sizes": [1, 7, 4],
+        "decoder_normalize_before": True,
+    }
+
+    @pytest.mark.parametrize(
+        "options",
+        [CONFIGS["dynamic"], CONFIGS["mixed, learned positions"], PARTS],
+        ids=["dynamic", "mixed, learned positions", "states of several parts"],
+    )
+    def test_encoder_and_decoding_step_give_the_logits_of_the_model_for_any_sizes(self, options, tmp_path):
+        model = build(torch.float32, **options)
+        encode, step = export_encoder(model).module(), export_decoder_step(model)
+        torch.export.save(step, tmp_path / "step.pt2")
+        step = torch.export.load(tmp_path / "step.pt2").module()
         for lengths in ([1], [9, 4], [50, 3, 20]):
             source, mask = pad(sentences(*lengths))
             target = torch.stack(sentences(*[5] * len(lengths)))
