@@ -5,7 +5,6 @@
 The model is one of ours, or one whose attention was swapped; text must be what its tokenizer takes.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -39,10 +38,7 @@ class PictureArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    words = list(sys.argv[1:] if argv is None else argv)
-    if len(words) > 1 and not words[1].startswith("--"):
-        words[1:2] = [f"--text={words[1]}"]
-    (args,) = parse_arguments((PictureArguments,), words, first="model_dir", description=__doc__)
+    (args,) = parse_arguments((PictureArguments,), argv, first=("model_dir", "text"), description=__doc__)
     with exit_on_error(ImportError):  # of matplotlib, which is imported to draw
         text = args.text if args.text_pair is None else (args.text, args.text_pair)
         disable_progress_bar()  # That of loading weights.

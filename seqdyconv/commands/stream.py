@@ -49,10 +49,7 @@ class StreamArguments(ModelDirArguments):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    words = list(sys.argv[1:] if argv is None else argv)
-    if len(words) > 1 and not words[1].startswith("--"):
-        words[1:2] = [f"--file={words[1]}"]
-    (args,) = parse_arguments((StreamArguments,), words, first="model_dir", description=__doc__)
+    (args,) = parse_arguments((StreamArguments,), argv, first=("model_dir", "file"), description=__doc__)
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # A reader that goes away ends us quietly, as in any Unix tool.
     with exit_on_error():

@@ -55,9 +55,8 @@ class TranscriptionArguments(ModelDirArguments):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    words = with_option(list(sys.argv[1:] if argv is None else argv))
     args, decoding_args = parse_arguments(
-        (TranscriptionArguments, SpeechDecodingArguments), words, first="model_dir", description=__doc__
+        (TranscriptionArguments, SpeechDecodingArguments), argv, first=("model_dir", "files"), description=__doc__
     )
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # A reader that goes away ends us quietly, as in any Unix tool.
@@ -65,12 +64,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         failed = run(args, decoding_args)
     if failed:
         raise SystemExit(1)
-
-
-def with_option(words: list[str]) -> list[str]:
-    """The words of the command with --files before the audio files that follow the model."""
-    end = next((index for index, word in enumerate(words) if word.startswith("--")), len(words))
-    return [*words[:1], *words[end:], *(["--files", *words[1:end]] if end > 1 else [])]
 
 
 def run(args: TranscriptionArguments, decoding_args: SpeechDecodingArguments) -> int:

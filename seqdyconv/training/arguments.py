@@ -26,7 +26,7 @@ def parse_arguments(
     dataclass_types: Sequence[type],
     argv: Sequence[str] | None = None,
     *,
-    first: str = "CONFIG.yaml",
+    first: str | Sequence[str] = "CONFIG.yaml",
     defaults: Mapping[str, Any] | None = None,
     description: str | None = None,
 ) -> tuple[Any, ...]:
@@ -40,7 +40,8 @@ def parse_arguments(
         dataclass_types: The dataclasses. A field's name may occur in one of them only.
         argv: The words after the script's name; ``sys.argv[1:]`` if None.
         first: What the first word is: "CONFIG.yaml" for a configuration file, otherwise the name of a field which that
-            word sets, such as "model_dir".
+            word sets, such as "model_dir"; or several names, of which the first word is required. A field that is a
+            list takes all words that are left, up to the first option.
         defaults: Values by key which are used where neither the file nor the command line has the key.
         description: Text for ``--help``, such as a script's docstring; its first paragraph is used.
 
@@ -55,10 +56,14 @@ def parse_arguments(
         ...     rate: float = 0.1
         >>> parse_arguments([Arguments], ["hello", "--rate", "1e-3"], first="text")
         (Arguments(text='hello', rate=0.001),)
+        >>> parse_arguments([Arguments], ["hello", "0.5"], first=("text", "rate"))
+        (Arguments(text='hello', rate=0.5),)
     """
     words = list(sys.argv[1:] if argv is None else argv)
     with exit_on_error():
-        return _parse(dataclass_types, words, first, defaults or {}, description)
+        return _parse(
+            dataclass_types, words, (first,) if isinstance(first, str) else first, defaults or {}, description
+        )
 
 
 @contextlib.contextmanager
@@ -163,32 +168,40 @@ class _Parser(HfArgumentParser):
 def _parse(
     dataclass_types: Sequence[type],
     words: list[str],
-    first: str,
+    first: Sequence[str],
     defaults: Mapping[str, Any],
     description: str | None,
 ) -> tuple[Any, ...]:
     types_by_key = _field_types(dataclass_types)
     script = Path(sys.argv[0]).name
     description = description and description.split("\n\n")[0]
-    usage = f"{script} {first if first == 'CONFIG.yaml' else first.upper()} [--key value ...]"
+    named = [
+        name if name == "CONFIG.yaml" else name.upper() + "..." * _takes_list(types_by_key[name]) for name in first
+    ]
+    usage = f"{script} {' '.join(named)} [--key value ...]"
     # The parser edits what it reads from `dataclasses.fields`, hence the types are taken before.
     parser = _Parser(cast(Any, list(dataclass_types)), description=description, usage=usage, allow_abbrev=False)
     if {"-h", "--help"} & set(words):
         parser.parse_args(["--help"])
-    if not words or words[0].startswith("--"):
+    end = next((index for index, word in enumerate(words) if word.startswith("--")), len(words))
+    leading, words = words[:end], words[end:]
+    if not leading:
         raise ArgumentsError(f"the first argument is missing, usage: {usage}")
 
     values = {key: value for key, value in defaults.items() if key in types_by_key}
-    if first == "CONFIG.yaml":
-        source = words[0]
+    if first[0] == "CONFIG.yaml":
+        source = leading.pop(0)
         from_file = read_yaml(source)
         for key in from_file:
             if key not in types_by_key:
                 raise ArgumentsError(f"unknown key {key!r} in {source}{_nearest(str(key), types_by_key)}")
         values.update(from_file)
     else:
-        values[first] = words[0]
-    overrides, nulls = _take_nulls(_join_single_values(words[1:], types_by_key), types_by_key)
+        for name in first[: len(leading)]:
+            count = len(leading) if _takes_list(types_by_key[name]) else 1
+            taken, leading = leading[:count], leading[count:]
+            values[name] = taken if _takes_list(types_by_key[name]) else taken[0]
+    overrides, nulls = _take_nulls(_join_single_values([*leading, *words], types_by_key), types_by_key)
     values |= dict.fromkeys(nulls)
     options = [word for key, value in values.items() for word in _as_words(key, value, types_by_key[key])]
     options += overrides
@@ -226,10 +239,14 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
+def _takes_list(hint: Any) -> bool:
+    return any(list in (alternative, get_origin(alternative)) for alternative in _alternatives(hint))
+
+
 def _as_words(key: str, value: Any, hint: Any) -> list[str]:
     """A value from a YAML file as words of a command line, so that both are converted and checked by one parser."""
     alternatives = _alternatives(hint)
-    takes_list = any(alternative is list or get_origin(alternative) is list for alternative in alternatives)
+    takes_list = _takes_list(hint)
     takes_dict = any(alternative is dict or get_origin(alternative) is dict for alternative in alternatives)
     if value is None:
         if type(None) in alternatives:

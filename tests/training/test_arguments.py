@@ -180,6 +180,36 @@ def test_the_first_word_may_be_a_field_and_defaults_come_below_the_command_line(
     assert (others.name, numbers.steps, numbers.rate) == ("folder", 5, 0.1)
 
 
+@dataclass
+class Files:
+    folder: str = ""
+    format: str = "text"
+    files: list[str] = field(default_factory=list)
+
+
+@pytest.mark.parametrize(
+    "first, words, expected",
+    [
+        (("folder", "format"), ["here"], Files("here")),
+        (("folder", "format"), ["here", "json"], Files("here", "json")),
+        (("folder", "files"), ["here", "one", "-", "--format", "json"], Files("here", "json", ["one", "-"])),
+        (("folder", "files"), ["here", "--files", "one"], Files("here", files=["one"])),
+    ],
+    ids=["one of two", "two", "a list", "a list by its name"],
+)
+def test_several_words_may_come_first(first, words, expected):
+    assert parse_arguments([Files], words, first=first) == (expected,)
+
+
+def test_a_word_too_many(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments([Files], ["here", "json", "more"], first=("folder", "format"))
+    assert "unexpected argument 'more'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse_arguments([Files], ["--format", "json"], first=("folder", "files"))
+    assert "FOLDER FILES... [--key value ...]" in capsys.readouterr().err
+
+
 def test_help_lists_all_keys(capsys):
     with pytest.raises(SystemExit) as caught:
         parse_arguments((Numbers, TokenBatchTrainingArguments), ["--help"])
