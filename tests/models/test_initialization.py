@@ -100,6 +100,21 @@ def test_all_else_starts_as_the_papers_say(draws_without_chance):
     assert MODELS["classification"](["short_conv"]).classifier.weight.max().item() == pytest.approx((6 / 14) ** 0.5)
 
 
+@pytest.mark.parametrize("name", ["translation, nothing shared", "classification", "CTC"])
+def test_a_model_from_the_meta_device_starts_as_any_other(name, draws_without_chance):
+    """What FSDP does where a model has no memory yet: to_empty and reset_parameters of modules with tensors."""
+    mixers = list(MIXERS)
+    expected = start_of(MODELS[name](mixers))
+    with torch.device("meta"):
+        model = MODELS[name](mixers)
+    for module in model.modules():
+        if any(True for _ in itertools.chain(module.parameters(recurse=False), module.buffers(recurse=False))):
+            module.to_empty(device="cpu", recurse=False)
+            module.reset_parameters()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, expected[key]), key
+
+
 @pytest.mark.parametrize("turn", range(1, len(MIXERS)))
 def test_a_mixer_in_the_place_of_any_other(turn, tmp_path, draws_without_chance):
     """What fits is loaded, what is missing or of another shape starts as it does in a new model."""
