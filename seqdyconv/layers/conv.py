@@ -9,6 +9,7 @@ from seqdyconv.functional.conv import OpPadding, Padding
 from seqdyconv.layers.checks import check_dropout
 from seqdyconv.layers.initialization import XavierLinear, reset_children
 from seqdyconv.layers.masking import last_inputs, zero_padding
+from seqdyconv.layers.options import changed_options
 from seqdyconv.layers.states import RealInputs
 from seqdyconv.layers.window import WindowConv
 
@@ -48,10 +49,7 @@ class _HeadConv1d(WindowConv):
     def extra_repr(self) -> str:
         text = f"{self.channels}, kernel_size={self.kernel_size}, num_heads={self.num_heads}, padding={self.padding!r}"
         defaults = {"dilation": 1, "weight_softmax": True, "weight_dropout": 0.0, "renormalize": False}
-        changed = (
-            f", {name}={getattr(self, name)}" for name, value in defaults.items() if getattr(self, name) != value
-        )
-        return text + "".join(changed) + (", bias=True" if self.bias is not None else "")
+        return text + changed_options(self, defaults) + (", bias=True" if self.bias is not None else "")
 
     def initial_state(self, batch_size: int) -> Tensor | RealInputs:
         """The state before the first chunk: (B, (K−1)·dilation, C) zeros on the layer's device, in its dtype.

@@ -1,7 +1,6 @@
 """Deformable convolutions as layers: where their taps read is predicted from the input."""
 
 import math
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +20,7 @@ from seqdyconv.functional.packing import check_packed, run_packed
 from seqdyconv.layers.checks import check_dropout, check_input, check_positive
 from seqdyconv.layers.initialization import ZeroConv1d, ZeroLinear, reset_children
 from seqdyconv.layers.masking import last_inputs, zero_padding
+from seqdyconv.layers.options import changed_options
 from seqdyconv.layers.window import WindowConv
 
 
@@ -154,7 +154,7 @@ class DeformableConv1d(nn.Module):
             "modulation": False,
             "clamp": True,
         }
-        return text + _changed(self, defaults) + ("" if self.bias is not None else ", bias=False")
+        return text + changed_options(self, defaults) + ("" if self.bias is not None else ", bias=False")
 
     def forward(self, input: Tensor, *, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """Convolve a whole sequence.
@@ -340,7 +340,7 @@ class DeformableDepthwiseConv1d(WindowConv):
     def extra_repr(self) -> str:
         text = f"{self.channels}, kernel_size={self.kernel_size}, num_heads={self.num_heads}, padding={self.padding!r}"
         defaults = {"dilation": 1, "modulation": False, "clamp": True, "weight_dropout": 0.0}
-        return text + _changed(self, defaults) + (", bias=True" if self.bias is not None else "")
+        return text + changed_options(self, defaults) + (", bias=True" if self.bias is not None else "")
 
     def sampling(self, input: Tensor, *, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Where the taps read, and by what they multiply what they read.
@@ -410,8 +410,3 @@ def _window(state: Tensor, input: Tensor, reach: int) -> Tensor:
     if state.shape != expected:
         raise ValueError(f"state must be (B, (K-1)*dilation, C) = {expected}, got {tuple(state.shape)}")
     return torch.cat([state.to(input.dtype), input], dim=1)
-
-
-def _changed(module: nn.Module, defaults: Mapping[str, object]) -> str:
-    values = {name: getattr(module, name) for name in defaults}
-    return "".join(f", {name}={value!r}" for name, value in values.items() if value != defaults[name])

@@ -18,6 +18,7 @@ from seqdyconv.functional.packing import check_packed, run_packed
 from seqdyconv.layers.checks import check_input, check_positive
 from seqdyconv.layers.initialization import reset_children
 from seqdyconv.layers.masking import last_inputs, zero_padding
+from seqdyconv.layers.options import changed_options
 
 Size = int | tuple[int, ...]
 
@@ -131,9 +132,7 @@ class MixedConv(nn.Module):
             "mixing": "global",
             "temperature": 1.0,
         }
-        values = {name: getattr(self, name, default) for name, default in defaults.items()}
-        changed = (f", {name}={value!r}" for name, value in values.items() if value != defaults[name])
-        return text + "".join(changed) + ("" if self.bias is not None else ", bias=False")
+        return text + changed_options(self, defaults) + ("" if self.bias is not None else ", bias=False")
 
     # What the two kinds of layer differ in
 

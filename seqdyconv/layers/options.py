@@ -51,6 +51,12 @@ def options_of(build: Callable[..., Any], documented: Mapping[str, Any]) -> dict
     return found
 
 
+def changed_options(module: Any, defaults: Mapping[str, Any]) -> str:
+    """For ``extra_repr``: the attributes that are not what ``defaults`` says, each after a comma."""
+    values = {name: getattr(module, name, default) for name, default in defaults.items()}
+    return "".join(f", {name}={value!r}" for name, value in values.items() if value != defaults[name])
+
+
 def check_names(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
     """Raise ValueError naming an option that ``owner`` lacks, the nearest one that it has, and all of these."""
     known = list(known)
