@@ -31,13 +31,13 @@ from pathlib import Path
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's notes on a machine without GPU; read at torch's import
 
+from seqdyconv import dynamic_conv1d, lightweight_conv1d
+from seqdyconv.functional.conv import BACKENDS
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
-
-from seqdyconv import dynamic_conv1d, lightweight_conv1d
-from seqdyconv.functional.conv import BACKENDS
 
 OPS = {"dynamic": dynamic_conv1d, "lightweight": lightweight_conv1d}
 PASSES = ("forward", "forward+backward")

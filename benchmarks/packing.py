@@ -22,10 +22,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-
 from benchmarks.ops import peak_memory, processor
 from benchmarks.swap import CLOCKS, DTYPES, autocast
 from seqdyconv.data.batching import TokenBatchSampler
@@ -37,6 +33,10 @@ from seqdyconv.models import (
     SeqDyConvForSequenceClassification,
 )
 from seqdyconv.training.arguments import read_yaml
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 DATA = {

@@ -26,12 +26,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ops import peak_memory, processor
+from seqdyconv.swap import swap_self_attention
+
 import torch
 from torch import Tensor
 from transformers import AutoModel, BertConfig, BertModel
-
-from benchmarks.ops import peak_memory, processor
-from seqdyconv.swap import swap_self_attention
 
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 DTYPES = ("float32", "bfloat16")

@@ -20,12 +20,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from benchmarks.ops import PASSES, passes, processor, seconds
+from seqdyconv import dynamic_conv1d, talk_conv1d
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from benchmarks.ops import PASSES, passes, processor, seconds
-from seqdyconv import dynamic_conv1d, talk_conv1d
 
 
 def main(arguments: list[str] | None = None) -> None:

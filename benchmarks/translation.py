@@ -15,10 +15,10 @@ import statistics
 import time
 from collections.abc import Callable
 
-import torch
-
 from seqdyconv.layers import MIXERS as LAYERS
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
+
+import torch
 
 MIXERS = {
     "self-attention": ("self_attention", "self_attention"),
