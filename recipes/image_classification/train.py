@@ -68,7 +68,7 @@ class ComparisonArguments:
 class DigitsTrainingArguments(TrainingArguments):
     """The arguments of the Trainer, one training after another in one output directory."""
 
-    overwrite: bool = field(default=False, metadata={"help": "Delete the run in output_dir and start anew."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the run in output_dir by a new one."})
 
     def __post_init__(self) -> None:
         if self.seed != 42:
