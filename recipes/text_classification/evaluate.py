@@ -14,15 +14,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from classification_model import classify, load_model, load_tokenizer, resolve_name
 from datasets import DatasetDict
 from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.data.text_classification import SPLITS, DataArguments, load_classification_datasets
 from seqdyconv.data.text_rows import tokenize
+from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.scores.text_classification import write_split
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
+from seqdyconv.training.classifiers import classify, label_names, load_model, resolve_name
 from seqdyconv.training.output_dir import run_arguments
 from seqdyconv.training.reports import write_metrics
 
@@ -65,7 +66,7 @@ def run(args: EvaluationArguments, data_args: DataArguments) -> None:
     model = load_model(args.model_dir)
     if torch.cuda.is_available() and not args.use_cpu:
         model.to("cuda")
-    labels = [model.config.id2label[index] for index in range(model.config.num_labels)]
+    labels = label_names(model)
     texts = load_classification_datasets(data_args, (args.split,), label_names=labels)[args.split]
     rows = tokenize(DatasetDict({args.split: texts}), tokenizer, data_args)[args.split]
 

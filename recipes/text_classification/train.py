@@ -10,31 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from classification_model import (
-    ModelArguments,
-    ModelError,
-    build_config,
-    build_model,
-    known_labels,
-    load_tokenizer,
-    resolve_name,
-)
-from classification_swap import (
-    DistillationArguments,
-    SwapArguments,
-    check_swap,
-    distil,
-    distillation_metrics,
-    make_teacher,
-    swap_layers,
-)
-from classification_trainer import (
-    ClassificationTrainer,
-    ClassificationTrainingArguments,
-    DistilledClassificationTrainer,
-    balanced_weights,
-    labels_of_texts,
-)
 from datasets import Dataset, DatasetDict
 from transformers import (
     PreTrainedModel,
@@ -49,12 +24,13 @@ from seqdyconv.data.text_classification import (
     DataError,
     check_labels,
     load_classification_datasets,
+    load_unlabelled_texts,
     make_tokenizer,
 )
 from seqdyconv.data.text_rows import tokenize
-from seqdyconv.models.loading import check_packing
+from seqdyconv.models.loading import ModelError, check_packing, load_tokenizer
 from seqdyconv.pictures import plot_kernels, plot_learning_curves
-from seqdyconv.scores.text_classification import majority_accuracy, svm_accuracy, write_split
+from seqdyconv.scores.text_classification import majority_accuracy, score, svm_accuracy, write_split
 from seqdyconv.swap import swapped_attention
 from seqdyconv.training.arguments import (
     changed_arguments,
@@ -64,9 +40,26 @@ from seqdyconv.training.arguments import (
     resolved_arguments,
 )
 from seqdyconv.training.checkpoints import latest_checkpoint, remove_incomplete_checkpoints
+from seqdyconv.training.classifiers import (
+    ModelArguments,
+    build_config,
+    build_model,
+    classify,
+    known_labels,
+    resolve_name,
+)
+from seqdyconv.training.distilling import DistillationArguments, distil, distillation_metrics, make_teacher
 from seqdyconv.training.output_dir import begin_run, check_output_dir, check_resumed_arguments
 from seqdyconv.training.reports import write_metrics, write_model_card
 from seqdyconv.training.runs import is_finished, train_or_load
+from seqdyconv.training.swapping import SwapArguments, check_swap, swap_layers
+from seqdyconv.training.text_classification import (
+    ClassificationTrainer,
+    ClassificationTrainingArguments,
+    DistilledClassificationTrainer,
+    balanced_weights,
+    labels_of_texts,
+)
 
 HELD_OUT = ("validation", "test")
 
@@ -127,7 +120,7 @@ def run(
         if args.packing:
             check_packing(model)
         check_swap(model, tokenizer, data, swap_args, args)
-        teacher = make_teacher(model, model_args, distil_args)
+        teacher = make_teacher(model, distil_args, model_args.model_name_or_path)
         if first and args.resume:
             for folder in (output_dir, output_dir / "distillation"):
                 remove_incomplete_checkpoints(folder)
@@ -135,11 +128,15 @@ def run(
             begin_run(output_dir, arguments, args.overwrite)
             tokenizer.save_pretrained(output_dir)
 
-    if swap_args.swap_mixer is not None:
-        swap_layers(model, tokenizer, data, swap_args, args)
+    def accuracy(candidate: PreTrainedModel) -> float:
+        probabilities = classify(candidate, tokenizer, data["validation"], batch_size=32)
+        return score(probabilities, labels_of_texts(data["validation"]))["accuracy"]
+
+    swap_layers(model, tokenizer, data["train"], swap_args, args, accuracy)
     metrics: dict[str, Any] = {}
     if distil_args.distil_epochs and checkpoint is None and not (args.resume and is_finished(output_dir)):
-        metrics |= distil(model, teacher, tokenizer, distil_args, data_args, args)
+        unlabelled = tokenize(DatasetDict({"unlabelled": load_unlabelled_texts(data_args)}), tokenizer, data_args)
+        metrics |= distil(model, teacher, tokenizer, unlabelled["unlabelled"], distil_args, args)
 
     trainer = make_trainer(model, teacher, tokenizer, data, distil_args, args)
     seconds = train_or_load(trainer, checkpoint)

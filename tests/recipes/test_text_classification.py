@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from classification_model import load_model, load_tokenizer
-from classification_trainer import balanced_weights
 from matplotlib.image import imread
 from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, pipeline
 
 from seqdyconv.data.labelled_texts import load_labelled_texts
 from seqdyconv.data.packages import PackageUnavailableError
 from seqdyconv.data.word_tokenizers import train_word_tokenizer
+from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.swap import load_swapped, swapped_attention
+from seqdyconv.training.classifiers import load_model
 from tests.recipes.commands import RECIPES, check_overwrite, check_resumed_runs, environment, error_of, script
 
 RECIPE = RECIPES / "text_classification"
@@ -99,7 +99,18 @@ def trained(config, tmp_path_factory):
     return folder
 
 
-LONGER = ["--max_steps", "60", "--eval_steps", "20", "--save_steps", "20"]
+LONGER = [
+    "--max_steps",
+    "60",
+    "--eval_steps",
+    "20",
+    "--save_steps",
+    "20",
+    "--max_tokens",
+    "400",
+    "--learning_rate",
+    "2e-2",
+]
 LONGER += ["--load_best_model_at_end", "--metric_for_best_model", "accuracy"]
 
 
@@ -241,14 +252,6 @@ class TestTrain:
         train.main([str(config), "--output_dir", str(tmp_path / "run")])
         assert json.loads((tmp_path / "run" / "config.json").read_text())["encoder_layer_types"] == [mixer]
         evaluate.main([str(tmp_path / "run"), "--use_cpu"])
-
-
-class TestScores:
-    def test_balanced_weights_let_every_label_count_alike(self):
-        labels = [0, 0, 0, 2]
-        weights = balanced_weights(labels, 3)
-        assert weights.tolist() == pytest.approx([4 / 6, 0, 2])
-        assert weights[labels].mean() == 1
 
 
 class TestResume:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding
 
 from seqdyconv.scores.text_classification import mean_of_windows, score
 from seqdyconv.swap.distillation import DistillationTrainer
@@ -119,14 +119,6 @@ class ClassificationTrainer(TokenBatches):
 
 class DistilledClassificationTrainer(ClassificationTrainer, DistillationTrainer):
     """The task's loss plus the terms of the teacher."""
-
-
-class MatchingTrainer(TokenBatches, DistillationTrainer):
-    """The terms of the teacher alone, on texts without labels."""
-
-    def __init__(self, *, processing_class: PreTrainedTokenizerBase, **kwargs: Any) -> None:
-        collator = DataCollatorWithPadding(processing_class)
-        super().__init__(processing_class=processing_class, data_collator=collator, **kwargs)
 
 
 def labels_of_texts(dataset: Dataset) -> list[int]:

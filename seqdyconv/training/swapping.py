@@ -1,0 +1,220 @@
+"""A swap of self-attention in a training: its arguments, the choice of layers, and the same layers on resuming."""
+
+import contextlib
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset, DatasetDict
+from torch import Tensor
+from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from seqdyconv.data.batching import TokenBatchSampler
+from seqdyconv.data.tables import DataError
+from seqdyconv.errors import first_line
+from seqdyconv.models.loading import ModelError
+from seqdyconv.swap import choose_layers, swap_self_attention
+from seqdyconv.training.checkpoints import latest_checkpoint
+from seqdyconv.training.distilling import DISTILLATION_FOLDER
+from seqdyconv.training.runs import is_finished
+from seqdyconv.training.token_batches import TokenBatchArguments, example_lengths
+
+
+@dataclass
+class SwapArguments:
+    """What takes the place of the self-attention of a pretrained model, and how it starts."""
+
+    swap_mixer: str | None = field(
+        default=None,
+        metadata={"help": "The mixer: dynamic_conv, lightweight_conv or parallel; None leaves the model as it is."},
+    )
+    swap_layers: str | None = field(
+        default=None, metadata={"help": 'Which layers: numbers and ranges ("0,2-5") or "every 2"; None is all.'}
+    )
+    swap_kernel_size: int = field(default=31, metadata={"help": "Kernel size of the new mixers."})
+    swap_num_heads: int | None = field(default=None, metadata={"help": "Their heads; None is those of the attention."})
+    swap_weights: str = field(
+        default="transfer", metadata={"help": "Their projections: transfer (those of the attention) or random."}
+    )
+    swap_calibration_batches: int = field(
+        default=8,
+        metadata={
+            "help": "Kernels start from the average attention by offset on that many training batches; "
+            "0 starts them at random."
+        },
+    )
+    swap_mixer_options: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": 'Other options of the mixer, such as {"glu": true}; docs/layers.md has those of each.'},
+    )
+    swap_options: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Other arguments of swap_self_attention, such as pattern, or options of the mixer as above."},
+    )
+    swap_greedy_max_loss: float | None = field(
+        default=None,
+        metadata={
+            "help": "Of swap_layers swap only those, the least harmful first, that together cost at most that many "
+            "points of validation accuracy before any training; the model must be fine-tuned already."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.swap_greedy_max_loss is not None and self.swap_greedy_max_loss < 0:
+            raise ValueError(f"swap_greedy_max_loss must be at least 0, got {self.swap_greedy_max_loss}")
+        if self.swap_calibration_batches < 0:
+            raise ValueError(f"swap_calibration_batches must be at least 0, got {self.swap_calibration_batches}")
+        for name in ("swap_mixer_options", "swap_options"):
+            setattr(self, name, _mapping(name, getattr(self, name)))
+
+
+def check_swap(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: DatasetDict,
+    swap_args: SwapArguments,
+    args: TokenBatchArguments,
+) -> None:
+    """Try the swap on a copy of the model, before anything is written.
+
+    Raises:
+        ModelError, DataError: It can't work.
+    """
+    if swap_args.swap_mixer is None:
+        return
+    if swap_args.swap_greedy_max_loss is not None and "validation" not in data:
+        raise DataError("swap_greedy_max_loss measures on validation data, of which there are none")
+    calibration = list(calibration_batches(data["train"].select([0]), tokenizer, swap_args, args))
+    _swap(copy.deepcopy(model), swap_args, calibration, swap_args.swap_layers)
+
+
+def swap_layers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset,
+    swap_args: SwapArguments,
+    args: TokenBatchArguments,
+    quality: Callable[[PreTrainedModel], float],
+) -> None:
+    """Swap the layers that the arguments say, or the greedily chosen ones; a resumed run takes those it had.
+
+    Args:
+        model: What is swapped in place; without ``swap_mixer`` it stays as it is.
+        tokenizer: Its tokenizer.
+        train: Rows of token ids, some of which calibrate the kernels.
+        swap_args: Which mixer, where, and how it starts.
+        args: Of the training: output_dir, device, seed, bound of a batch.
+        quality: Of a model, higher is better, in the unit of ``swap_greedy_max_loss``; it measures on validation data.
+
+    Raises:
+        ModelError: This swap can't work, or every swap costs too much.
+    """
+    if swap_args.swap_mixer is None:
+        return
+    layers: Any = swap_args.swap_layers
+    calibration: list[dict[str, Tensor]] = []
+    if (before := _layers_before(Path(args.output_dir or "."))) is not None:
+        layers = before  # All weights come from the checkpoint.
+    else:
+        model.to(args.device)  # type: ignore[arg-type]
+        calibration = list(calibration_batches(train, tokenizer, swap_args, args))
+        if swap_args.swap_greedy_max_loss is not None:
+            # All processes must go on with the same model, whatever their last digits say.
+            layers = broadcast_object_list([_choose(model, swap_args, calibration, quality)])[0]
+            if not layers:
+                raise ModelError("every swap costs more than swap_greedy_max_loss allows: there is nothing to train")
+    set_seed(args.seed)
+    _swap(model, swap_args, calibration, layers)
+
+
+def calibration_batches(
+    data: Dataset, tokenizer: PreTrainedTokenizerBase, swap_args: SwapArguments, args: TokenBatchArguments
+) -> Iterator[dict[str, Tensor]]:
+    """A few training batches as inputs of the model."""
+    sampler = TokenBatchSampler(example_lengths(data, ["input_ids"]), args.max_tokens, seed=args.seed)
+    collator = DataCollatorWithPadding(tokenizer)
+    columns = [name for name in ("input_ids", "token_type_ids") if name in data.column_names]
+    for _, rows in zip(range(swap_args.swap_calibration_batches), sampler):
+        yield dict(collator([{name: data[row][name] for name in columns} for row in rows]))
+
+
+def _layers_before(output_dir: Path) -> list[int] | None:
+    """The layers that a checkpoint of this run has swapped, where there is one."""
+    for folder in (output_dir, output_dir / DISTILLATION_FOLDER):
+        path = folder if is_finished(folder) else latest_checkpoint(folder)
+        if path is not None:
+            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+            return sorted(map(int, config["seqdyconv"]["layers"]))
+    return None
+
+
+def _swap(
+    model: PreTrainedModel,
+    args: SwapArguments,
+    calibration: Sequence[Mapping[str, Tensor]],
+    layers: Sequence[int] | str | None,
+) -> None:
+    with _swap_errors():
+        swap_self_attention(model, layers=layers, **_swap_options(args, calibration))
+
+
+def _choose(
+    model: PreTrainedModel,
+    args: SwapArguments,
+    calibration: Sequence[Mapping[str, Tensor]],
+    quality: Callable[[Any], float],
+) -> list[int]:
+    """The layers whose swaps together cost at most `swap_greedy_max_loss` of the quality; the model is as it was.
+
+    Raises:
+        ModelError: This swap can't work.
+    """
+    with _swap_errors():
+        options = _swap_options(args, calibration)
+        max_loss = args.swap_greedy_max_loss or 0.0
+        found = choose_layers(model, quality, max_loss=max_loss, layers=args.swap_layers, progress=print, **options)
+    return sorted(found.layers)
+
+
+def _swap_options(args: SwapArguments, calibration: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
+    fixed: dict[str, Any] = {
+        "mixer": args.swap_mixer,
+        "kernel_size": args.swap_kernel_size,
+        "num_heads": args.swap_num_heads,
+        "weights": args.swap_weights,
+        "calibration": calibration or None,
+    }
+    options: dict[str, Any] = {}
+    for name in ("swap_options", "swap_mixer_options"):
+        found: Any = getattr(args, name) or {}
+        for key in found:
+            if key in fixed or key == "layers":
+                raise ValueError(f"{name} has {key}, which is an argument of its own: swap_{key}")
+            if key in options:
+                raise ValueError(f"{key} is in swap_options and in swap_mixer_options: give it once")
+        options |= found
+    return {**fixed, **options}
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any] | None:
+    """A mapping, perhaps one as JSON, or None."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            raise ValueError(f"{name} must be JSON, got {value!r}") from None
+    if not isinstance(value or {}, dict):
+        raise ValueError(f"{name} must be a mapping, got {value!r}")
+    return value
+
+
+@contextlib.contextmanager
+def _swap_errors() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"can't swap the self-attention: {first_line(error)}") from None
