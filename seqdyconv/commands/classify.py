@@ -17,16 +17,15 @@ from typing import Any
 
 import datasets
 import numpy as np
-import torch
 from datasets import Dataset, DatasetDict
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.data.text_rows import LengthArguments, tokenize
 from seqdyconv.errors import InputError
 from seqdyconv.models.loading import load_tokenizer
-from seqdyconv.training.arguments import exit_on_error, parse_arguments
+from seqdyconv.training.arguments import exit_on_error
 from seqdyconv.training.classifiers import classify, label_names, load_model, resolve_name
-from seqdyconv.training.output_dir import run_arguments
+from seqdyconv.training.evaluation import ModelDirArguments, parse_model_arguments
 from seqdyconv.training.streams import read_windows
 
 LENGTHS = tuple(item.name for item in dataclasses.fields(LengthArguments))
@@ -34,14 +33,12 @@ WINDOW = 1000
 
 
 @dataclass
-class PredictionArguments:
+class PredictionArguments(ModelDirArguments):
     """What to classify with, and what to write."""
 
-    model_dir: str = field(metadata={"help": "The model: a folder, or a name on the Hub."})
     top_k: int = field(default=1, metadata={"help": "Write that many labels of each text, the most probable first."})
     format: str = field(default="text", metadata={"help": "text (label, TAB, probability) or jsonl."})
     batch_size: int = field(default=32, metadata={"help": "Texts, or windows of texts, of a batch."})
-    use_cpu: bool = field(default=False, metadata={"help": "Don't use a GPU."})
 
     def __post_init__(self) -> None:
         if self.format not in ("text", "jsonl"):
@@ -52,12 +49,8 @@ class PredictionArguments:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    words = sys.argv[1:] if argv is None else argv
-    with exit_on_error():
-        defaults = run_arguments(words[0], LENGTHS) if words else {}
-    args, length_args = parse_arguments(
-        (PredictionArguments, LengthArguments), argv, first="model_dir", defaults=defaults, description=__doc__
-    )
+    types = (PredictionArguments, LengthArguments)
+    args, length_args = parse_model_arguments(types, argv, of_the_run=LENGTHS, description=__doc__)
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # A reader that goes away ends us quietly, as in any Unix tool.
     with exit_on_error():
@@ -69,8 +62,7 @@ def run(args: PredictionArguments, length_args: LengthArguments) -> None:
     datasets.disable_progress_bars()
     tokenizer = load_tokenizer(resolve_name(args.model_dir))
     model: Any = load_model(args.model_dir)
-    if torch.cuda.is_available() and not args.use_cpu:
-        model.to("cuda")
+    model.to(args.device)
     labels = label_names(model)
     number = 0
     for lines in read_windows(sys.stdin.fileno(), WINDOW):

@@ -25,13 +25,11 @@ class Command:
 
 
 COMMANDS = {
+    "classify": Command("classify", "label each line of standard input with a text classification model", "recipes"),
     "transcribe": Command(
         "transcribe", "write down what is said in audio files, as text, json or subtitles", "speech,recipes"
     ),
     "stream": Command("stream", "recognise speech while it is spoken, from a file or a pipe", "speech,recipes"),
-    "classify": Command("classify", "label each line of standard input with a text classification model", "recipes"),
-    "transcribe": Command("transcribe", "write down what is said in audio files, as text, json or subtitles", "speech"),
-    "stream": Command("stream", "recognise speech while it is spoken, from a file or a pipe", "speech"),
     "plot-kernels": Command("plot_kernels", "draw the convolution kernels of a model's encoder for a text", "recipes"),
     "info": Command("info", "what a model folder holds; without a folder: versions, backends, threads"),
 }

@@ -1,11 +1,13 @@
 """Scores of predicted labels, and the baselines beside them."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from datasets import Dataset
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, f1_score
 from sklearn.pipeline import make_pipeline
@@ -88,6 +90,25 @@ def svm_accuracy(
     return _accuracy_and_f1(classifier.predict(texts), np.asarray(labels))
 
 
+def baselines(train: Dataset, test: Dataset, *, svm: bool) -> dict[str, float]:
+    """Test accuracy of the majority label, and of a linear SVM if asked for.
+
+    Args:
+        train, test: Texts with the columns text, text_pair (of pairs) and label.
+        svm: Whether to train one, which takes a while.
+
+    Returns:
+        majority_accuracy, and with `svm` svm_test_accuracy, svm_test_macro_f1 and svm_seconds.
+    """
+    metrics = {"majority_accuracy": majority_accuracy(train["label"][:], test["label"][:])}
+    if svm:
+        start = time.perf_counter()
+        found = svm_accuracy(_whole_texts(train), train["label"][:], _whole_texts(test), test["label"][:])
+        metrics |= {f"svm_test_{name}": value for name, value in found.items()}
+        metrics["svm_seconds"] = time.perf_counter() - start
+    return metrics
+
+
 def write_split(
     folder: Path,
     split: str,
@@ -124,3 +145,8 @@ def write_split(
 def _accuracy_and_f1(predicted: npt.NDArray[Any], references: npt.NDArray[Any]) -> dict[str, float]:
     macro_f1 = f1_score(references, predicted, labels=np.unique(references), average="macro", zero_division=0)
     return {"accuracy": 100 * float(accuracy_score(references, predicted)), "macro_f1": 100 * float(macro_f1)}
+
+
+def _whole_texts(texts: Dataset) -> list[str]:
+    columns = [texts[name] for name in ("text", "text_pair") if name in texts.column_names]
+    return [" ".join(row) for row in zip(*columns)]

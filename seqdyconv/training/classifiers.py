@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -18,6 +18,7 @@ from transformers import (
 
 from seqdyconv.data.packaged_models import MINILM, fetch_minilm
 from seqdyconv.data.packages import PackageUnavailableError
+from seqdyconv.data.text_classification import check_labels
 from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForSequenceClassification
 from seqdyconv.models.loading import ModelError, check_folder, check_vocabulary, load_pretrained
@@ -162,6 +163,18 @@ def known_labels(name_or_path: str) -> dict[str, int] | None:
     config = _known_config(resolve_name(name_or_path))
     trained = any("ForSequenceClassification" in name for name in getattr(config, "architectures", None) or ())
     return dict(config.label2id) if trained else None
+
+
+def labels_of_data(texts: DatasetDict, model_name_or_path: str | None) -> list[str]:
+    """The names of the labels of the data by id, in the order of a model that is trained for them already.
+
+    Raises:
+        DataError: Such a model has other labels.
+        ModelError: There is no such model.
+    """
+    names = list(texts["train"].features["label"].names)
+    known = None if model_name_or_path is None else known_labels(model_name_or_path)
+    return names if known is None else check_labels(known, names)
 
 
 def label_names(model: PreTrainedModel) -> list[str]:

@@ -70,7 +70,22 @@ class DistillationArguments:
     @property
     def used(self) -> bool:
         """Whether there is a teacher at all."""
-        return bool(self.distil_epochs or self.distil_logits_weight or self.matching_weight)
+        return bool(self.distil_epochs or self.beside_the_task)
+
+    @property
+    def beside_the_task(self) -> bool:
+        """Whether there is one in the training for the task too."""
+        return bool(self.distil_logits_weight or self.matching_weight)
+
+    def trainer_options(self, teacher: PreTrainedModel) -> dict[str, Any]:
+        """Those of a :class:`DistillationTrainer` for the task."""
+        return {
+            "teacher": teacher,
+            "matching_weight": self.matching_weight,
+            "matching_until": self.matching_until,
+            "logits_weight": self.distil_logits_weight,
+            "temperature": self.distil_temperature,
+        }
 
 
 class MatchingTrainer(TokenBatches, DistillationTrainer):

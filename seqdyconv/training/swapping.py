@@ -16,12 +16,15 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 from seqdyconv.data.batching import TokenBatchSampler
 from seqdyconv.data.tables import DataError
 from seqdyconv.errors import first_line
+from seqdyconv.layers import MIXERS, mixer_options
 from seqdyconv.models.loading import ModelError
 from seqdyconv.swap import choose_layers, swap_self_attention
 from seqdyconv.training.checkpoints import latest_checkpoint
 from seqdyconv.training.distilling import DISTILLATION_FOLDER
 from seqdyconv.training.runs import is_finished
 from seqdyconv.training.token_batches import TokenBatchArguments, example_lengths
+
+_OPTIONS = ", ".join(sorted({option for mixer in MIXERS for option in mixer_options(mixer)} - {"kernel_size"}))
 
 
 @dataclass
@@ -30,7 +33,7 @@ class SwapArguments:
 
     swap_mixer: str | None = field(
         default=None,
-        metadata={"help": "The mixer: dynamic_conv, lightweight_conv or parallel; None leaves the model as it is."},
+        metadata={"help": f"The mixer, one of {', '.join(MIXERS)}; None leaves the model as it is."},
     )
     swap_layers: str | None = field(
         default=None, metadata={"help": 'Which layers: numbers and ranges ("0,2-5") or "every 2"; None is all.'}
@@ -49,7 +52,7 @@ class SwapArguments:
     )
     swap_mixer_options: dict[str, Any] | str | None = field(
         default=None,
-        metadata={"help": 'Other options of the mixer, such as {"glu": true}; docs/layers.md has those of each.'},
+        metadata={"help": f'Other options of the mixer, such as {{"glu": true}}; those of all are {_OPTIONS}.'},
     )
     swap_options: dict[str, Any] | str | None = field(
         default=None,

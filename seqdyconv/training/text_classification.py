@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,14 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import DataCollatorWithPadding
 
+from seqdyconv import DynamicConv1d, LightweightConv1d
+from seqdyconv.models.loading import ModelError
+from seqdyconv.pictures import plot_kernels
 from seqdyconv.scores.text_classification import mean_of_windows, score
 from seqdyconv.swap.distillation import DistillationTrainer
+from seqdyconv.training.classifiers import ModelArguments, build_config, known_labels
+from seqdyconv.training.distilling import DistillationArguments
+from seqdyconv.training.swapping import SwapArguments
 from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches
 
 CLASS_WEIGHTS = ("none", "balanced")
@@ -132,3 +139,51 @@ def balanced_weights(labels: Sequence[int], number: int) -> Tensor:
     counts = torch.bincount(torch.as_tensor(labels), minlength=number)
     present = counts > 0
     return torch.where(present, len(labels) / (present.sum() * counts.clamp(min=1)), 0.0)
+
+
+def check_together(
+    model_args: ModelArguments,
+    swap_args: SwapArguments,
+    distil_args: DistillationArguments,
+    args: ClassificationTrainingArguments,
+) -> None:
+    """Refuse what can't be before the data are read.
+
+    Raises:
+        ModelError: The architecture, the swap or the distillation is impossible or has no effect.
+    """
+    if args.packing and (swap_args.swap_mixer is not None or distil_args.used):
+        raise ModelError("packing is for models of seqdyconv, without swap_mixer and distillation")
+    if model_args.model_name_or_path is None:
+        build_config(model_args)
+        if swap_args.swap_mixer is not None:
+            raise ModelError("swap_mixer swaps the self-attention of a pretrained model: give model_name_or_path")
+        if swap_args.swap_greedy_max_loss is not None:
+            raise ModelError("swap_greedy_max_loss needs model_name_or_path and swap_mixer")
+        if distil_args.used:
+            raise ModelError("a new model has no teacher: distillation needs model_name_or_path")
+    elif swap_args.swap_greedy_max_loss is not None:
+        if swap_args.swap_mixer is None:
+            raise ModelError("swap_greedy_max_loss needs swap_mixer")
+        if known_labels(model_args.model_name_or_path) is None:
+            raise ModelError(
+                f"swap_greedy_max_loss measures a model that does its task, and {model_args.model_name_or_path} isn't "
+                "trained for classification: fine-tune it first"
+            )
+    if swap_args.swap_mixer is None and distil_args.used and distil_args.teacher_name_or_path is None:
+        raise ModelError("without swap_mixer the model would be its own teacher: give teacher_name_or_path")
+    if distil_args.teacher_name_or_path is not None and not distil_args.used:
+        raise ModelError("teacher_name_or_path has no effect without distil_epochs or matching_weight")
+
+
+def draw_kernels(trainer: ClassificationTrainer, texts: Dataset, path: Path) -> None:
+    """Draw the kernels of the model for a text that is short enough to be read, where there are both."""
+    tokenizer: Any = trainer.processing_class
+    candidates = texts.select(range(min(500, len(texts))))
+    columns = [candidates[name][:] for name in ("text", "text_pair") if name in texts.column_names]
+    lengths = [len(ids) for ids in tokenizer(*columns)["input_ids"]]
+    best = min(range(len(lengths)), key=lambda index: abs(lengths[index] - 16))
+    text = tuple(column[best] for column in columns)
+    has_kernels = any(isinstance(module, (LightweightConv1d, DynamicConv1d)) for module in trainer.model.modules())
+    if has_kernels and lengths[best] <= 64 and all(text):
+        plot_kernels(trainer.model, text if len(text) == 2 else text[0], tokenizer, path=path)
