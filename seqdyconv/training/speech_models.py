@@ -16,20 +16,24 @@ from seqdyconv.speech import SeqDyConvFeatureExtractor, global_statistics
 from seqdyconv.speech.recogniser import check_sampling_rate, load_feature_extractor, load_speech_model
 from seqdyconv.speech.tokenization import train_character_tokenizer, train_subword_tokenizer
 from seqdyconv.swap import swap_self_attention
-from seqdyconv.training.model_arguments import new_config, one_for_each, refuse_ignored
+from seqdyconv.training.model_arguments import (
+    EncoderDecoderArguments,
+    kernel_sizes_help,
+    layer_types_help,
+    refuse_ignored,
+)
 
 HEADS = ("ctc", "seq2seq")
 UNITS = ("characters", "bpe")
+STATISTICS_UTTERANCES = 2000
+"""So many training utterances, evenly spaced, give the global mean and variance of the features."""
 _PRETRAINED = ("model_name_or_path", "new_vocabulary", "whisper_language", "units", "vocab_size", "min_frequency")
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(EncoderDecoderArguments):
     """A pretrained model, or the architecture of a new one; the names are those of SeqDyConvSpeechConfig."""
 
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Fine-tune this model (a folder or a name on the Hub) instead of a new one."}
-    )
     new_vocabulary: bool = field(
         default=False, metadata={"help": "Give a pretrained CTC model the units of the training texts and a new head."}
     )
@@ -61,48 +65,26 @@ class ModelArguments:
     encoder_block: str = field(
         default="transformer", metadata={"help": "The encoder's blocks: transformer, conformer."}
     )
-    encoder_layer_types: list[str] = field(
-        default_factory=lambda: ["dynamic_conv"],
-        metadata={
-            "help": "dynamic_conv, lightweight_conv, self_attention or parallel: one for all layers, or one each."
-        },
-    )
-    encoder_kernel_sizes: list[int] = field(
-        default_factory=lambda: [31] * 6,
-        metadata={"help": "Kernel size of each layer; their number is that of the layers."},
-    )
     encoder_lookahead: int | None = field(
         default=None,
         metadata={"help": "Frames (40 ms) ahead that each layer sees, for streaming; None is the whole utterance."},
     )
     conformer_kernel_size: int = field(default=31, metadata={"help": "Kernel of the conformer's convolution module."})
-    hidden_size: int = field(default=192, metadata={"help": "Width of the model."})
-    ffn_dim: int = field(default=768, metadata={"help": "Width inside the feed-forward blocks."})
-    attention_heads: int = field(default=4, metadata={"help": "Heads of convolution and attention."})
-    conv_dim: int | None = field(default=None, metadata={"help": "Width of the convolutions; None is hidden_size."})
-    glu: bool = field(default=True, metadata={"help": "Gated linear unit before each convolution."})
-    normalize_before: bool = field(default=True, metadata={"help": "Pre-norm instead of post-norm."})
-    position_type: str = field(default="sinusoidal", metadata={"help": "Positions: sinusoidal, learned or none."})
-    dropout: float = field(default=0.1, metadata={"help": "Dropout before each residual sum."})
-    attention_dropout: float = field(default=0.0, metadata={"help": "Dropout on attention weights."})
-    activation_dropout: float = field(default=0.0, metadata={"help": "Dropout inside the feed-forward blocks."})
-    input_dropout: float = field(default=0.0, metadata={"help": "Dropout on the inputs of the convolution blocks."})
-    weight_dropout: float = field(default=0.0, metadata={"help": "DropConnect: dropout on the convolution kernels."})
-    weight_softmax: bool = field(default=True, metadata={"help": "Softmax over the taps of the kernels."})
     intermediate_ctc_layers: list[int] | None = field(
         default=None, metadata={"help": "CTC on these encoder layers too (1 is the first one)."}
     )
     intermediate_ctc_weight: float = field(default=0.3, metadata={"help": "Weight of these in the CTC loss."})
     ctc_weight: float = field(default=0.3, metadata={"help": "Weight of CTC beside the decoder, with head seq2seq."})
+
+    # Other defaults than those of all recipes.
+    encoder_kernel_sizes: list[int] = field(default_factory=lambda: [31] * 6, metadata=kernel_sizes_help("encoder"))
     decoder_layer_types: list[str] = field(
-        default_factory=lambda: ["dynamic_conv"], metadata={"help": "As encoder_layer_types, with head seq2seq."}
+        default_factory=lambda: ["dynamic_conv"], metadata=layer_types_help("decoder, with head seq2seq")
     )
-    decoder_kernel_sizes: list[int] = field(
-        default_factory=lambda: [15] * 3, metadata={"help": "Kernel size of each layer of the decoder."}
-    )
-    config_overrides: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": 'Any other field of SeqDyConvSpeechConfig, such as {"scale_embedding": false}.'}
-    )
+    decoder_kernel_sizes: list[int] = field(default_factory=lambda: [15] * 3, metadata=kernel_sizes_help("decoder"))
+    hidden_size: int = field(default=192, metadata={"help": "Width of the model."})
+    ffn_dim: int = field(default=768, metadata={"help": "Width inside the feed-forward blocks."})
+    normalize_before: bool = field(default=True, metadata={"help": "Pre-norm instead of post-norm."})
 
     swap_mixer: str | None = field(
         default=None,
@@ -114,6 +96,7 @@ class ModelArguments:
     swap_kernel_size: int = field(default=31, metadata={"help": "Kernel size of these mixers."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, allowed in (
             ("head", HEADS),
             ("units", UNITS),
@@ -131,10 +114,6 @@ class ModelArguments:
                 raise ValueError(f"{name} is for a pretrained model: give model_name_or_path")
         if self.encoder_lookahead is not None and self.feature_normalize == "utterance":
             raise ValueError("a streaming model (encoder_lookahead) needs feature_normalize: global or none")
-
-
-STATISTICS_UTTERANCES = 2000
-"""So many training utterances, evenly spaced, give the global mean and variance of the features."""
 
 
 def load_processor(args: ModelArguments, name_or_path: str) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -209,36 +188,11 @@ def build_config(args: ModelArguments, tokenizer: PreTrainedTokenizerBase | None
     Raises:
         ModelError: The architecture is impossible.
     """
-    values: dict[str, Any] = {
-        "is_encoder_decoder": args.head == "seq2seq",
-        "encoder_layer_types": one_for_each(args.encoder_layer_types, args.encoder_kernel_sizes, "encoder"),
-    }
-    for name in (
-        *("num_mel_bins", "subsampling_channels", "subsampling_kernels", "encoder_block", "encoder_kernel_sizes"),
-        *("encoder_lookahead", "conformer_kernel_size", "hidden_size", "dropout", "attention_dropout"),
-        *("activation_dropout", "input_dropout", "weight_dropout", "weight_softmax", "intermediate_ctc_weight"),
-    ):
-        values[name] = getattr(args, name)
-    if args.intermediate_ctc_layers is not None:
-        values["intermediate_ctc_layers"] = args.intermediate_ctc_layers
-    sides = ["encoder"]
-    if args.head == "seq2seq":
-        values["ctc_weight"] = args.ctc_weight
-        values["decoder_layer_types"] = one_for_each(args.decoder_layer_types, args.decoder_kernel_sizes, "decoder")
-        values["decoder_kernel_sizes"] = args.decoder_kernel_sizes
-        sides.append("decoder")
-    for name in ("ffn_dim", "attention_heads", "conv_dim", "glu", "normalize_before", "position_type"):
-        values |= {f"{side}_{name}": getattr(args, name) for side in sides}
-    if tokenizer is not None:
-        values |= {
-            "vocab_size": len(tokenizer),
-            "bos_token_id": tokenizer.bos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-        }
-        if args.head == "seq2seq":
-            values["decoder_start_token_id"] = tokenizer.bos_token_id
-    return new_config(SeqDyConvSpeechConfig, values, args.config_overrides)
+    decoder = args.head == "seq2seq"
+    values: dict[str, Any] = {"encoder_vocab_size": None}  # The encoder hears; vocab_size is of what is written.
+    if decoder and tokenizer is not None:
+        values["decoder_start_token_id"] = tokenizer.bos_token_id
+    return args.config(SeqDyConvSpeechConfig, tokenizer, decoder=decoder, **values)
 
 
 def build_model(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
