@@ -7,67 +7,52 @@ the run unless keys such as --test_file or --split say otherwise.
 """
 
 import dataclasses
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import torch
 from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
-from translation_data import SPLITS, DataArguments, load_translation_datasets
-from translation_model import load_model, load_tokenizer
-from translation_scores import score
 
+from seqdyconv.data.translation import DataArguments, load_translation_datasets
+from seqdyconv.errors import InputError
 from seqdyconv.files import write_lines
-from seqdyconv.training.arguments import ArgumentsError, exit_on_error, parse_arguments
+from seqdyconv.models.loading import load_tokenizer
+from seqdyconv.scores.translation import score
+from seqdyconv.training.arguments import exit_on_error
 from seqdyconv.training.decoding import DecodingArguments, generate
-from seqdyconv.training.output_dir import run_arguments
+from seqdyconv.training.evaluation import EvaluationArguments, parse_model_arguments
 from seqdyconv.training.reports import write_metrics
+from seqdyconv.training.translation_models import load_translation_model
 
 
 @dataclass
-class EvaluationArguments:
+class TranslationEvaluationArguments(EvaluationArguments):
     """What to evaluate."""
 
-    model_dir: str = field(metadata={"help": "The model: a folder, or a name on the Hub."})
-    split: str = field(default="test", metadata={"help": "train, validation or test."})
     nbest: int = field(default=1, metadata={"help": "Write that many translations of each sentence with scores."})
-    evaluation_dir: str | None = field(
-        default=None, metadata={"help": "Where to write to; by default MODEL_DIR/evaluation."}
-    )
-    use_cpu: bool = field(default=False, metadata={"help": "Don't use a GPU."})
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r}")
+        super().__post_init__()
         if self.nbest < 1:
             raise ValueError(f"nbest must be at least 1, got {self.nbest}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    words = sys.argv[1:] if argv is None else argv
-    types = (EvaluationArguments, DataArguments, DecodingArguments)
+    types = (TranslationEvaluationArguments, DataArguments, DecodingArguments)
     # The model brings its own tokenizer.
-    names = {item.name for kind in types[1:] for item in dataclasses.fields(kind)} - {"tokenizer_name"}
+    of_the_run = {item.name for kind in types[1:] for item in dataclasses.fields(kind)} - {"tokenizer_name"}
+    parsed = parse_model_arguments(types, argv, of_the_run=of_the_run, description=__doc__)
     with exit_on_error():
-        defaults = run_arguments(words[0], names) if words else {}
-    args, data_args, decoding_args = parse_arguments(
-        types, argv, first="model_dir", defaults=defaults, description=__doc__
-    )
-    with exit_on_error():
-        run(args, data_args, decoding_args)
+        evaluate(*parsed)
 
 
-def run(args: EvaluationArguments, data_args: DataArguments, decoding_args: DecodingArguments) -> None:
+def evaluate(args: TranslationEvaluationArguments, data_args: DataArguments, decoding_args: DecodingArguments) -> None:
     if args.nbest > decoding_args.num_beams:
-        raise ArgumentsError(f"nbest {args.nbest} needs as many beams, got num_beams {decoding_args.num_beams}")
+        raise InputError(f"nbest {args.nbest} needs as many beams, got num_beams {decoding_args.num_beams}")
     disable_progress_bar()  # That of loading weights.
     tokenizer = load_tokenizer(args.model_dir)
-    model = load_model(args.model_dir)
-    if torch.cuda.is_available() and not args.use_cpu:
-        model.to("cuda")
+    model = load_translation_model(args.model_dir).to(args.device)
     texts = load_translation_datasets(data_args, (args.split,))[args.split]
     inputs = tokenizer(texts["source"][:])["input_ids"]
 
@@ -76,36 +61,34 @@ def run(args: EvaluationArguments, data_args: DataArguments, decoding_args: Deco
         found = generate(model, tokenizer, inputs, decoding_args, args.nbest, bar.update)
     seconds = time.perf_counter() - start
     translations = [beams[0].text for beams in found]
-    metrics = {
-        **{f"{args.split}_{name}": value for name, value in score(translations, texts["target"]).items()},
-        f"{args.split}_examples": len(texts),
-        "decoding_seconds": seconds,
-        "decoding_tokens_per_second": sum(beams[0].tokens for beams in found) / seconds,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        **dataclasses.asdict(decoding_args),
-    }
+    scores = score(translations, texts["target"])
 
-    local = Path(args.model_dir)
-    folder = Path(args.evaluation_dir) if args.evaluation_dir else (local if local.is_dir() else Path()) / "evaluation"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_lines(folder / f"{args.split}_sources.txt", texts["source"])
-    write_lines(folder / f"{args.split}_references.txt", texts["target"])
-    write_lines(folder / f"{args.split}_predictions.txt", translations)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    write_lines(args.folder / f"{args.split}_sources.txt", texts["source"])
+    write_lines(args.folder / f"{args.split}_references.txt", texts["target"])
+    write_lines(args.folder / f"{args.split}_predictions.txt", translations)
     if args.nbest > 1:
         rows = [
             f"{number}\t{rank}\t{beam.score:.4f}\t{beam.text}"
             for number, beams in enumerate(found, start=1)
             for rank, beam in enumerate(beams, start=1)
         ]
-        write_lines(folder / f"{args.split}_nbest.tsv", ["line\trank\tscore\ttranslation", *rows])
-    write_metrics(folder / "metrics.json", metrics)
+        write_lines(args.folder / f"{args.split}_nbest.tsv", ["line\trank\tscore\ttranslation", *rows])
+    speed = sum(beams[0].tokens for beams in found) / seconds
+    metrics = {
+        **{f"{args.split}_{name}": value for name, value in scores.items()},
+        f"{args.split}_examples": len(texts),
+        "decoding_seconds": seconds,
+        "decoding_tokens_per_second": speed,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **dataclasses.asdict(decoding_args),
+    }
+    write_metrics(args.folder / "metrics.json", metrics)
 
-    print(f"{args.split} BLEU    {metrics[f'{args.split}_bleu']:.2f}   ({metrics[f'{args.split}_bleu_signature']})")
-    print(f"{args.split} chrF    {metrics[f'{args.split}_chrf']:.2f}   ({metrics[f'{args.split}_chrf_signature']})")
-    print(
-        f"decoding     {metrics['decoding_tokens_per_second']:.0f} tokens/s, {len(texts)} sentences in {seconds:.0f} s"
-    )
-    print(f"written to   {folder}")
+    print(f"{args.split} BLEU    {scores['bleu']:.2f}   ({scores['bleu_signature']})")
+    print(f"{args.split} chrF    {scores['chrf']:.2f}   ({scores['chrf_signature']})")
+    print(f"decoding     {speed:.0f} tokens/s, {len(texts)} sentences in {seconds:.0f} s")
+    print(f"written to   {args.folder}")
 
 
 if __name__ == "__main__":

@@ -10,22 +10,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from datasets import Dataset
-from tqdm.auto import tqdm
-from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerBase, TrainerCallback, set_seed
-from translation_data import DataArguments, load_translation_datasets, make_tokenizer, tokenize
-from translation_model import build_config, build_model, load_tokenizer
-from translation_scores import score
+from datasets import Dataset, DatasetDict
+from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from seqdyconv.data.splits import HELD_OUT
+from seqdyconv.data.translation import DataArguments, load_translation_datasets, make_tokenizer, tokenize
 from seqdyconv.files import write_lines
-from seqdyconv.models.loading import check_packing
+from seqdyconv.models.loading import check_packing, load_tokenizer
+from seqdyconv.scores.translation import score
 from seqdyconv.training.arguments import command_line, exit_on_error, parse_arguments
 from seqdyconv.training.decoding import DecodingArguments
 from seqdyconv.training.model_arguments import EncoderDecoderArguments
-from seqdyconv.training.reports import format_example, spread_examples
+from seqdyconv.training.reports import spread_examples
 from seqdyconv.training.runs import Run
+from seqdyconv.training.samples import SampleOutputs
 from seqdyconv.training.trainer import TokenBatchTrainer, TokenBatchTrainingArguments
+from seqdyconv.training.translation_models import build_config, build_model
 
 FILES = {"source": "sources", "reference": "references", "translation": "predictions"}
 
@@ -98,9 +98,13 @@ def train(
 
 
 def make_trainer(
-    model: Any, tokenizer: PreTrainedTokenizerBase, data: Any, texts: Any, args: TranslationTrainingArguments
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: DatasetDict,
+    texts: DatasetDict,
+    args: TranslationTrainingArguments,
 ) -> TokenBatchTrainer:
-    """The trainer with the metrics and the samples of the validation set."""
+    """The trainer, whose loss is in seqdyconv/training/trainer.py, with BLEU and samples of the validation set."""
 
     def text_metrics(translations: list[str], indices: list[int]) -> dict[str, float]:
         found = score(translations, texts["validation"].select(indices)["target"])
@@ -117,28 +121,9 @@ def make_trainer(
         generation_examples=args.generation_examples,
     )
     if args.sample_translations and "validation" in texts:
-        trainer.add_callback(SampleTranslations(trainer, texts["validation"], args.sample_translations))
+        columns = {"source": texts["validation"]["source"][:], "reference": texts["validation"]["target"][:]}
+        trainer.add_callback(SampleOutputs(trainer, columns, args.sample_translations, "translation"))
     return trainer
-
-
-class SampleTranslations(TrainerCallback):
-    """Prints translations of a few fixed validation sentences at each evaluation."""
-
-    def __init__(self, trainer: TokenBatchTrainer, texts: Dataset, number: int) -> None:
-        self.trainer = trainer
-        number = min(number, len(texts))
-        self.indices = [index * len(texts) // number for index in range(number)]
-        self.texts = texts.select(self.indices)
-
-    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        inputs = self.trainer.eval_dataset.select(self.indices)["input_ids"]
-        translations = self.trainer.generate(inputs[:], self.trainer.decoding)
-        if state.is_world_process_zero:
-            blocks = [
-                format_example({"source": text["source"], "reference": text["target"], "translation": beams[0].text})
-                for text, beams in zip(self.texts, translations)
-            ]
-            tqdm.write("\n".join([f"\nTranslations after {state.global_step} steps", *blocks]))
 
 
 def evaluate_split(

@@ -25,6 +25,7 @@ class Command:
 
 
 COMMANDS = {
+    "translate": Command("translate", "translate standard input, line by line", "recipes"),
     "classify": Command("classify", "label each line of standard input with a text classification model", "recipes"),
     "transcribe": Command(
         "transcribe", "write down what is said in audio files, as text, json or subtitles", "speech,recipes"

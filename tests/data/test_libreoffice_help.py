@@ -1,7 +1,8 @@
 """The LibreOffice help corpus: reading pages, aligning, splitting by page, cleaning."""
 
 import pytest
-from libreoffice_help import (
+
+from seqdyconv.data.libreoffice_help import (
     align_pages,
     align_sentences,
     load_libreoffice_help,

@@ -18,7 +18,7 @@ def build_model(args: EncoderDecoderArguments, tokenizer: PreTrainedTokenizerBas
     if args.model_name_or_path is None:
         return SeqDyConvForConditionalGeneration(build_config(args, tokenizer))
     refuse_ignored(args, ["model_name_or_path"])
-    model = load_model(args.model_name_or_path)
+    model = load_translation_model(args.model_name_or_path)
     check_vocabulary(model, tokenizer, args.model_name_or_path)
     return model
 
@@ -33,7 +33,7 @@ def build_config(args: EncoderDecoderArguments, tokenizer: PreTrainedTokenizerBa
     return args.config(tokenizer=tokenizer, decoder=True, **start)
 
 
-def load_model(name_or_path: str) -> PreTrainedModel:
+def load_translation_model(name_or_path: str) -> PreTrainedModel:
     """Load a sequence-to-sequence model in float32 in evaluation mode.
 
     Raises:

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
 
 
 def score(translations: Sequence[str], references: Sequence[str]) -> dict[str, float | str]:

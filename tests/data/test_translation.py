@@ -3,20 +3,14 @@
 import json
 import logging
 import re
-import subprocess
-import sys
 
 import pytest
 from datasets import Dataset, DatasetDict
-from transformers import AutoTokenizer
-from translation_data import (
-    DataArguments,
-    DataError,
-    load_translation_datasets,
-    make_tokenizer,
-    tokenize,
-    train_tokenizer,
-)
+
+from seqdyconv.data.sentencepiece_tokenizers import train_sentencepiece_tokenizer
+from seqdyconv.data.tables import DataError
+from seqdyconv.data.translation import DataArguments, load_translation_datasets, make_tokenizer, tokenize
+from seqdyconv.models.loading import ModelError
 
 PAIRS = [("Guten Tag!", "Good day!"), ("Ja", "NA"), ('"Nein", sagte er', '"No", he said'), ("12", "twelve\u2028lines")]
 TEXTS = [
@@ -37,7 +31,7 @@ def private_cache_and_no_network(tmp_path_factory, monkeypatch):
 
 @pytest.fixture(scope="module")
 def tokenizers():
-    return {kind: train_tokenizer(TEXTS, VOCAB_SIZE, kind) for kind in ("unigram", "bpe")}
+    return {kind: train_sentencepiece_tokenizer(TEXTS, VOCAB_SIZE, kind) for kind in ("unigram", "bpe")}
 
 
 @pytest.fixture(params=["unigram", "bpe"])
@@ -233,83 +227,7 @@ class TestBadInput:
             DataArguments(**arguments)
 
 
-class TestTokenizer:
-    def test_ids(self, tokenizer):
-        assert tokenizer.convert_ids_to_tokens([0, 1, 2, 3, 4, 259]) == [
-            "<s>",
-            "<pad>",
-            "</s>",
-            "<unk>",
-            "<0x00>",
-            "<0xFF>",
-        ]
-        ids = [tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id]
-        assert ids == [0, 1, 2, 3]
-        assert len(tokenizer) == VOCAB_SIZE
-
-    @pytest.mark.parametrize("text", [*TEXTS, "a  b", "neu ☃ 漢字 e\u0301 <0x41>", "a\tb", "don't , do ( that )", ""])
-    def test_decode_is_exact(self, tokenizer, text):
-        ids = tokenizer(text)["input_ids"]
-        assert ids[-1] == 2 and 3 not in ids
-        assert tokenizer.decode(ids, skip_special_tokens=True) == text
-
-    def test_pieces_do_not_mix_letters_digits_and_signs(self, tokenizer):
-        for piece in tokenizer.convert_ids_to_tokens(range(260, VOCAB_SIZE)):
-            assert re.fullmatch(r"▁?([^\W\d_]*|\d*|[^\w▁]*)", piece)
-
-    def test_both_sides_and_padding(self, tokenizer):
-        batch = tokenizer(TEXTS[:2], text_target=TEXTS[2:], padding=True, return_tensors="pt")
-        assert set(batch) == {"input_ids", "attention_mask", "labels"}
-        shorter = int(batch["attention_mask"].sum(1).argmin())
-        assert batch["input_ids"][shorter, -1] == 1 and batch["attention_mask"][shorter, -1] == 0
-
-    def test_loads_without_this_project(self, tokenizer, tmp_path):
-        tokenizer.save_pretrained(tmp_path)
-        code = (
-            "import sys; from transformers import AutoTokenizer; t = AutoTokenizer.from_pretrained(sys.argv[1]); "
-            "print(t(sys.argv[2], text_target=sys.argv[2]).data, t.pad_token_id, t.padding_side, sep='|')"
-        )
-        run = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path), TEXTS[2]],
-            capture_output=True,
-            text=True,
-            check=True,
-            cwd=tmp_path,
-        )
-        assert run.stdout.strip() == f"{tokenizer(TEXTS[2], text_target=TEXTS[2]).data}|1|right"
-        loaded = AutoTokenizer.from_pretrained(tmp_path)
-        assert loaded.get_vocab() == tokenizer.get_vocab()
-
-    @pytest.mark.parametrize("kind", ["unigram", "bpe"])
-    def test_is_the_same_every_time(self, tokenizers, kind):
-        again = train_tokenizer(iter(TEXTS), VOCAB_SIZE, kind)
-        assert again.backend_tokenizer.to_str() == tokenizers[kind].backend_tokenizer.to_str()
-
-    @pytest.mark.parametrize("kind", ["unigram", "bpe"])
-    def test_vocabulary_larger_or_smaller_than_the_data_allows(self, kind):
-        with pytest.raises(
-            ValueError, match=r"vocab_size 5000 is larger than the data allows: it gives \d+ pieces"
-        ) as caught:
-            train_tokenizer(TEXTS, 5000, kind)
-        most = int(re.findall(r"gives (\d+)", str(caught.value))[0])
-        assert len(train_tokenizer(TEXTS, most, kind)) == most
-        with pytest.raises(ValueError, match="vocab_size 300 is too small"):
-            train_tokenizer(TEXTS, 300, kind)
-
-    def test_unknown_kind(self):
-        with pytest.raises(ValueError, match="'word', allowed are unigram, bpe"):
-            train_tokenizer(TEXTS, VOCAB_SIZE, "word")
-
-    def test_rare_characters_take_no_place(self):
-        texts = ["ein langer Text " * 1000, "☃"]
-        tokenizer = train_tokenizer(texts, 280, "bpe")
-        assert "☃" not in tokenizer.get_vocab()
-        assert tokenizer.decode(tokenizer("☃")["input_ids"], skip_special_tokens=True) == "☃"
-
-    def test_lower_case(self):
-        tokenizer = train_tokenizer(TEXTS, VOCAB_SIZE, lowercase=True)
-        assert tokenizer.decode(tokenizer("ÜBER Den")["input_ids"], skip_special_tokens=True) == "über den"
-
+class TestMakeTokenizer:
     def test_made_from_arguments(self, tokenizer, tmp_path):
         train = Dataset.from_dict({"source": TEXTS[::2], "target": TEXTS[1::2]})
         assert len(make_tokenizer(DataArguments(vocab_size=VOCAB_SIZE), train)) == VOCAB_SIZE
@@ -318,7 +236,7 @@ class TestTokenizer:
         tokenizer.save_pretrained(tmp_path)
         loaded = make_tokenizer(DataArguments(tokenizer_name=str(tmp_path)), train)
         assert loaded.get_vocab() == tokenizer.get_vocab()
-        with pytest.raises(DataError, match="nowhere cannot be loaded"):
+        with pytest.raises(ModelError, match=r"there is no model folder .*nowhere"):
             make_tokenizer(DataArguments(tokenizer_name=str(tmp_path / "nowhere")), train)
 
 

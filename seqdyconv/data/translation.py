@@ -5,42 +5,23 @@ Everything that is wrong with the data raises ``DataError`` with one line; the s
 
 from __future__ import annotations
 
-import json
 import logging
-import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import libreoffice_help
 from datasets import Dataset, DatasetDict, concatenate_datasets
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
+from seqdyconv.data.libreoffice_help import load_libreoffice_help
 from seqdyconv.data.packages import PackageUnavailableError
+from seqdyconv.data.sentencepiece_tokenizers import TOKENIZER_TYPES, train_sentencepiece_tokenizer
 from seqdyconv.data.splits import SPLITS, SourceArguments, check_at_least_one
-from seqdyconv.data.tables import (
-    DataError,
-    check_file,
-    first_line,
-    load_hub_splits,
-    load_local,
-    load_table,
-    map_batches,
-)
+from seqdyconv.data.tables import DataError, check_file, load_hub_splits, load_local, load_table, map_batches
+from seqdyconv.models.loading import load_tokenizer
 
 logger = logging.getLogger(__name__)
-
-SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")  # their ids are 0, 1, 2, 3
-TOKENIZER_TYPES = ("unigram", "bpe")
-# Characters that make up the rarest 0.01% of the training text get no piece of their own: they are written as bytes.
-CHARACTER_COVERAGE = 0.9999
-
-# Pieces never mix letters, digits and signs ("end" + ".", not "end."); "▁" stands for the space before a word.
-_WORDS = Regex(r"▁?[\p{L}\p{M}]+|▁?\p{N}+|▁?[^\p{L}\p{M}\p{N}▁]+|▁")
-_BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 def _side_help(split: str, side: str) -> dict[str, Any]:
@@ -130,7 +111,7 @@ def load_translation_datasets(args: DataArguments, splits: Sequence[str] = SPLIT
     loaded = {split: _load_files(split, args) for split in splits}
     missing = [split for split in splits if loaded[split] is None]
     if args.dataset is not None and missing:
-        loaded.update(_load_named(args, missing))
+        loaded.update(_load_named(args.dataset, args, missing))
     if loaded[splits[0]] is None:
         if args.dataset is not None:
             raise DataError(f"the data set {args.dataset} has no {splits[0]} split, and no {splits[0]}_file is given")
@@ -145,16 +126,16 @@ def load_translation_datasets(args: DataArguments, splits: Sequence[str] = SPLIT
             dataset = _clean(dataset, args.lowercase, drop_empty=split == "train")
             if len(dataset) == 0:
                 raise DataError(f"the {split} data holds no sentence pairs")
-            samples = getattr(args, f"max_{split}_samples")
+            samples = args.max_samples(split)
             result[split] = dataset if samples is None else dataset.select(range(min(samples, len(dataset))))
     return result
 
 
-def _load_named(args: DataArguments, splits: list[str]) -> dict[str, Dataset]:
-    """Load those of the splits that ``args.dataset`` has."""
-    if args.dataset == "libreoffice_help":
+def _load_named(name: str, args: DataArguments, splits: list[str]) -> dict[str, Dataset]:
+    """Load those of the splits that the data set has."""
+    if name == "libreoffice_help":
         try:
-            prepared = libreoffice_help.load_libreoffice_help(args.source_lang, args.target_lang)
+            prepared = load_libreoffice_help(args.source_lang, args.target_lang)
         except PackageUnavailableError as error:
             raise DataError(f"{error} The config iwslt14_de_en.yaml names one.") from error
         except ValueError as error:
@@ -162,13 +143,13 @@ def _load_named(args: DataArguments, splits: list[str]) -> dict[str, Dataset]:
         return {split: prepared[split].select_columns(["source", "target"]) for split in splits}
 
     loaded = load_hub_splits(
-        args.dataset,
+        name,
         splits,
         config=args.dataset_config,
         revision=args.dataset_revision,
         instead="local files (train_file) or dataset: libreoffice_help",
     )
-    where = f"the data set {args.dataset}"
+    where = f"the data set {name}"
     return {split: _select_columns(dataset, args, f"{where}, {split},") for split, dataset in loaded.items()}
 
 
@@ -259,139 +240,16 @@ def make_tokenizer(args: DataArguments, train: Dataset) -> PreTrainedTokenizerBa
     """Load ``args.tokenizer_name``, or train a joint vocabulary on both sides of ``train``.
 
     Raises:
-        DataError: the tokenizer cannot be loaded, or ``vocab_size`` does not fit the data.
+        DataError: ``vocab_size`` does not fit the data.
+        ModelError: the tokenizer cannot be loaded.
     """
     if args.tokenizer_name is None:
         texts = (text for batch in train.iter(1000) for side in ("source", "target") for text in batch[side])
         try:
-            return train_tokenizer(texts, args.vocab_size, args.tokenizer_type, lowercase=args.lowercase)
+            return train_sentencepiece_tokenizer(texts, args.vocab_size, args.tokenizer_type, lowercase=args.lowercase)
         except ValueError as error:
             raise DataError(str(error)) from error
-    try:
-        return AutoTokenizer.from_pretrained(args.tokenizer_name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise DataError(f"the tokenizer {args.tokenizer_name} cannot be loaded ({first_line(error)})") from error
-
-
-def train_tokenizer(
-    texts: Iterable[str], vocab_size: int, model_type: str = "unigram", *, lowercase: bool = False
-) -> PreTrainedTokenizerFast:
-    """Train a vocabulary of subwords (Kudo 2018, unigram; Sennrich et al. 2016, BPE) in SentencePiece's manner.
-
-    The ids are ``<s>`` 0, ``<pad>`` 1, ``</s>`` 2, ``<unk>`` 3, then the 256 bytes, then the pieces. Characters without
-    a piece are written as UTF-8 bytes, so nothing becomes ``<unk>`` and ``decode(encode(text))`` is the text, but for
-    white space at its start (and case, with ``lowercase``). ``</s>`` ends every sequence. The same texts give the same
-    tokenizer with ``"bpe"``; with ``"unigram"`` a few of the rarest pieces may differ each time, as its trainer adds up
-    in a random order.
-
-    Args:
-        texts: the sentences of all languages of the joint vocabulary.
-        vocab_size: number of ids, special and byte tokens included.
-        model_type: ``"unigram"`` or ``"bpe"``.
-        lowercase: lower-case what is encoded.
-
-    Raises:
-        ValueError: ``model_type`` is unknown, or ``vocab_size`` is more than the data gives or less than it needs.
-    """
-    if model_type not in TOKENIZER_TYPES:
-        raise ValueError(f"model_type is {model_type!r}, allowed are {', '.join(TOKENIZER_TYPES)}")
-    texts = [text.lower() for text in texts] if lowercase else list(texts)
-    alphabet, rare = _alphabet(texts)
-    reserved = len(SPECIAL_TOKENS) + len(_BYTE_TOKENS)
-    if vocab_size <= reserved + len(alphabet):
-        raise ValueError(
-            f"vocab_size {vocab_size} is too small: {reserved} special and byte tokens and the {len(alphabet)} "
-            f"characters of the data need more than {reserved + len(alphabet)}"
-        )
-
-    options: dict[str, Any] = {
-        "vocab_size": vocab_size - len(_BYTE_TOKENS),
-        "special_tokens": list(SPECIAL_TOKENS),
-        "show_progress": False,
-    }
-    if model_type == "unigram":
-        tokenizer, trainer = Tokenizer(models.Unigram()), trainers.UnigramTrainer(unk_token="<unk>", **options)
-    else:
-        tokenizer, trainer = Tokenizer(models.BPE(unk_token="<unk>")), trainers.BpeTrainer(**options)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Metaspace(), pre_tokenizers.Split(_WORDS, "isolated")]
-    )
-    tokenizer.train_from_iterator((text.translate(rare) for text in texts), trainer)
-    pieces = tokenizer.get_vocab_size() + len(_BYTE_TOKENS)
-    if pieces < vocab_size:
-        raise ValueError(f"vocab_size {vocab_size} is larger than the data allows: it gives {pieces} pieces")
-
-    tokenizer = _with_byte_tokens(tokenizer)
-    if lowercase:
-        tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
-    end = SPECIAL_TOKENS[2]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, SPECIAL_TOKENS.index(end))]
-    )
-    bos, pad, eos, unk = SPECIAL_TOKENS
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=bos,
-        pad_token=pad,
-        eos_token=eos,
-        unk_token=unk,
-        padding_side="right",
-        clean_up_tokenization_spaces=False,
-        model_input_names=["input_ids", "attention_mask"],
-    )
-
-
-def _alphabet(texts: list[str]) -> tuple[set[str], dict[int, str]]:
-    """The characters that get pieces of their own, and a table for ``str.translate`` that blanks the rare others."""
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(text)
-    for space in [character for character in counts if character.isspace()]:
-        del counts[space]
-    uncovered = math.floor((1 - CHARACTER_COVERAGE) * counts.total())
-    rare: dict[int, str] = {}
-    for character, count in sorted(counts.items(), key=lambda item: (item[1], item[0])):
-        uncovered -= count
-        if uncovered < 0:
-            break
-        rare[ord(character)] = " "
-    return {character for character in counts if ord(character) not in rare}, rare
-
-
-def _with_byte_tokens(tokenizer: Tokenizer) -> Tokenizer:
-    """Insert the 256 bytes after the special tokens of a trained model, for characters without a piece."""
-    state = json.loads(tokenizer.to_str())
-    model, first = state["model"], len(SPECIAL_TOKENS)
-    model["byte_fallback"] = True
-    if model["type"] == "Unigram":
-        special, pieces = model["vocab"][:first], _without_chance(model["vocab"][first:])
-        # Far below every path of pieces, so that the letters "<0x41>" in a text are never read as that byte.
-        lowest = 10 * pieces[-1][1]
-        model["vocab"] = special + [(token, lowest) for token in _BYTE_TOKENS] + pieces
-    else:
-        pieces = sorted(model["vocab"], key=model["vocab"].__getitem__)
-        pieces[first:first] = _BYTE_TOKENS
-        model["vocab"] = {piece: index for index, piece in enumerate(pieces)}
-    return Tokenizer.from_str(json.dumps(state))
-
-
-def _without_chance(vocab: list[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Take out of the unigram trainer's pieces and scores what need not differ between two runs on the same texts.
-
-    That is noise of 1e-11 in the scores, the order of equal ones, and which of the characters that no longer are pieces
-    gets which of the lowest scores: they all get the lowest.
-    """
-
-    def order(item: tuple[str, float]) -> tuple[float, str]:
-        return -item[1], item[0]
-
-    pieces = sorted(((piece, round(score, 6)) for piece, score in vocab), key=order)
-    tail = len(pieces)
-    while tail > 0 and len(pieces[tail - 1][0]) == 1:
-        tail -= 1
-    lowest = pieces[-1][1]
-    return pieces[:tail] + sorted(((piece, lowest) for piece, _ in pieces[tail:]), key=order)
+    return load_tokenizer(args.tokenizer_name)
 
 
 # Token ids

@@ -1,0 +1,82 @@
+"""Translate standard input to standard output, line by line.
+
+    seqdyconv translate MODEL_DIR [--key value ...] < in > out
+
+Every line gives one line, empty ones too, in the same order. Lines are translated in batches of similar length as far
+as they have arrived, so that a pipe that delivers slowly gets its answers at once.
+"""
+
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
+
+from seqdyconv.models.loading import load_tokenizer
+from seqdyconv.training.arguments import exit_on_error, parse_arguments
+from seqdyconv.training.decoding import DecodingArguments, generate
+from seqdyconv.training.evaluation import ModelDirArguments
+from seqdyconv.training.streams import read_windows
+from seqdyconv.training.translation_models import load_translation_model
+
+
+@dataclass
+class TranslationArguments(ModelDirArguments):
+    """What to translate with."""
+
+    window: int = field(default=1000, metadata={"help": "Translate at most that many lines together."})
+    max_line_tokens: int = field(
+        default=1000, metadata={"help": "Longer lines are cut there, with a note on standard error."}
+    )
+
+    def __post_init__(self) -> None:
+        for name, least in (("window", 1), ("max_line_tokens", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command with these words; those of the command line if None."""
+    args, decoding_args = parse_arguments(
+        (TranslationArguments, DecodingArguments), argv, first="model_dir", description=__doc__
+    )
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # A reader that goes away ends us quietly, as in any Unix tool.
+    with exit_on_error():
+        disable_progress_bar()  # That of loading weights.
+        tokenizer = load_tokenizer(args.model_dir)
+        model = load_translation_model(args.model_dir)
+        model.to(args.device)
+        number = 0
+        for lines in read_windows(sys.stdin.fileno(), args.window):
+            translations = translate(model, tokenizer, lines, args, decoding_args, number)
+            sys.stdout.buffer.write("".join(f"{line}\n" for line in translations).encode("utf-8"))
+            sys.stdout.buffer.flush()
+            number += len(lines)
+
+
+def translate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    lines: Sequence[str],
+    args: TranslationArguments,
+    decoding_args: DecodingArguments,
+    number: int,
+) -> list[str]:
+    """The translation of each line, on one line; `number` lines came before these, which notes count from."""
+    translations = [""] * len(lines)
+    texts = {index: text for index, line in enumerate(lines) if (text := line.strip())}
+    inputs: list[list[int]] = tokenizer(list(texts.values()))["input_ids"] if texts else []
+    for index, ids in zip(texts, inputs):
+        if len(ids) > args.max_line_tokens:
+            print(f"line {number + index + 1} is cut to {args.max_line_tokens} tokens", file=sys.stderr)
+            ids[args.max_line_tokens - 1 :] = ids[-1:]  # The end of the sentence stays.
+    for index, beams in zip(texts, generate(model, tokenizer, inputs, decoding_args)):
+        translations[index] = " ".join(beams[0].text.split())
+    return translations
+
+
+if __name__ == "__main__":
+    main()
