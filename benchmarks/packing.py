@@ -17,7 +17,6 @@ import argparse
 import dataclasses
 import importlib
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,11 +97,7 @@ def recipe_of(name: str, options: argparse.Namespace) -> tuple[dict[str, Any], l
     if options.quick:
         small = {"hidden_size": 16, "ffn_dim": 16, "vocab_size": 50, "max_tokens": 40}
         return values | small, [(1 + 3 * n % 11, 1 + 5 * n % 9)[: 1 + (recipe == "translation")] for n in range(30)]
-    if recipe == "translation":
-        sys.path.insert(0, str(RECIPES / recipe))
-    data = importlib.import_module(
-        "translation_data" if recipe == "translation" else "seqdyconv.data.text_classification"
-    )
+    data = importlib.import_module(f"seqdyconv.data.{recipe}")
     names = {item.name for item in dataclasses.fields(data.DataArguments)}
     args = data.DataArguments(**{name: value for name, value in values.items() if name in names})
     if recipe == "translation":
