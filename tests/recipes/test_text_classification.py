@@ -308,12 +308,19 @@ class TestSwap:
     def test_a_fine_tuned_teacher_and_the_greedy_choice(self, swap_config, trained_bert, tmp_path, capsys):
         words = ["--model_name_or_path", str(trained_bert), "--swap_layers", "0-2", "--swap_greedy_max_loss", "100"]
         words += ["--teacher_name_or_path", str(trained_bert), "--distil_logits_weight", "1", "--max_steps", "3"]
-        words += ["--distil_epochs", "0.2", "--swap_options", '{"glu": true}']
+        words += [
+            "--distil_epochs",
+            "0.2",
+            "--swap_mixer_options",
+            '{"glu": true}',
+            "--swap_options",
+            '{"dilation": 2}',
+        ]
         train.main([str(swap_config), "--output_dir", str(tmp_path / "run"), *words])
         assert capsys.readouterr().out.count("swapped layer") == 3
         model = load_swapped(tmp_path / "run")
         assert list(swapped_attention(model)) == [0, 1, 2]
-        assert model.config.seqdyconv["layers"]["0"]["glu"]
+        assert model.config.seqdyconv["layers"]["0"]["glu"] and model.config.seqdyconv["layers"]["0"]["dilation"] == 2
 
     def test_nothing_to_swap_within_the_allowed_loss(self, swap_config, trained_bert, tmp_path, capsys):
         words = ["--model_name_or_path", str(trained_bert), "--swap_layers", "0", "--swap_greedy_max_loss", "0"]
@@ -385,6 +392,11 @@ class TestBadInput:
             (["--swap_num_heads", "5"], "can't swap the self-attention"),
             (["--swap_options", '{"kernel_size": 3}'], "swap_options has kernel_size"),
             (["--swap_options", '{"nonsense": 3}'], "can't swap the self-attention"),
+            (["--swap_mixer_options", '{"glue": true}'], "glue"),
+            (
+                ["--swap_mixer_options", '{"glu": true}', "--swap_options", '{"glu": true}'],
+                "glu is in swap_options and in swap_mixer_options: give it once",
+            ),
             (["--swap_options", '{"generator_bias": false}'], "set generator_bias=True"),
             (["--teacher_name_or_path", "no/such/model"], "no/such/model"),
             (["--swap_greedy_max_loss", "1"], "isn't trained for classification: fine-tune it first"),
