@@ -1,9 +1,10 @@
-"""How the source is written: private names, formatting by hand, repetition."""
+"""How the source is written: recipes that are read in one sitting, private names, formatting by hand, repetition."""
 
 import ast
 from collections import defaultdict
 from pathlib import Path
 
+import pytest
 from transformers import PreTrainedModel, PythonBackend
 
 ROOT = Path(__file__).parents[1]
@@ -13,8 +14,33 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 
 
+def line_count(path: Path) -> int:
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_recipes_are_small():
+    assert sum(map(line_count, RECIPES)) <= 2600
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes").glob("*/train.py")), ids=lambda path: path.parent.name)
+def test_a_training_script_is_read_in_one_sitting(path):
+    assert line_count(path) <= 220
+
+
+def test_nobody_imports_a_recipe():
+    scripts = {path.stem for path in RECIPES}
+    found = []
+    # The tests of the recipes run them.
+    for path in [path for path in PACKAGE + RECIPES + BENCHMARKS + TESTS if path.parent != ROOT / "tests/recipes"]:
+        for node in ast.walk(parsed(path)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found += [f"{path}: {name}" for name in names if name.split(".")[0] in {"recipes", *scripts}]
+    assert found == []
 
 
 def is_private(name: str) -> bool:

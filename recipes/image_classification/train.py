@@ -13,13 +13,6 @@ from functools import partial
 from statistics import fmean, stdev
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from sklearn.datasets import load_digits
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
-
 from seqdyconv import KernelAttentionConv2d, ODConv2d
 from seqdyconv.data.splits import check_at_least_one
 from seqdyconv.errors import InputError
@@ -30,6 +23,13 @@ from seqdyconv.training.annealing import TemperatureAnnealing
 from seqdyconv.training.arguments import exit_on_error, parse_arguments, resolved_arguments
 from seqdyconv.training.output_dir import begin_run, check_output_dir, remove_replaced_run
 from seqdyconv.training.reports import write_metrics, write_text
+
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
 
 LAYERS = {  # What stands where the network convolves, and its name in the table.
     "static": "static, `nn.Conv2d`",

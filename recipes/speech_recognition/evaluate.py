@@ -12,9 +12,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tqdm.auto import tqdm
-from transformers.utils.logging import disable_progress_bar
-
 from seqdyconv.data.speech_batches import batches_in_seconds
 from seqdyconv.data.speech_recognition import SAMPLING_RATE, DataArguments, Samples, load_speech, write_bad_files
 from seqdyconv.speech.decoding import Decoder, SpeechDecodingArguments
@@ -23,6 +20,9 @@ from seqdyconv.training.arguments import exit_on_error
 from seqdyconv.training.evaluation import EvaluationArguments, parse_model_arguments
 from seqdyconv.training.reports import write_metrics
 from seqdyconv.training.speech_recognition import write_recognised
+
+from tqdm.auto import tqdm
+from transformers.utils.logging import disable_progress_bar
 
 
 @dataclass

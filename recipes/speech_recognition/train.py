@@ -9,8 +9,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import set_seed
-
 from seqdyconv.data.speech_batches import AugmentationArguments, Utterances, WaveformAugmentation
 from seqdyconv.data.speech_recognition import SAMPLING_RATE, DataArguments, Samples, load_speech, write_bad_files
 from seqdyconv.data.splits import HELD_OUT
@@ -30,6 +28,8 @@ from seqdyconv.training.speech_recognition import (
     make_labels,
     write_recognised,
 )
+
+from transformers import set_seed
 
 BAD_FILES = "bad_files.tsv"
 

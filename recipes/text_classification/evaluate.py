@@ -12,10 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from datasets import DatasetDict
-from tqdm.auto import tqdm
-from transformers.utils.logging import disable_progress_bar
-
 from seqdyconv.data.text_classification import DataArguments, load_classification_datasets
 from seqdyconv.data.text_rows import tokenize
 from seqdyconv.models.loading import load_tokenizer
@@ -24,6 +20,10 @@ from seqdyconv.training.arguments import exit_on_error
 from seqdyconv.training.classifiers import classify, label_names, load_model, resolve_name
 from seqdyconv.training.evaluation import EvaluationArguments, parse_model_arguments
 from seqdyconv.training.reports import write_metrics
+
+from datasets import DatasetDict
+from tqdm.auto import tqdm
+from transformers.utils.logging import disable_progress_bar
 
 
 @dataclass

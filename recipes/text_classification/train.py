@@ -10,9 +10,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from datasets import Dataset, DatasetDict
-from transformers import PreTrainedModel, set_seed
-
 from seqdyconv.data.splits import HELD_OUT
 from seqdyconv.data.text_classification import (
     DataArguments,
@@ -39,6 +36,9 @@ from seqdyconv.training.text_classification import (
     draw_kernels,
     labels_of_texts,
 )
+
+from datasets import Dataset, DatasetDict
+from transformers import PreTrainedModel, set_seed
 
 ARGUMENTS = (ModelArguments, SwapArguments, DistillationArguments, DataArguments, ClassificationTrainingArguments)
 

@@ -11,9 +11,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tqdm.auto import tqdm
-from transformers.utils.logging import disable_progress_bar
-
 from seqdyconv.data.translation import DataArguments, load_translation_datasets
 from seqdyconv.errors import InputError
 from seqdyconv.files import write_lines
@@ -24,6 +21,9 @@ from seqdyconv.training.decoding import DecodingArguments, generate
 from seqdyconv.training.evaluation import EvaluationArguments, parse_model_arguments
 from seqdyconv.training.reports import write_metrics
 from seqdyconv.training.translation_models import load_translation_model
+
+from tqdm.auto import tqdm
+from transformers.utils.logging import disable_progress_bar
 
 
 @dataclass

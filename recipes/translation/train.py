@@ -10,9 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from datasets import Dataset, DatasetDict
-from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase, set_seed
-
 from seqdyconv.data.splits import HELD_OUT
 from seqdyconv.data.translation import DataArguments, load_translation_datasets, make_tokenizer, tokenize
 from seqdyconv.files import write_lines
@@ -26,6 +23,9 @@ from seqdyconv.training.runs import Run
 from seqdyconv.training.samples import SampleOutputs
 from seqdyconv.training.trainer import TokenBatchTrainer, TokenBatchTrainingArguments
 from seqdyconv.training.translation_models import build_config, build_model
+
+from datasets import Dataset, DatasetDict
+from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 FILES = {"source": "sources", "reference": "references", "translation": "predictions"}
 

@@ -101,8 +101,8 @@ class SelfAttention(nn.Module):
         Returns:
             The output (B, T, D), and the next state, of T more steps.
         """
-        query, key, value = self._project_chunk(input, padding_mask)
-        attended, state = self._attend_chunk(query, key, value, state, padding_mask)
+        query, key, value = self.project_chunk(input, padding_mask)
+        attended, state = self.attend_chunk(query, key, value, state, padding_mask)
         return self.out_proj(attended), state
 
     def _project(self, input: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -116,12 +116,12 @@ class SelfAttention(nn.Module):
         dropout = self.attention_dropout if self.training else 0.0
         return self_attend(query, key, value, self.num_heads, padding_mask, dropout, self.causal)
 
-    def _project_chunk(self, input: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def project_chunk(self, input: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         if not self.causal:
             raise ValueError("only a causal layer streams, got causal=False")
         return self._project(input, padding_mask)
 
-    def _attend_chunk(
+    def attend_chunk(
         self, query: Tensor, key: Tensor, value: Tensor, state: AttentionState, padding_mask: Tensor | None
     ) -> tuple[Tensor, AttentionState]:
         dropout = self.attention_dropout if self.training else 0.0

@@ -81,7 +81,7 @@ class _HeadConv1d(WindowConv):
             return super()._advance(input, state, padding_mask, *queries)
         if not isinstance(state, RealInputs):
             raise ValueError(f"state must be RealInputs where the layer renormalizes, got {type(state).__name__}")
-        window = self._window(input, state.inputs)
+        window = self.chunk_window(input, state.inputs)
         now = torch.ones_like(input[..., 0], dtype=torch.bool) if padding_mask is None else ~padding_mask
         real = torch.cat([state.is_real, now], dim=1)
         query = queries[0] if queries else self.current_inputs(window)

@@ -84,8 +84,8 @@ class ParallelMixer(SelfAttention):
         self, input: Tensor, state: ParallelState, padding_mask: Tensor | None = None
     ) -> tuple[Tensor, ParallelState]:
         """Mix the next chunk (B, T, D) of a causal mixer; returns its output (B, T, D) and the next state."""
-        query, key, value = self._project_chunk(input, padding_mask)
-        attended, attention = self._attend_chunk(query, key, value, state.attention, padding_mask)
+        query, key, value = self.project_chunk(input, padding_mask)
+        attended, attention = self.attend_chunk(query, key, value, state.attention, padding_mask)
         convolved, conv = self.conv.stream(value, state.conv, padding_mask)
         return self.out_proj(attended + convolved), ParallelState(conv, attention)
 

@@ -108,7 +108,7 @@ class WindowConv(nn.Module):
         return self._advance(zero_padding(input, padding_mask), state, padding_mask, *queries)
 
     def _advance(self, input: Tensor, state: Any, padding_mask: Tensor | None, *queries: Tensor) -> tuple[Tensor, Any]:
-        window = self._window(input, state)
+        window = self.chunk_window(input, state)
         return self._stream(window, *queries), last_inputs(window, padding_mask, self.reach)
 
     # What a subclass brings
@@ -151,7 +151,7 @@ class WindowConv(nn.Module):
             raise ValueError(f"query must be (B, T, Q) = {expected}, got {tuple(query.shape)}")
         return (query,)
 
-    def _window(self, input: Tensor, state: Tensor) -> Tensor:
+    def chunk_window(self, input: Tensor, state: Tensor) -> Tensor:
         """State and chunk in one."""
         self._check_stream(input, state)
         return torch.cat([state.to(input.dtype), input], dim=1)
