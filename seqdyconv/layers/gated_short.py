@@ -41,7 +41,7 @@ class GatedShortConv(nn.Module):
         torch.Size([2, 10, 512])
     """
 
-    in_proj_roles = ("factor", "factor", "value")
+    in_proj_roles = ("linear_gate", "linear_gate", "value")
 
     def __init__(
         self,

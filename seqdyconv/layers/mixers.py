@@ -3,7 +3,8 @@
 A mixer maps (B, T, D) to (B, T, D) with ``forward(input, *, padding_mask=None, cu_seqlens=None)``. Where it is causal,
 or looks a number of steps ahead, its ``lookahead``, it has ``initial_state(batch_size)`` and ``stream(input, state,
 padding_mask=None) -> (output, state)`` too; the output then comes ``lookahead`` steps late. Its projections are
-``in_proj``, whose equal parts ``in_proj_roles`` names, and ``out_proj``.
+``in_proj``, whose equal parts ``in_proj_roles`` names, and ``out_proj``. What convolves over time is its ``conv``; a
+layer that puts more around a convolution of another class names that ``conv`` too.
 
 The state of a convolution is one tensor of fixed shape, its last inputs (B, (K−1)·dilation, C). That of attention,
 or of several parts, is a named tuple of tensors, each with a row for each sequence; ``map_state`` of

@@ -1,13 +1,15 @@
 """Put the layers of this package into other people's Hugging Face models, train, save and load the result."""
 
+from seqdyconv.swap.choice import select_layers
 from seqdyconv.swap.distillation import DistillationTrainer, hidden_state_loss, train_mixers_only
 from seqdyconv.swap.families import FAMILIES
 from seqdyconv.swap.loading import load_swapped
-from seqdyconv.swap.replacement import SwappedAttention
+from seqdyconv.swap.replacement import SwappedAttention, swapped_attention
 from seqdyconv.swap.restoring import restore_self_attention
 from seqdyconv.swap.selection import Selection, choose_layers
-from seqdyconv.swap.short_convs import ShortConvProjection, add_short_conv, remove_short_conv
-from seqdyconv.swap.swapping import attention_modules, select_layers, swap_self_attention, swapped_attention
+from seqdyconv.swap.short_conv_projection import ShortConvProjection
+from seqdyconv.swap.short_convs import add_short_conv, remove_short_conv
+from seqdyconv.swap.swapping import attention_modules, swap_self_attention
 
 __all__ = [
     "FAMILIES",

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 
-from seqdyconv.swap.swapping import swapped_attention
+from seqdyconv.swap.replacement import swapped_attention
 
 
 def hidden_state_loss(

@@ -13,24 +13,19 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from seqdyconv.layers import MIXERS
+from seqdyconv.swap.building import build_replacements, swap_options
+from seqdyconv.swap.choice import select_layers
 from seqdyconv.swap.families import FAMILIES, UNKNOWN
+from seqdyconv.swap.recognition import find_family, module_names, with_projections
 from seqdyconv.swap.short_convs import PLACES, put_in_short_convs, short_conv_option_names
-from seqdyconv.swap.swapping import (
-    build_replacements,
-    find_family,
-    mixer_option_names,
-    module_names,
-    put_in,
-    select_layers,
-    with_projections,
-)
+from seqdyconv.swap.swapping import put_in
 
 # Options of from_pretrained that say where the files are: the configuration is read from there too.
 _WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 # Options of the weights that a configuration would take for its own.
 _DTYPE = ("dtype", "torch_dtype")
-# By a part of the setting's name; "position" for tables of sinusoids.
-_MOST = {"layer": 1000, "group": 1000, "num_labels": 10**6, "position": 10**7, "dilation": 10**6}
+# What a number in a configuration may be at most, by a part of the setting's name; "position" for tables of sinusoids.
+_LARGEST = {"layer": 1000, "group": 1000, "num_labels": 10**6, "position": 10**7, "dilation": 10**6}
 
 
 def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **options: Any) -> Any:
@@ -68,7 +63,7 @@ def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **opt
         if name in options:
             raise ValueError(f"load_swapped has no option {name}")
     where = {name: options[name] for name in _WHERE if name in options}
-    with _told_in_one_line(f"{path} can't be loaded as a swapped model"):
+    with _errors_in_one_line(f"{path} can't be loaded as a swapped model"):
         saved: Any = PreTrainedConfig.get_config_dict(path, **where)[0]
     if not saved:
         raise OSError(f"{path} has no config.json")
@@ -80,7 +75,7 @@ def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **opt
     _check_index(Path(path, options.get("subfolder", ""), SAFE_WEIGHTS_INDEX_NAME))
     swap = _read(saved["seqdyconv"], path)
     dtype = {name: options[name] for name in _DTYPE if name in options}
-    with _told_in_one_line(f"{path} can't be loaded as a swapped model"):
+    with _errors_in_one_line(f"{path} can't be loaded as a swapped model"):
         config, options = AutoConfig.from_pretrained(
             path, trust_remote_code=False, return_unused_kwargs=True, **where, **_without(options, {**where, **dtype})
         )
@@ -92,7 +87,7 @@ def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **opt
 
     # from_pretrained of a class that swaps when it is built: on the meta device, sharded, with tied weights and all.
     swapping = type(original.__name__, (original,), {"__init__": init, "__module__": original.__module__})
-    with _told_in_one_line(f"{path} can't be loaded as a swapped {original.__name__}"):
+    with _errors_in_one_line(f"{path} can't be loaded as a swapped {original.__name__}"):
         model, info = swapping.from_pretrained(  # type: ignore[attr-defined]
             path,
             config=config,
@@ -109,7 +104,7 @@ def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **opt
 
 
 @contextmanager
-def _told_in_one_line(what: str) -> Iterator[None]:
+def _errors_in_one_line(what: str) -> Iterator[None]:
     """Errors inside as one line: transformers trusts its files, and stumbles over wrong ones in many ways."""
     try:
         yield
@@ -129,9 +124,9 @@ def _check_sizes(saved: Mapping[str, Any], path: Any) -> None:
     for name, value in saved.items():
         if isinstance(value, dict):
             _check_sizes(value, path)
-        for part, most in _MOST.items():
-            if part in name and isinstance(value, int) and value > most:
-                raise ValueError(f"{path}: {name} in config.json must be at most {most}, got {value}")
+        for part, largest in _LARGEST.items():
+            if part in name and isinstance(value, int) and value > largest:
+                raise ValueError(f"{path}: {name} in config.json must be at most {largest}, got {value}")
 
 
 def _check_index(path: Path) -> None:
@@ -179,8 +174,9 @@ def _read(saved: Any, path: Any) -> _Swap:
             check(not set(entry) - allowed(number, entry), f"layer {number} has the options {', '.join(entry)}")
             check("num_heads" in entry, f"layer {number} has no num_heads")
             for name, value in entry.items():
-                plain = name in ("mixer", "on") or isinstance(value, (bool, int, float, type(None)))
-                check(plain, f"layer {number} has {name}={value!r}")
+                plain = isinstance(value, (bool, int, float, type(None)))
+                text = isinstance(value, str) and "mixer" in entry and name != "num_heads"  # which it may be, it checks
+                check(plain or text or name == "on", f"layer {number} has {name}={value!r}")
         return {int(number): entry for number, entry in layers.items()}
 
     def of_short_conv(number: str, entry: dict[str, Any]) -> set[str]:
@@ -195,7 +191,7 @@ def _read(saved: Any, path: Any) -> _Swap:
             isinstance(mixer, str) and mixer in MIXERS,
             f"layer {number} has the mixer {mixer!r}, not one of {', '.join(MIXERS)}",
         )
-        return {"mixer", "num_heads", *mixer_option_names(str(mixer))}
+        return {"mixer", "num_heads", *swap_options(str(mixer))}
 
     check(isinstance(saved, dict), f"not a mapping, but {type(saved).__name__}")
     if "short_convs" in saved:

@@ -1,9 +1,7 @@
 """The module that stands in for a self-attention: its call, our mixer, its result."""
 
 import math
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +9,7 @@ from torch import Tensor, nn
 
 from seqdyconv.swap.copying import without_weights
 from seqdyconv.swap.families import Family
+from seqdyconv.swap.padding import padding_from_attention_mask
 
 # What only cross-attention and decoders get.
 _NOT_OF_AN_ENCODER = (
@@ -24,6 +23,18 @@ _NOT_OF_AN_ENCODER = (
 )
 # Masks of heads, which are the attention's alone.
 _OF_HEADS = ("head_mask", "layer_head_mask")
+
+
+class WeightGuard(nn.Module):
+    """One number that nothing reads, under the name of a weight that is gone."""
+
+    def __init__(self, name: str, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer(name, weight.new_zeros(1))
+
+    def reset_parameters(self) -> None:
+        for buffer in self.buffers():
+            nn.init.zeros_(buffer)
 
 
 class SwappedAttention(nn.Module):
@@ -71,10 +82,10 @@ class SwappedAttention(nn.Module):
         name, weight = (key, weights[key]) if key in weights else next(iter(weights.items()))
         *path, leaf = name.split(".")
         holder: nn.Module = self
-        for part in path:
+        for part in path[:-1]:
             holder.add_module(part, nn.Module())
             holder = holder.get_submodule(part)
-        holder.register_buffer(leaf, weight.new_zeros(1))
+        holder.add_module(path[-1], WeightGuard(leaf, weight))
 
     def extra_repr(self) -> str:
         return f"layer {self.number}, {self.family.name}"
@@ -168,64 +179,7 @@ def relative_buckets(time: int, num_buckets: int, max_distance: int, device: tor
     return torch.where(distance < exact, distance, far) + half * (offset > 0)
 
 
-def padding_from_attention_mask(mask: Any, *, is_product: bool = False) -> Tensor | None:
-    """The padding (B, T), bool, True where padded, that an attention mask of transformers tells of.
-
-    A step may attend to itself unless it is padding, in sliding windows too: the diagonal of the mask says which are.
-
-    Args:
-        mask: (B, T), not zero at real steps; or (B, 1, 1, T) or (B, 1, T, T): bool or int, and not zero where a step
-            may attend; or float, and added to the scores: zero where it may. None: no padding.
-        is_product: float masks of four dimensions too are not zero where a step may attend.
-
-    Raises:
-        ValueError: what is no tensor, such as the ``BlockMask`` of flex attention, or has other dimensions.
-    """
-    if mask is None:
-        return None
-    if not isinstance(mask, Tensor):
-        flex = ', as flex attention has it: load the model with attn_implementation="sdpa"'
-        raise ValueError(
-            f"a swapped layer can't read the padding from a {type(mask).__name__}"
-            f"{flex if type(mask).__name__ == 'BlockMask' else ''}"
-        )
-    if mask.dim() not in (2, 4):
-        raise ValueError(
-            "a swapped layer reads the padding from a mask (B, T), (B, 1, 1, T) or (B, 1, T, T), got "
-            f"{tuple(mask.shape)}"
-        )
-    is_added = mask.is_floating_point() and mask.dim() == 4 and not is_product
-    if mask.dim() == 4:
-        mask = mask[:, 0, 0] if mask.shape[2] == 1 else mask[:, 0].diagonal(dim1=1, dim2=2)
-    return mask != 0 if is_added else mask == 0
-
-
-class _Attentions(threading.local):
-    """Whether a model with swapped layers may be asked for its attentions, in each thread."""
-
-    are_recorded = False
-
-
-_attentions = _Attentions()
-
-
-@contextmanager
-def attention_recorded() -> Iterator[None]:
-    """Inside, in this thread, a model with swapped layers may be asked for its attentions; swapped layers give None."""
-    before, _attentions.are_recorded = _attentions.are_recorded, True
-    try:
-        yield
-    finally:
-        _attentions.are_recorded = before
-
-
-def refuse_output_attentions(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """A forward pre-hook: raise ValueError where attentions are asked for, which swapped layers do not have."""
-    asked = kwargs.get("output_attentions")
-    if asked is None:
-        asked = getattr(model.config, "output_attentions", False)
-    if asked and not _attentions.are_recorded:
-        raise ValueError(
-            "output_attentions=True: swapped layers have no attention to return; see the kernels of a convolution with "
-            "seqdyconv.models.record_kernels"
-        )
+def swapped_attention(model: nn.Module) -> dict[int, SwappedAttention]:
+    """The swapped layers of a model, by number."""
+    found = {module.number: module for module in model.modules() if isinstance(module, SwappedAttention)}
+    return dict(sorted(found.items()))

@@ -7,19 +7,13 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import output_capturing
 
+from seqdyconv.swap.choice import Layers, number_ranges, select_layers
 from seqdyconv.swap.copying import with_weights
 from seqdyconv.swap.families import Family
-from seqdyconv.swap.replacement import SwappedAttention
-from seqdyconv.swap.swapping import (
-    Layers,
-    check_model,
-    describe_swap,
-    module_names,
-    number_ranges,
-    refuse_attentions_where_swapped,
-    select_layers,
-    swapped_attention,
-)
+from seqdyconv.swap.output_attentions import refuse_attentions_where_swapped
+from seqdyconv.swap.recognition import check_model, module_names
+from seqdyconv.swap.replacement import SwappedAttention, swapped_attention
+from seqdyconv.swap.swapping import describe_swap
 
 
 def restore_self_attention(model: Any, original: Any, *, layers: Layers = None) -> Any:

@@ -7,16 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from seqdyconv.swap.replacement import SwappedAttention
+from seqdyconv.swap.choice import Layers, select_layers
+from seqdyconv.swap.replacement import SwappedAttention, swapped_attention
 from seqdyconv.swap.restoring import restore_self_attention
-from seqdyconv.swap.swapping import (
-    Layers,
-    attention_modules,
-    put_in,
-    select_layers,
-    swap_self_attention,
-    swapped_attention,
-)
+from seqdyconv.swap.swapping import attention_modules, put_in, swap_self_attention
 
 
 @dataclass(frozen=True)

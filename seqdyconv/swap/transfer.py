@@ -25,7 +25,7 @@ def transfer_projections(attention: nn.Module, projections: Projections, mixer: 
 
     A mixer's ``in_proj_roles`` names the equal parts of its ``in_proj``: ``"query"``, ``"key"`` and ``"value"`` are
     those of the attention; a ``"gate"`` starts from zeros, whose sigmoid is one half, and the value it gates is
-    doubled; a ``"factor"``, which multiplies as it is, starts as one. Where the parts are narrower than the attention,
+    doubled; a ``"linear_gate"``, without sigmoid, as one. Where the parts are narrower than the attention,
     the first of a role has its first heads, the second the next ones; those of the value must have all. The output
     projection becomes ``out_proj``, where it belongs to what is replaced.
 
@@ -65,7 +65,7 @@ def transfer_projections(attention: nn.Module, projections: Projections, mixer: 
     zeros = weight.new_zeros(size, weight.shape[1]), bias.new_zeros(size)
     starts: dict[str, Iterator[tuple[Tensor, Tensor]]] = {
         "gate": repeat(zeros),
-        "factor": repeat((zeros[0], bias.new_ones(size))),
+        "linear_gate": repeat((zeros[0], bias.new_ones(size))),
         **{role: zip(weight.split(size), bias.split(size)) for role, (weight, bias) in rows.items()},
     }
     weights, biases = zip(*[next(starts[role]) for role in roles])
@@ -162,7 +162,7 @@ def start_kernels(mixer: Any, attended: Tensor) -> None:
     of a lightweight convolution. What a dynamic convolution adds to it starts at zero.
 
     Args:
-        mixer: with a convolution ``conv`` that has ``weight_softmax``.
+        mixer: whose ``conv``, or that one's ``conv``, has ``weight_softmax``.
         attended: (H, 2·M − 1), of :func:`average_attention`; H is the convolution's number of heads or a multiple of
             it, of which neighbours are averaged.
 
@@ -170,12 +170,12 @@ def start_kernels(mixer: Any, attended: Tensor) -> None:
         ValueError: a mixer without such kernels, or heads that do not fit.
     """
     conv = mixer
-    while hasattr(conv, "conv"):  # some layers have theirs inside
+    while hasattr(conv, "conv"):  # of a mixer, and of a layer that puts more around a convolution
         conv = conv.conv
-    if hasattr(mixer, "attention_heads"):  # there the second half of the heads is convolved
-        attended = attended[len(attended) // 2 :]
     if not isinstance(conv, (DynamicConv1d, LightweightConv1d)) or not conv.weight_softmax:
         raise ValueError("only kernels of a convolution with weight_softmax=True can start from the average attention")
+    if hasattr(mixer, "attention_heads"):  # the first heads go on attending, the others are convolved
+        attended = attended[len(attended) * mixer.attention_heads // mixer.num_heads :]
     if isinstance(conv, DynamicConv1d) and conv.generator.bias is None:
         raise ValueError("kernels start from the average attention in the generator's bias: set generator_bias=True")
     heads = attended.shape[0]

@@ -11,7 +11,8 @@ from transformers import Trainer, TrainingArguments
 
 from seqdyconv.swap import load_swapped, swap_self_attention, swapped_attention
 from seqdyconv.swap.families import FAMILIES
-from seqdyconv.swap.replacement import SwappedAttention, padding_from_attention_mask, relative_buckets
+from seqdyconv.swap.padding import padding_from_attention_mask
+from seqdyconv.swap.replacement import SwappedAttention, relative_buckets
 from tests.helpers import assert_close
 from tests.swap.zoo import CASES, LENGTH, SHORT, encoded, first_loss, shorter
 

@@ -20,7 +20,9 @@ from seqdyconv.swap import (
     remove_short_conv,
     swap_self_attention,
 )
-from seqdyconv.swap.short_convs import DECODERS, ShortConvStates, current_call
+from seqdyconv.swap.short_conv_projection import current_call
+from seqdyconv.swap.short_conv_states import ShortConvStates
+from seqdyconv.swap.short_convs import DECODERS
 from tests.helpers import assert_close
 
 transformers.utils.logging.disable_progress_bar()

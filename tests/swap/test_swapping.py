@@ -12,7 +12,7 @@ from torch import nn
 from seqdyconv import ConvMixer, LightweightConv1d, SelfAttention
 from seqdyconv.layers import MIXERS
 from seqdyconv.swap import attention_modules, load_swapped, select_layers, swap_self_attention, swapped_attention
-from seqdyconv.swap.replacement import attention_recorded
+from seqdyconv.swap.output_attentions import attention_recorded
 from tests.helpers import assert_close
 from tests.swap.zoo import CASES, TEXT
 

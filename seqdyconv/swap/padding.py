@@ -1,0 +1,37 @@
+"""The padding that an attention mask of transformers tells of."""
+
+from typing import Any
+
+from torch import Tensor
+
+
+def padding_from_attention_mask(mask: Any, *, is_product: bool = False) -> Tensor | None:
+    """The padding (B, T), bool, True where padded, that an attention mask of transformers tells of.
+
+    A step may attend to itself unless it is padding, in sliding windows too: the diagonal of the mask says which are.
+
+    Args:
+        mask: (B, T), not zero at real steps; or (B, 1, 1, T) or (B, 1, T, T): bool or int, and not zero where a step
+            may attend; or float, and added to the scores: zero where it may. None: no padding.
+        is_product: float masks of four dimensions too are not zero where a step may attend.
+
+    Raises:
+        ValueError: what is no tensor, such as the ``BlockMask`` of flex attention, or has other dimensions.
+    """
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor):
+        flex = ', as flex attention has it: load the model with attn_implementation="sdpa"'
+        raise ValueError(
+            f"a swapped layer can't read the padding from a {type(mask).__name__}"
+            f"{flex if type(mask).__name__ == 'BlockMask' else ''}"
+        )
+    if mask.dim() not in (2, 4):
+        raise ValueError(
+            "a swapped layer reads the padding from a mask (B, T), (B, 1, 1, T) or (B, 1, T, T), got "
+            f"{tuple(mask.shape)}"
+        )
+    is_added = mask.is_floating_point() and mask.dim() == 4 and not is_product
+    if mask.dim() == 4:
+        mask = mask[:, 0, 0] if mask.shape[2] == 1 else mask[:, 0].diagonal(dim1=1, dim2=2)
+    return mask != 0 if is_added else mask == 0
