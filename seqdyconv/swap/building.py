@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from seqdyconv.layers import build_mixer, mixer_options
+from seqdyconv.layers import MIXERS, build_mixer, mixer_options
 from seqdyconv.layers.options import Option
 from seqdyconv.swap.families import Family
 from seqdyconv.swap.recognition import inner_width, linear_projection, projections_of
@@ -17,6 +17,8 @@ _DECIDED = ("causal", "conv_dim")
 
 def checked_options(mixer: str, kernel_size: int, given: Mapping[str, Any]) -> dict[str, Any]:
     """All options of a mixer but those that the replaced attention decides; ValueError for what it can't have."""
+    if not isinstance(mixer, str):
+        raise ValueError(f"mixer must be one of {', '.join(MIXERS)}, got {mixer!r}")
     known = swap_options(mixer)
     if unknown := sorted(set(given) - set(known)):
         raise ValueError(f"{mixer} has no option {', '.join(unknown)} in a swap; it has {', '.join(known)}")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from seqdyconv.swap.copying import without_weights
 from seqdyconv.swap.families import Family
+from seqdyconv.swap.initialization import WeightGuard, keep_start
 from seqdyconv.swap.padding import padding_from_attention_mask
 
 # What only cross-attention and decoders get.
@@ -23,18 +24,6 @@ _NOT_OF_AN_ENCODER = (
 )
 # Masks of heads, which are the attention's alone.
 _OF_HEADS = ("head_mask", "layer_head_mask")
-
-
-class WeightGuard(nn.Module):
-    """One number that nothing reads, under the name of a weight that is gone."""
-
-    def __init__(self, name: str, weight: Tensor) -> None:
-        super().__init__()
-        self.register_buffer(name, weight.new_zeros(1))
-
-    def reset_parameters(self) -> None:
-        for buffer in self.buffers():
-            nn.init.zeros_(buffer)
 
 
 class SwappedAttention(nn.Module):
@@ -62,7 +51,7 @@ class SwappedAttention(nn.Module):
         super().__init__()
         self.number = number
         self.family = family
-        self.mixer = mixer
+        self.mixer = keep_start(mixer)
         self.options = dict(options)
         for name in (family.output_dropout, family.residual_norm):
             if name is not None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from seqdyconv.layers import ShortConv1d
 from seqdyconv.swap.hooks import remove_hooks
+from seqdyconv.swap.initialization import keep_start
 from seqdyconv.swap.padding import padding_from_attention_mask
 from seqdyconv.swap.short_conv_states import ShortConvStates, states_in
 
@@ -36,7 +37,7 @@ class ShortConvProjection(nn.Module):
     def __init__(self, linear: nn.Linear, conv: ShortConv1d, key: tuple[int, str], options: Mapping[str, Any]) -> None:
         super().__init__()
         self.linear = linear
-        self.short_conv = conv
+        self.short_conv = keep_start(conv)
         self.key = key
         self.options = dict(options)
         self.register_buffer("weight", linear.weight.new_zeros(1))

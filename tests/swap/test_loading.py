@@ -19,8 +19,10 @@ from transformers import (
     pipeline,
 )
 
+from seqdyconv.layers import MIXERS
 from seqdyconv.swap import load_swapped, swap_self_attention, swapped_attention
 from tests.helpers import assert_close
+from tests.layers.mixer_cases import option_cases
 from tests.swap.zoo import CASES, TEXT
 
 transformers.utils.logging.disable_progress_bar()
@@ -68,6 +70,18 @@ class TestTheWayBack:
         assert loaded.state_dict().keys() == model.state_dict().keys()
         assert_close(loaded(IDS)[0], model(IDS)[0], 1e-5)
         assert not loaded.training
+
+    @pytest.mark.parametrize("mixer", MIXERS)
+    def test_every_option_of_a_mixer(self, mixer, tmp_path):
+        cases = [options for name, options in option_cases().values() if name == mixer and "conv_dim" not in options]
+        model = bert(layers=len(cases))
+        for layer, options in enumerate(cases):
+            swap_self_attention(model, mixer=mixer, layers=layer, **{"kernel_size": 4} | options)
+            assert options.items() <= model.config.seqdyconv["layers"][str(layer)].items()
+        model.save_pretrained(tmp_path)
+        loaded = load_swapped(tmp_path)
+        assert str(loaded) == str(model)
+        assert_close(loaded(IDS)[0], model(IDS)[0], 1e-5)
 
     @pytest.mark.parametrize("name", ["bert", "albert", "t5", "wav2vec2", "vit"])
     def test_saved_again(self, name, tmp_path):

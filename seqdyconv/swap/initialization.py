@@ -1,0 +1,30 @@
+"""How what is put into other people's models starts: as it does alone."""
+
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def keep_start(module: Module) -> Module:
+    """Let transformers take a module of ours for initialised: it would draw linear layers as its own model does.
+
+    A load that lacks weights of it raises anyway.
+    """
+    for part in module.modules():
+        flagged: Any = part
+        flagged._is_hf_initialized = True
+    return module
+
+
+class WeightGuard(nn.Module):
+    """One number that nothing reads, under the name of a weight that is gone."""
+
+    def __init__(self, name: str, weight: Tensor) -> None:
+        super().__init__()
+        self.register_buffer(name, weight.new_zeros(1))
+
+    def reset_parameters(self) -> None:
+        for buffer in self.buffers():
+            nn.init.zeros_(buffer)
