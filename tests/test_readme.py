@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from translation_data import train_tokenizer
 
+from seqdyconv.data.sentencepiece_tokenizers import train_sentencepiece_tokenizer
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
 
 ROOT = Path(__file__).parent.parent
@@ -20,7 +20,7 @@ COMMANDS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
 def quickstart_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A folder to work in, with an untrained model where the quick start leaves a trained one."""
     folder = tmp_path / "outputs/translation_quickstart"
-    tokenizer = train_tokenizer(["Klicken Sie auf das Symbol.", "Click the icon."], vocab_size=285)
+    tokenizer = train_sentencepiece_tokenizer(["Klicken Sie auf das Symbol.", "Click the icon."], vocab_size=285)
     torch.manual_seed(0)
     config = SeqDyConvConfig(vocab_size=len(tokenizer), hidden_size=16, encoder_ffn_dim=16, decoder_ffn_dim=16)
     SeqDyConvForConditionalGeneration(config).save_pretrained(folder)
