@@ -15,7 +15,6 @@ Memory: the most bytes alive at once above weights and optimizer's state, in the
 
 import argparse
 import dataclasses
-import importlib
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 
 from benchmarks.ops import peak_memory, processor
 from benchmarks.swap import CLOCKS, DTYPES, autocast
+from seqdyconv.data import text_classification, translation
 from seqdyconv.data.batching import TokenBatchSampler
 from seqdyconv.data.packing import PackingCollator
 from seqdyconv.data.text_rows import tokenize
@@ -34,6 +34,7 @@ from seqdyconv.models import (
 from seqdyconv.training.arguments import read_yaml
 
 import torch
+from datasets import DatasetDict
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -97,16 +98,23 @@ def recipe_of(name: str, options: argparse.Namespace) -> tuple[dict[str, Any], l
     if options.quick:
         small = {"hidden_size": 16, "ffn_dim": 16, "vocab_size": 50, "max_tokens": 40}
         return values | small, [(1 + 3 * n % 11, 1 + 5 * n % 9)[: 1 + (recipe == "translation")] for n in range(30)]
-    data = importlib.import_module(f"seqdyconv.data.{recipe}")
-    names = {item.name for item in dataclasses.fields(data.DataArguments)}
-    args = data.DataArguments(**{name: value for name, value in values.items() if name in names})
     if recipe == "translation":
-        texts = data.load_translation_datasets(args)
-        tokens = data.tokenize(texts.__class__(train=texts["train"]), data.make_tokenizer(args, texts["train"]), args)
-        return values, [(len(row["input_ids"]), len(row["labels"])) for row in tokens["train"]]
-    texts = data.load_classification_datasets(args)
-    rows = tokenize(texts.__class__(train=texts["train"]), data.make_tokenizer(args, texts["train"]), args)
-    return values, [(len(row),) for row in rows["train"]["input_ids"]]
+        args = of_values(translation.DataArguments, values)
+        texts = translation.load_translation_datasets(args, ["train"])
+        tokenizer = translation.make_tokenizer(args, texts["train"])
+        rows = translation.tokenize(texts, tokenizer, args)["train"]
+        return values, [(len(row["input_ids"]), len(row["labels"])) for row in rows]
+    args = of_values(text_classification.DataArguments, values)
+    texts = text_classification.load_classification_datasets(args)
+    tokenizer = text_classification.make_tokenizer(args, texts["train"])
+    rows = tokenize(DatasetDict(train=texts["train"]), tokenizer, args)["train"]
+    return values, [(len(row),) for row in rows["input_ids"]]
+
+
+def of_values(kind: type, values: dict[str, Any]) -> Any:
+    """A dataclass of those values that are its fields."""
+    names = {item.name for item in dataclasses.fields(kind)}
+    return kind(**{name: value for name, value in values.items() if name in names})
 
 
 def build(values: dict[str, Any], mixer: str, pairs: bool, options: argparse.Namespace) -> Any:
