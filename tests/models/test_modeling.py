@@ -392,10 +392,10 @@ class TestExport:
 class TestPipeline:
     @pytest.fixture
     def folder(self, tmp_path):
-        from translation_data import train_tokenizer
+        from seqdyconv.data.sentencepiece_tokenizers import train_sentencepiece_tokenizer
 
         texts = ["Klicken Sie auf das Symbol.", "Click the icon.", "Das Dokument wird gespeichert."]
-        tokenizer = train_tokenizer(texts * 3, vocab_size=290)
+        tokenizer = train_sentencepiece_tokenizer(texts * 3, vocab_size=290)
         build(torch.float32, vocab_size=len(tokenizer)).save_pretrained(tmp_path)
         tokenizer.save_pretrained(tmp_path)
         return str(tmp_path)
