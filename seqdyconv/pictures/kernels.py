@@ -62,7 +62,9 @@ def plot_kernels(
     """
     figure = new_figure(path, layout="constrained")
     tokens = tokenize(model, text, tokenizer)
-    runs = by_layer(kernel_runs(*encoder_call(model, tokens.inputs)))
+    every = kernel_runs(*encoder_call(model, tokens.inputs))
+    # Some convolutions run over something else, such as the features of each step.
+    runs = by_layer([run for run in every if run.kernels.shape[:2] == (1, len(tokens.strings))])
     columns = columns_on_page(tokens)
     num_heads = {layer: run.conv.num_heads for layer, run in runs.items()}
     panels = choose_panels(num_heads, layers, heads, most_heads=4 if columns > 1 else 2)

@@ -104,6 +104,11 @@ class TestPlotKernels:
         assert [axis.get_ylabel() for axis in panels(figure)[::2]] == ["layer 0", "layer 1"]
         assert figure.get_suptitle() == "Kernels of SeqDyConvForSequenceClassification"
 
+    def test_kernels_over_features_have_no_panel(self, tokenizer):
+        figure = plot_kernels(translation_model(encoder_layer_types="lightweight_conv_2d"), TEXT, tokenizer)
+        assert [axis.get_ylabel() for axis in panels(figure)[::4]] == [f"layer {layer}" for layer in range(4)]
+        assert [shown(axis).shape for axis in panels(figure)[::4]] == [(3, 7), (4, 7), (3, 7), (9, 7)]
+
     def test_a_pair_of_texts(self, tokenizer):
         figure = plot_kernels(swapped_bert(), ("the kernels", "are wide"), tokenizer)
         labels = [label.get_text() for label in panels(figure)[-1].get_xticklabels()]
