@@ -198,7 +198,7 @@ class TestBadInput:
             (["--encoder_layer_types", "magic"], "can't be built"),
             (["--encoder_layer_types", "dynamic_conv", "self_attention", "dynamic_conv"], "names 3 layers"),
             (["--config_overrides", '{"nonsense": 1}'], "no field of SeqDyConvConfig"),
-            (["--model_name_or_path", "no/such/model"], "can't load the tokenizer of no/such/model"),
+            (["--model_name_or_path", "no/such/model"], "there is no model folder no/such/model"),
         ],
     )
     def test_training_stops_with_one_line(self, config, tmp_path, capsys, words, message):
