@@ -24,50 +24,30 @@ from seqdyconv.models import SeqDyConvConfig, SeqDyConvForSequenceClassification
 from seqdyconv.models.loading import ModelError, check_folder, check_vocabulary, load_pretrained
 from seqdyconv.scores.text_classification import mean_of_windows
 from seqdyconv.swap import load_swapped
-from seqdyconv.training.model_arguments import new_config, one_for_each, refuse_ignored
+from seqdyconv.training.model_arguments import EncoderArguments, kernel_sizes_help, refuse_ignored
 
 KIND = "text classification model"
 
 
 @dataclass
-class ModelArguments:
+class ModelArguments(EncoderArguments):
     """A pretrained model, or the architecture of a new one; the names are those of SeqDyConvConfig without encoder_."""
 
+    pooling: str = field(
+        default=SeqDyConvConfig.pooling, metadata={"help": "One vector of a text's tokens: mean, max or first."}
+    )
+    classifier_dropout: float | None = field(
+        default=SeqDyConvConfig.classifier_dropout, metadata={"help": "Dropout on that vector; None is dropout."}
+    )
+
+    # Other defaults than those of all recipes.
     model_name_or_path: str | None = field(
         default=None,
         metadata={"help": "Fine-tune this model (minilm-l6, a folder or a name on the Hub) instead of a new one."},
     )
-    encoder_layer_types: list[str] = field(
-        default_factory=lambda: ["dynamic_conv"],
-        metadata={
-            "help": "dynamic_conv, lightweight_conv, self_attention or parallel: one for all layers, or one each."
-        },
-    )
-    encoder_kernel_sizes: list[int] = field(
-        default_factory=lambda: [3, 7, 15],
-        metadata={"help": "Kernel size of each layer; their number is that of the layers."},
-    )
+    encoder_kernel_sizes: list[int] = field(default_factory=lambda: [3, 7, 15], metadata=kernel_sizes_help("encoder"))
     hidden_size: int = field(default=256, metadata={"help": "Width of the model."})
     ffn_dim: int = field(default=512, metadata={"help": "Width inside the feed-forward blocks."})
-    attention_heads: int = field(default=4, metadata={"help": "Heads of convolution and attention."})
-    conv_dim: int | None = field(default=None, metadata={"help": "Width of the convolutions; None is hidden_size."})
-    glu: bool = field(default=True, metadata={"help": "Gated linear unit before each convolution."})
-    normalize_before: bool = field(default=False, metadata={"help": "Pre-norm instead of post-norm."})
-    position_type: str = field(default="sinusoidal", metadata={"help": "Positions: sinusoidal, learned or none."})
-    max_position_embeddings: int = field(default=1024, metadata={"help": "Longest text with learned positions."})
-    dropout: float = field(default=0.1, metadata={"help": "Dropout on embeddings and before each residual sum."})
-    attention_dropout: float = field(default=0.0, metadata={"help": "Dropout on attention weights."})
-    activation_dropout: float = field(default=0.0, metadata={"help": "Dropout inside the feed-forward blocks."})
-    input_dropout: float = field(default=0.0, metadata={"help": "Dropout on the inputs of the convolution blocks."})
-    weight_dropout: float = field(default=0.0, metadata={"help": "DropConnect: dropout on the convolution kernels."})
-    weight_softmax: bool = field(default=True, metadata={"help": "Softmax over the taps of the kernels."})
-    pooling: str = field(default="mean", metadata={"help": "One vector of a text's tokens: mean, max or first."})
-    classifier_dropout: float | None = field(
-        default=None, metadata={"help": "Dropout on that vector; None is dropout."}
-    )
-    config_overrides: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": 'Any other field of SeqDyConvConfig, such as {"scale_embedding": false}.'}
-    )
 
 
 def resolve_name(name_or_path: str) -> str:
@@ -121,25 +101,7 @@ def build_config(
     Raises:
         ModelError: The architecture is impossible.
     """
-    values: dict[str, Any] = {"is_encoder_decoder": False, "type_vocab_size": 2 if pairs else 0}
-    for name in (
-        *("hidden_size", "max_position_embeddings", "dropout", "attention_dropout", "activation_dropout"),
-        *("input_dropout", "weight_dropout", "weight_softmax", "pooling", "classifier_dropout", "encoder_kernel_sizes"),
-    ):
-        values[name] = getattr(args, name)
-    for name in ("ffn_dim", "attention_heads", "conv_dim", "glu", "normalize_before", "position_type"):
-        values[f"encoder_{name}"] = getattr(args, name)
-    values["encoder_layer_types"] = one_for_each(args.encoder_layer_types, args.encoder_kernel_sizes, "encoder")
-    if tokenizer is not None:
-        values |= {
-            "vocab_size": len(tokenizer),
-            "bos_token_id": tokenizer.bos_token_id,
-            "pad_token_id": tokenizer.pad_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-        }
-    if labels:
-        values |= _label_map(labels)
-    return new_config(SeqDyConvConfig, values, args.config_overrides)
+    return args.config(tokenizer=tokenizer, type_vocab_size=2 if pairs else 0, **_label_map(labels))
 
 
 def load_model(name_or_path: str) -> PreTrainedModel:
@@ -226,6 +188,9 @@ def _load_swapped(folder: str) -> PreTrainedModel:
 
 
 def _label_map(labels: Sequence[str]) -> dict[str, Any]:
+    """The fields of a configuration that name the labels; none where they are not known yet."""
+    if not labels:
+        return {}
     return {
         "id2label": dict(enumerate(labels)),
         "label2id": {label: index for index, label in enumerate(labels)},

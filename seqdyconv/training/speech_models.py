@@ -94,6 +94,9 @@ class ModelArguments(EncoderDecoderArguments):
         default=None, metadata={"help": 'In which layers: numbers and ranges ("0,2-5") or "every 2"; None is all.'}
     )
     swap_kernel_size: int = field(default=31, metadata={"help": "Kernel size of these mixers."})
+    swap_mixer_options: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": 'Other options of the mixer, such as {"glu": true} (JSON on the command line).'}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -204,7 +207,7 @@ def build_model(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> Pre
     if args.model_name_or_path is None:
         config = build_config(args, tokenizer)
         return SeqDyConvForSpeechSeq2Seq(config) if args.head == "seq2seq" else SeqDyConvForCTC(config)
-    refuse_ignored(args, [*_PRETRAINED, "swap_mixer", "swap_layers", "swap_kernel_size"])
+    refuse_ignored(args, [*_PRETRAINED, "swap_mixer", "swap_layers", "swap_kernel_size", "swap_mixer_options"])
     options: dict[str, Any] = {}
     if args.new_vocabulary:
         options = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "new_head": True}
@@ -220,10 +223,15 @@ def build_model(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> Pre
         generation: Any = model.generation_config
         generation.language, generation.task = args.whisper_language, "transcribe"
     if args.swap_mixer is not None:
+        mixer_options: Any = args.swap_mixer_options or {}
         try:
             swap_self_attention(
-                model, mixer=args.swap_mixer, layers=args.swap_layers, kernel_size=args.swap_kernel_size
+                model,
+                mixer=args.swap_mixer,
+                layers=args.swap_layers,
+                kernel_size=args.swap_kernel_size,
+                **mixer_options,
             )
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ModelError(f"can't swap the attention of {args.model_name_or_path}: {first_line(error)}") from None
     return model

@@ -274,10 +274,12 @@ class TestTraining:
             "swap_mixer": "dynamic_conv",
             "swap_layers": "1",
             "swap_kernel_size": 5,
+            "swap_mixer_options": '{"weight_dropout": 0.25}',
         }
         words = {**swap, **more, "max_steps": 2, "output_dir": tmp_path / "run"}
         train.main([str(manifest.with_name("pretrained.yaml")), *words_of(words)])
-        assert list(swapped_attention(load_swapped(tmp_path / "run"))) == [1]
+        swapped = swapped_attention(load_swapped(tmp_path / "run"))
+        assert {layer: new.mixer.conv.weight_dropout for layer, new in swapped.items()} == {1: 0.25}
         assert "test_cer" in json.loads((tmp_path / "run" / "metrics.json").read_text())
         capsys.readouterr()
         transcribe.main([str(tmp_path / "run"), json.loads(manifest.read_text().splitlines()[0])["path"]])
