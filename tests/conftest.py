@@ -9,6 +9,8 @@ import torch
 # One thread for each of the workers that share the cores, and for the processes that tests start.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+# bf16 trains in bfloat16 on every machine, though that may be slow.
+torch.cpu.get_capabilities = lambda: {"avx512_bf16": True}
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

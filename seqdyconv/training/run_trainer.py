@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,16 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, Traini
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from seqdyconv.data.batching import SetEpochCallback
+
+logger = logging.getLogger(__name__)
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 matrices itself; emulated it takes many times as long as float32."""
+    capabilities: Any = getattr(torch.cpu, "get_capabilities", None)
+    if capabilities is None:
+        return True  # an older torch can't tell
+    return any(there for name, there in capabilities().items() if "bf16" in name)
 
 
 @dataclass
@@ -40,6 +51,9 @@ class RunArguments(TrainingArguments):
     )
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "True if parameters get no gradient, which costs time in each step."}
+    )
+    bf16: bool = field(
+        default=False, metadata={"help": "Compute in bfloat16 where the device has instructions for it."}
     )
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "Resume the patience of early stopping too."}
@@ -76,6 +90,9 @@ class RunArguments(TrainingArguments):
             raise ValueError("early_stopping_patience needs metric_for_best_model, such as loss")
         if not torch.accelerator.is_available():
             self.use_cpu = True  # The Trainer refuses bf16 on a machine without a GPU unless this is said.
+        if self.bf16 and self.use_cpu and not cpu_has_bfloat16():
+            logger.warning("bf16: this processor has no instructions for it, which is slow: training in float32")
+            self.bf16 = False
         super().__post_init__()
 
     @property

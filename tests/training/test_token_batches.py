@@ -1,6 +1,7 @@
 """Batches bounded in tokens for a Trainer of any task, and the arguments for it."""
 
 import pytest
+import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models
 from transformers import (
@@ -131,3 +132,11 @@ def test_lengths_of_columns():
     rows = Dataset.from_list([{"input_ids": [1, 2, 3], "labels": [1]}, {"input_ids": [], "labels": [1, 2]}])
     assert example_lengths(rows).tolist() == [[3, 1], [0, 2]]
     assert example_lengths(rows.select([1, 0]), ["input_ids"]).tolist() == [[0], [3]]
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_bf16_is_for_devices_with_instructions_for_it(native, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": native})
+    args = TokenBatchArguments(str(tmp_path), bf16=True, use_cpu=True)
+    assert args.bf16 == native
+    assert ("no instructions for it" in caplog.text) != native
