@@ -205,8 +205,10 @@ def _most_frequent(errors: Errors, most: int) -> list[tuple[str, str, int]]:
     return sorted(entries, key=lambda entry: -entry[2])[:most]
 
 
-def _visible(text: str) -> str:
-    return text.replace(" ", "␣")
+def _visible(text: str, most: int = 20) -> str:
+    """A word or character with its spaces to be seen, and no longer than a label may be."""
+    text = text.replace(" ", "␣")
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _ordered(counts: Counter[Any]) -> list[tuple[Any, int]]:

@@ -68,6 +68,7 @@ def test_a_split_becomes_files(tmp_path, speakers):
 
 def test_a_picture_without_errors_or_with_many_speakers(tmp_path):
     draw_errors(["a"], ["a"], None, tmp_path / "a.png", "none wrong")
+    draw_errors(["a" * 500], ["b" * 500], None, tmp_path / "c.png", "words that fill no line")
     draw_errors(["a $x$"] * 40, ["b c"] * 40, [f"s{i}" for i in range(40)], tmp_path / "b.png", "all wrong")
     assert imread(tmp_path / "b.png").shape[0] > imread(tmp_path / "a.png").shape[0]
 
