@@ -205,7 +205,8 @@ class TestMixedAttention:
         assert_close(mixer(input), F.linear(both, mixer.out_proj.weight, mixer.out_proj.bias))
 
     def test_without_what_it_convolves_it_is_the_first_half_of_self_attention(self):
-        mixer, attention = build_named("mixed_attention", num_heads=2), build_named("self_attention", num_heads=2)
+        mixer = build_named("mixed_attention", num_heads=2)
+        attention = randomize(build_mixer("self_attention", WIDTH, 2, dtype=torch.float64))
         with torch.no_grad():
             query, key, value = attention.in_proj.weight.chunk(3)
             mixer.in_proj.weight.copy_(torch.cat([query[:3], key[:3], value]))

@@ -356,6 +356,7 @@ class TestExport:
         "decoder_normalize_before": True,
     }
 
+    @pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # torch.export.load's own
     @pytest.mark.parametrize(
         "options",
         [CONFIGS["dynamic"], CONFIGS["mixed, learned positions"], PARTS],
