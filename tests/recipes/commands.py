@@ -7,9 +7,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from safetensors.torch import load_file
@@ -44,43 +45,55 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **more}
 
 
-def check_resumed_runs(
-    recipe: str, words: list[str], folder: Path, moments: list[str], processes: int, files: list[str]
-) -> None:
-    """Runs that are killed at these moments (see killed_runs.py) and resumed end like an undisturbed one, bit for bit.
+class Killed(NamedTuple):
+    """Runs of one configuration of a recipe that are killed.
+
+    words: The command's words, all but --output_dir.
+    moments: When to kill (see killed_runs.py), one for each run.
+    processes: How many train together.
+    files: The weights to compare, below output_dir.
+    """
+
+    words: list[str]
+    moments: list[str]
+    processes: int = 1
+    files: tuple[str, ...] = ("model.safetensors",)
+
+
+def check_resumed_runs(recipe: str, cases: dict[str, Killed], folder: Path) -> None:
+    """Runs that are killed and resumed end like an undisturbed one, bit for bit.
 
     Args:
         recipe: The folder of its train.py.
-        words: The command's words, all but --output_dir.
-        folder: Where to write to.
-        moments: One for each run.
-        processes: How many train together.
-        files: The weights to compare, below output_dir.
+        cases: What is run, by name. All run in forks of one process, as importing the libraries takes longest.
+        folder: Where to write to: a case's undisturbed run is in its name's folder ``all``.
     """
-    runs = [{"moment": None, "processes": processes, "arguments": [*words, "--output_dir", str(folder / "all")]}]
-    for index, moment in enumerate(moments):
-        arguments = [*words, "--output_dir", str(folder / str(index))]
-        runs.append({"moment": moment, "processes": processes, "arguments": arguments})
-        runs.append({"moment": None, "processes": processes, "arguments": [*arguments, "--resume"]})
+    runs = []
+    for name, case in cases.items():
+        settings = [("all", None, [])]
+        for moment in case.moments:
+            settings += [(moment, moment, []), (moment, None, ["--resume"])]
+        for output, moment, more in settings:
+            arguments = [*case.words, "--output_dir", str(folder / name / output), *more]
+            runs.append({"moment": moment, "processes": case.processes, "arguments": arguments})
     command = [sys.executable, str(Path(__file__).parent / "killed_runs.py"), str(RECIPES / recipe / "train.py")]
     done = subprocess.run(
         [*command, json.dumps(runs)],
         env=environment(STATUSES=str(folder / "statuses")),
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    for run, found in zip(runs, json.loads((folder / "statuses").read_text())):
+    for run, found in zip(runs, json.loads((folder / "statuses").read_text()), strict=True):
         if run["moment"] is None:
-            assert found == [0] * processes, done.stderr[-3000:]
+            assert found == [0] * run["processes"], done.stderr[-3000:]
         else:
             assert -9 in found
-    for file in files:
-        expected = load_file(folder / "all" / file)
-        for index, moment in enumerate(moments):
-            found = load_file(folder / str(index) / file)
-            assert all((found[name] == tensor).all() for name, tensor in expected.items()), f"{file}, {moment}"
+    for name, case in cases.items():
+        for moment, file in product(case.moments, case.files):
+            expected, found = (load_file(folder / name / output / file) for output in ("all", moment))
+            assert all((found[key] == tensor).all() for key, tensor in expected.items()), f"{name}, {file}, {moment}"
 
 
 def check_overwrite(main: Callable, words: list[str], run: Path, folder: Path, wrong: list[str], capsys: Any) -> None:

@@ -35,7 +35,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from seqdyconv.speech import load_recogniser
 from seqdyconv.swap import load_swapped, swapped_attention
-from tests.recipes.commands import RECIPES, check_overwrite, check_resumed_runs, environment, error_of, script
+from tests.recipes.commands import RECIPES, Killed, check_overwrite, check_resumed_runs, environment, error_of, script
 
 RECIPE = RECIPES / "speech_recognition"
 train, evaluate, transcribe = (script("speech_recognition", name) for name in ("train", "evaluate", "transcribe"))
@@ -250,14 +250,8 @@ class TestTraining:
         augmented = {"speed_factors": [0.9, 1.0, 1.1], "num_time_masks": 1, "time_mask_width": 5, "dropout": 0.1}
         words = options(manifest, "", **augmented, max_steps=6, save_strategy="steps", save_steps=2)
         place = words.index("--output_dir")
-        check_resumed_runs(
-            "speech_recognition",
-            words[:place] + words[place + 2 :],
-            tmp_path,
-            ["step:5", "optimizer.pt:2"],
-            1,
-            ["model.safetensors"],
-        )
+        killed = Killed(words[:place] + words[place + 2 :], ["step:5", "optimizer.pt:2"])
+        check_resumed_runs("speech_recognition", {"augmented": killed}, tmp_path)
 
     def test_seq2seq_trains_and_generates(self, manifest, tmp_path):
         more = {"head": "seq2seq", "decoder_kernel_sizes": [3], "max_steps": 2, "max_label_length": 8, "bf16": True}

@@ -20,7 +20,7 @@ from seqdyconv.data.word_tokenizers import train_word_tokenizer
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.swap import load_swapped, swapped_attention
 from seqdyconv.training.classifiers import load_model
-from tests.recipes.commands import RECIPES, check_overwrite, check_resumed_runs, environment, error_of, script
+from tests.recipes.commands import RECIPES, Killed, check_overwrite, check_resumed_runs, environment, error_of, script
 
 RECIPE = RECIPES / "text_classification"
 train, evaluate, predict = (script("text_classification", name) for name in ("train", "evaluate", "predict"))
@@ -257,27 +257,21 @@ class TestTrain:
 class TestResume:
     """SIGKILL at any moment, then --resume: the weights of an undisturbed run, bit for bit."""
 
-    def test_of_a_new_model(self, config, tmp_path):
-        moments = ["step:3", "step:11", "optimizer.pt:2"]
-        check_resumed_runs("text_classification", [str(config)], tmp_path, moments, 1, ["model.safetensors"])
-
-    def test_of_packed_batches_on_two_processes(self, config, tmp_path):
-        words = [str(config), "--packing", "--mix_lengths"]
-        check_resumed_runs("text_classification", words, tmp_path, ["step:6"], 2, ["model.safetensors"])
-
-    @pytest.mark.parametrize(
-        "processes, moments",
-        # Distillation takes 5 or 3 steps, then comes the task.
-        [(1, ["step:5", "step:8", "step:12"]), (2, ["step:6"])],
-        ids=["one process", "two processes"],
-    )
-    def test_of_a_swapped_model_and_its_distillation(self, swap_config, tmp_path, processes, moments):
-        files = ["distillation/model.safetensors", "model.safetensors"]
-        check_resumed_runs("text_classification", [str(swap_config)], tmp_path, moments, processes, files)
+    def test_weights_are_those_of_an_undisturbed_run(self, config, swap_config, tmp_path):
+        files = ("distillation/model.safetensors", "model.safetensors")
+        # Distillation takes 5 steps, or 3 on two processes; then comes the task.
+        cases = {
+            "new": Killed([str(config)], ["optimizer.pt:2"]),
+            "packed": Killed([str(config), "--packing", "--mix_lengths"], ["step:6"], processes=2),
+            "swapped": Killed([str(swap_config)], ["step:5", "step:12"], files=files),
+            "swapped on two processes": Killed([str(swap_config)], ["step:6"], 2, files),
+        }
+        check_resumed_runs("text_classification", cases, tmp_path)
         # Two processes evaluate each text once.
-        evaluate.main([str(tmp_path / "all"), "--use_cpu"])
-        expected = json.loads((tmp_path / "all" / "metrics.json").read_text())
-        found = json.loads((tmp_path / "all" / "evaluation" / "metrics.json").read_text())
+        run = tmp_path / "swapped on two processes" / "all"
+        evaluate.main([str(run), "--use_cpu"])
+        expected = json.loads((run / "metrics.json").read_text())
+        found = json.loads((run / "evaluation" / "metrics.json").read_text())
         for name in ("test_loss", "test_accuracy", "test_examples"):
             assert found[name] == pytest.approx(expected[name], abs=1e-5)
 

@@ -18,7 +18,7 @@ from seqdyconv.data.translation import DataArguments
 from seqdyconv.training.arguments import parse_arguments
 from seqdyconv.training.decoding import DecodingArguments
 from seqdyconv.training.model_arguments import EncoderDecoderArguments
-from tests.recipes.commands import RECIPES, check_overwrite, check_resumed_runs, environment, error_of, script
+from tests.recipes.commands import RECIPES, Killed, check_overwrite, check_resumed_runs, environment, error_of, script
 
 RECIPE = RECIPES / "translation"
 
@@ -160,20 +160,13 @@ MODEL_KEYS = {
 class TestResume:
     """SIGKILL at any moment, then --resume: the weights of an undisturbed run, bit for bit."""
 
-    @pytest.mark.parametrize(
-        "processes, moments",
-        [
-            (1, ["step:3", "step:8", "step:12", "optimizer.pt:2", "trainer_state.json:2"]),
-            (2, ["step:8", "rng_state_1.pth:2"]),
-        ],
-        ids=["one process", "two processes"],
-    )
-    def test_weights_are_those_of_an_undisturbed_run(self, config, tmp_path, processes, moments):
-        check_resumed_runs("translation", [str(config)], tmp_path, moments, processes, ["model.safetensors"])
-
-    def test_of_packed_batches(self, config, tmp_path):
-        words = [str(config), "--packing", "--gradient_accumulation_steps", "2"]
-        check_resumed_runs("translation", words, tmp_path, ["step:8"], 1, ["model.safetensors"])
+    def test_weights_are_those_of_an_undisturbed_run(self, config, tmp_path):
+        packed = [str(config), "--packing", "--gradient_accumulation_steps", "2"]
+        cases = {
+            "padded": Killed([str(config)], ["step:3", "step:12", "trainer_state.json:2"]),
+            "packed on two processes": Killed(packed, ["rng_state_1.pth:2"], processes=2),
+        }
+        check_resumed_runs("translation", cases, tmp_path)
 
     def test_a_changed_argument_is_refused(self, trained, config, capsys):
         steps = ["--max_steps", "60", "--eval_steps", "30", "--save_steps", "30"]
