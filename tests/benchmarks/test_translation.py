@@ -1,7 +1,18 @@
 """The benchmark of the translation model runs."""
 
+import pytest
+
 from benchmarks import translation
 from seqdyconv.layers import MIXERS
+from seqdyconv.models import SeqDyConvConfig
+
+SMALL = {"hidden_size": 32, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+SMALL |= {"encoder_kernel_sizes": [3], "decoder_kernel_sizes": [3]}
+
+
+@pytest.fixture(autouse=True)
+def small_models(monkeypatch):
+    monkeypatch.setattr(translation, "SeqDyConvConfig", lambda **values: SeqDyConvConfig(**values | SMALL))
 
 
 def test_prints_a_row_for_each_mixer(capsys):
