@@ -1,5 +1,6 @@
 """Arguments of the recipe scripts: one YAML file, then overrides on the command line, into dataclasses."""
 
+import argparse
 import contextlib
 import dataclasses
 import difflib
@@ -43,7 +44,7 @@ def parse_arguments(
             word sets, such as "model_dir"; or several names, of which the first word is required. A field that is a
             list takes all words that are left, up to the first option.
         defaults: Values by key which are used where neither the file nor the command line has the key.
-        description: Text for ``--help``, such as a script's docstring; its first paragraph is used.
+        description: Text for ``--help``, such as a script's docstring.
 
     Returns:
         The instances, in the order of `dataclass_types`.
@@ -158,6 +159,10 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """A description as it stands in the docstring, then the options with their defaults."""
+
+
 class _Parser(HfArgumentParser):
     """Raises instead of printing the usage and leaving."""
 
@@ -174,13 +179,18 @@ def _parse(
 ) -> tuple[Any, ...]:
     types_by_key = _field_types(dataclass_types)
     script = Path(sys.argv[0]).name
-    description = description and description.split("\n\n")[0]
     named = [
         name if name == "CONFIG.yaml" else name.upper() + "..." * _takes_list(types_by_key[name]) for name in first
     ]
     usage = f"{script} {' '.join(named)} [--key value ...]"
     # The parser edits what it reads from `dataclasses.fields`, hence the types are taken before.
-    parser = _Parser(cast(Any, list(dataclass_types)), description=description, usage=usage, allow_abbrev=False)
+    parser = _Parser(
+        cast(Any, list(dataclass_types)),
+        description=description,
+        usage=usage,
+        allow_abbrev=False,
+        formatter_class=_HelpFormatter,
+    )
     if {"-h", "--help"} & set(words):
         parser.parse_args(["--help"])
     end = next((index for index, word in enumerate(words) if word.startswith("--")), len(words))
