@@ -124,6 +124,17 @@ def resolved_arguments(*groups: Any) -> dict[str, Any]:
     return json.loads(json.dumps(values, default=str))
 
 
+def declared_defaults(*groups: Any) -> dict[str, Any]:
+    """The defaults of the fields of some dataclasses, of those that have one, as they are declared."""
+    defaults: dict[str, Any] = {}
+    for item in (item for group in groups for item in dataclasses.fields(group)):
+        if item.default_factory is not dataclasses.MISSING:
+            defaults[item.name] = item.default_factory()
+        elif item.default is not dataclasses.MISSING:
+            defaults[item.name] = item.default
+    return defaults
+
+
 def changed_arguments(values: Mapping[str, Any], *groups: Any) -> dict[str, Any]:
     """Those of the resolved values that differ from the defaults of their dataclasses, and output_dir.
 

@@ -13,6 +13,7 @@ from seqdyconv.errors import first_line
 from seqdyconv.layers import MIXERS, mixer_options
 from seqdyconv.models import SeqDyConvConfig
 from seqdyconv.models.loading import ModelError
+from seqdyconv.training.arguments import declared_defaults
 
 # What a model says to its mixers, whatever their options are.
 _OF_THE_MODEL = ("kernel_size", "causal", "lookahead")
@@ -166,10 +167,9 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
 
 def refuse_ignored(args: Any, used: Sequence[str]) -> None:
     """Raise ModelError where a field of `args` that a pretrained model decides itself, all but `used`, was set."""
-    for item in dataclasses.fields(args):
-        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
-        if item.name not in used and getattr(args, item.name) != default:
-            raise ModelError(f"{item.name} has no effect with model_name_or_path, whose model has its own")
+    for name, default in declared_defaults(args).items():
+        if name not in used and getattr(args, name) != default:
+            raise ModelError(f"{name} has no effect with model_name_or_path, whose model has its own")
 
 
 def new_config(

@@ -119,18 +119,24 @@ def is_run(path: str | Path) -> bool:
         return False
 
 
-def check_resumed_arguments(path: str | Path, arguments: Mapping[str, Any], may_change: Collection[str]) -> None:
+def check_resumed_arguments(
+    path: str | Path,
+    arguments: Mapping[str, Any],
+    may_change: Collection[str],
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
     """Compare a run's arguments with those it was started with.
 
     Args:
         path: The output directory, whose run.yaml is read.
         arguments: The arguments of now.
         may_change: The keys that don't alter what is learnt.
+        defaults: What keys were that did not exist yet when the run was started.
 
     Raises:
         OutputDirError: Any other key differs; the message names the keys and both values.
     """
-    before = read_yaml(Path(path) / RUN_FILE)
+    before = {**(defaults or {}), **read_yaml(Path(path) / RUN_FILE)}
     changed = [
         f"{key} was {before.get(key)!r} and is now {arguments.get(key)!r}"
         for key in sorted(before.keys() | arguments.keys(), key=str)  # a damaged file may have other keys than names

@@ -14,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.data.tables import DataError
 from seqdyconv.pictures import plot_learning_curves
-from seqdyconv.training.arguments import changed_arguments, resolved_arguments
+from seqdyconv.training.arguments import changed_arguments, declared_defaults, resolved_arguments
 from seqdyconv.training.averaging import WEIGHTS_FILE, average_checkpoints
 from seqdyconv.training.checkpoints import checkpoints, latest_checkpoint, remove_incomplete_checkpoints
 from seqdyconv.training.decoding import DecodingArguments
@@ -88,7 +88,9 @@ class Run:
             if self.is_first:
                 check_output_dir(self.output_dir, self.args.resume, self.args.overwrite)
                 if self.args.resume:
-                    check_resumed_arguments(self.output_dir, self.arguments, MAY_CHANGE)
+                    known = declared_defaults(*self._groups)
+                    defaults = {name: known.get(name) for name in self.arguments}
+                    check_resumed_arguments(self.output_dir, self.arguments, MAY_CHANGE, defaults)
             if self.args.resume:
                 self.checkpoint = latest_checkpoint(self.output_dir)
             yield

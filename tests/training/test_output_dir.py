@@ -208,6 +208,17 @@ def test_a_resumed_run_keeps_what_alters_its_weights(tmp_path):
         check_resumed_arguments(tmp_path, {**same, "learning_rate": 0.1, "sizes": [3]}, may_change={"logging_steps"})
 
 
+def test_a_run_of_a_version_without_a_key_had_its_default(tmp_path):
+    begin_run(tmp_path, {"learning_rate": 1e-3})
+    now, defaults = (
+        {"learning_rate": 1e-3, "new": None, "newer": [1]},
+        {"new": None, "newer": [1], "learning_rate": 5.0},
+    )
+    check_resumed_arguments(tmp_path, now, (), defaults)
+    with pytest.raises(OutputDirError, match=r"newer was \[1\] and is now \[2\]"):
+        check_resumed_arguments(tmp_path, {**now, "newer": [2]}, (), defaults)
+
+
 def test_a_run_folder_keeps_what_is_foreign(tmp_path):
     write(tmp_path / "checkpoint-1" / "optimizer.pt")
     write(tmp_path / "checkpoint-2" / "optimizer.pt")
