@@ -9,7 +9,6 @@ answers at once. Long texts are read as in the model's training where nothing el
 
 import dataclasses
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,13 +19,13 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from transformers.utils.logging import disable_progress_bar
 
+from seqdyconv.commands.streams import end_with_the_reader, read_windows
 from seqdyconv.data.text_rows import LengthArguments, tokenize
 from seqdyconv.errors import InputError
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.training.arguments import exit_on_error
 from seqdyconv.training.classifiers import classify, label_names, load_model, resolve_name
 from seqdyconv.training.evaluation import ModelDirArguments, parse_model_arguments
-from seqdyconv.training.streams import read_windows
 
 LENGTHS = tuple(item.name for item in dataclasses.fields(LengthArguments))
 WINDOW = 1000
@@ -51,8 +50,7 @@ class PredictionArguments(ModelDirArguments):
 def main(argv: Sequence[str] | None = None) -> None:
     types = (PredictionArguments, LengthArguments)
     args, length_args = parse_model_arguments(types, argv, of_the_run=LENGTHS, description=__doc__)
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # A reader that goes away ends us quietly, as in any Unix tool.
+    end_with_the_reader()
     with exit_on_error():
         run(args, length_args)
 

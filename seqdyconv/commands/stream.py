@@ -8,7 +8,6 @@ The model must be a CTC model that streams, trained with encoder_lookahead. Late
 error at the end. Memory does not grow with the length of the stream.
 """
 
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
+from seqdyconv.commands.streams import end_with_the_reader
 from seqdyconv.speech.audio import AudioError, audio_info, read_blocks
 from seqdyconv.speech.recogniser import load_recogniser
 from seqdyconv.speech.stream import RecognitionStream, StreamResampler
@@ -50,8 +50,7 @@ class StreamArguments(ModelDirArguments):
 
 def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse_arguments((StreamArguments,), argv, first=("model_dir", "file"), description=__doc__)
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # A reader that goes away ends us quietly, as in any Unix tool.
+    end_with_the_reader()
     with exit_on_error():
         run(args)
 

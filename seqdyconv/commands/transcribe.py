@@ -9,7 +9,6 @@ file that can't be used is one line on standard error; the others are transcribe
 """
 
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
+from seqdyconv.commands.streams import end_with_the_reader
 from seqdyconv.files import write_text
 from seqdyconv.speech.alignment import Word, to_rows, to_srt
 from seqdyconv.speech.audio import AudioError
@@ -58,8 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, decoding_args = parse_arguments(
         (TranscriptionArguments, SpeechDecodingArguments), argv, first=("model_dir", "files"), description=__doc__
     )
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # A reader that goes away ends us quietly, as in any Unix tool.
+    end_with_the_reader()
     with exit_on_error():
         failed = run(args, decoding_args)
     if failed:

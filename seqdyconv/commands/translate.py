@@ -6,7 +6,6 @@ Every line gives one line, empty ones too, in the same order. Lines are translat
 as they have arrived, so that a pipe that delivers slowly gets its answers at once.
 """
 
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,11 +13,11 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from seqdyconv.commands.streams import end_with_the_reader, read_windows
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
 from seqdyconv.training.decoding import DecodingArguments, generate
 from seqdyconv.training.evaluation import ModelDirArguments
-from seqdyconv.training.streams import read_windows
 from seqdyconv.training.translation_models import load_translation_model
 
 
@@ -42,8 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, decoding_args = parse_arguments(
         (TranslationArguments, DecodingArguments), argv, first="model_dir", description=__doc__
     )
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # A reader that goes away ends us quietly, as in any Unix tool.
+    end_with_the_reader()
     with exit_on_error():
         disable_progress_bar()  # That of loading weights.
         tokenizer = load_tokenizer(args.model_dir)

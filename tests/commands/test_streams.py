@@ -5,7 +5,8 @@ from contextlib import closing, suppress
 
 import pytest
 
-from seqdyconv.training.streams import InputError, read_windows
+from seqdyconv.commands.streams import read_windows
+from seqdyconv.errors import InputError
 
 
 @pytest.fixture

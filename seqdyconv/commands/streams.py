@@ -1,10 +1,17 @@
-"""Lines of standard input, as soon as they arrive."""
+"""Standard input, line by line as soon as lines arrive, and standard output that may close."""
 
 import os
 import select
+import signal
 from collections.abc import Iterator
 
 from seqdyconv.errors import InputError
+
+
+def end_with_the_reader() -> None:
+    """From now on a reader of the output that goes away ends the command quietly, as in any Unix tool."""
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 
 
 def read_windows(descriptor: int, window: int) -> Iterator[list[str]]:
