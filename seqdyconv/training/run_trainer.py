@@ -90,9 +90,8 @@ class RunArguments(TrainingArguments):
             raise ValueError("early_stopping_patience needs metric_for_best_model, such as loss")
         if not torch.accelerator.is_available():
             self.use_cpu = True  # The Trainer refuses bf16 on a machine without a GPU unless this is said.
-        if self.bf16 and self.use_cpu and not cpu_has_bfloat16():
-            logger.warning("bf16: this processor has no instructions for it, which is slow: training in float32")
-            self.bf16 = False
+        self.float32_instead = self.bf16 and self.use_cpu and not cpu_has_bfloat16()
+        self.bf16 = self.bf16 and not self.float32_instead
         super().__post_init__()
 
     @property
@@ -114,6 +113,8 @@ class RunTrainer(Trainer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if self.args.float32_instead:
+            logger.warning("bf16: this processor has no instructions for it, which is slow: training in float32")
         self.trained_items: Tensor | int = 0
         """Labels of all processes, target tokens or classes, that this call of train() has trained on."""
         self.evaluation_seconds = 0.0

@@ -137,6 +137,6 @@ def test_lengths_of_columns():
 @pytest.mark.parametrize("native", [True, False])
 def test_bf16_is_for_devices_with_instructions_for_it(native, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": native})
-    args = TokenBatchArguments(str(tmp_path), bf16=True, use_cpu=True)
-    assert args.bf16 == native
+    trainer = make_trainer(tmp_path, bf16=True, use_cpu=True)
+    assert trainer.args.bf16 == native
     assert ("no instructions for it" in caplog.text) != native
