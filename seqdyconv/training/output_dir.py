@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seqdyconv.errors import InputError
-from seqdyconv.files import replacing
+from seqdyconv.files import write_text
 from seqdyconv.training.arguments import dump_yaml, read_yaml
 
 logger = logging.getLogger(__name__)
@@ -97,8 +97,7 @@ def begin_run(path: str | Path, arguments: Mapping[str, Any], overwrite: bool = 
         if overwrite:
             _put_aside(path)
         foreign = sorted(child.name for child in path.iterdir() if child.name != REPLACED)
-        with replacing(path / RUN_FILE) as temporary:
-            temporary.write_text(f"{_MARK}\n{dump_yaml(arguments)}", encoding="utf-8")
+        write_text(path / RUN_FILE, f"{_MARK}\n{dump_yaml(arguments)}")
     except OSError as error:
         raise OutputDirError(f"can't write to output_dir {path}: {error.strerror}") from None
     if foreign:

@@ -251,10 +251,12 @@ class _Tidying(TrainerCallback):
 
     def __init__(self, save_total_limit: int | None) -> None:
         self.save_total_limit = save_total_limit
+        self.has_begun = False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and not self.has_begun:
             remove_replaced_run(args.output_dir)
+        self.has_begun = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._rotate(args, state, newest_stays=True)
