@@ -1,5 +1,6 @@
 """The snippets of docs/ run as they stand there, from top to bottom."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -42,3 +43,17 @@ def test_the_snippets_run(document: Path, my_encoder: None) -> None:
 def test_every_link_leads_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(((?!https?:)[^)#]+)\)", document.read_text(encoding="utf-8"))
     assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+def test_every_promise_names_tests_that_exist() -> None:
+    """Rows of docs/robustness.md: `path.py`, `path.py::test` or `path.py::Class::test`."""
+    rows = re.findall(r"^\|(.*)\|(.*)\|$", (DOCS / "robustness.md").read_text(encoding="utf-8"), re.MULTILINE)
+    promises = [tests for promise, tests in rows if promise.strip() not in ("promise", "---")]
+    named = [re.findall(r"`(tests/[\w/]+\.py)((?:::\w+)*)`", tests) for tests in promises]
+    assert promises and all(named), "a promise without a test"
+    for path, names in (pair for tests in named for pair in tests):
+        scope: list[ast.stmt] = ast.parse((DOCS.parent / path).read_text(encoding="utf-8")).body
+        for name in names.split("::")[1:]:
+            found = next((node for node in scope if getattr(node, "name", None) == name), None)
+            assert found is not None, f"{path} has no {name}"
+            scope = getattr(found, "body", [])
