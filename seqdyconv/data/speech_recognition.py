@@ -303,7 +303,7 @@ def _read_table(table: Dataset, args: DataArguments, where: str, folder: Path | 
 
     def clean(text: Any) -> str:
         text = "" if text is None else str(text)
-        return normalise_text(text) if args.normalise_text else " ".join(text.split())
+        return normalise_text(text, args.languages) if args.normalise_text else " ".join(text.split())
 
     found = {"text": [clean(text) for text in table[columns["text"]]]}
     if "speaker" in columns:

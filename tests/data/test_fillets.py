@@ -1,5 +1,6 @@
 """The dialogues of a game: which recordings have a text, and on which side they are."""
 
+import hashlib
 from collections import Counter
 
 import pytest
@@ -73,3 +74,7 @@ class TestPackages:
         assert 1700 < sum(names.count("cs") for names in languages.values()) <= 1825
         assert 1500 < sum(names.count("nl") for names in languages.values()) <= 1615
         assert len(languages["test"]) > 250 and len(languages["validation"]) > 120
+
+    def test_normalised_texts_are_those_that_the_published_error_rates_were_measured_on(self, fillets):
+        texts = [normalise_text(text) for split in fillets for text in fillets[split]["text"]]
+        assert hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16] == "a952c9e570e8533c"
