@@ -17,6 +17,8 @@ CHARACTER_COVERAGE = 0.9999
 # Pieces never mix letters, digits and signs ("end" + ".", not "end."); "▁" stands for the space before a word.
 _WORDS = Regex(r"▁?[\p{L}\p{M}]+|▁?\p{N}+|▁?[^\p{L}\p{M}\p{N}▁]+|▁")
 _BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
+# A "▁" of the text itself is written as an escape character and a second one, and so is that escape character.
+_ESCAPES = {"\ue000": "\ue000\ue001", "▁": "\ue000\ue002"}
 
 
 def train_sentencepiece_tokenizer(
@@ -26,9 +28,9 @@ def train_sentencepiece_tokenizer(
 
     The ids are ``<s>`` 0, ``<pad>`` 1, ``</s>`` 2, ``<unk>`` 3, then the 256 bytes, then the pieces. Characters without
     a piece are written as UTF-8 bytes, so nothing becomes ``<unk>`` and ``decode(encode(text))`` is the text, but for
-    white space at its start (and case, with ``lowercase``). ``</s>`` ends every sequence. The same texts give the same
-    tokenizer with ``"bpe"``; with ``"unigram"`` a few of the rarest pieces may differ each time, as its trainer adds up
-    in a random order.
+    white space at its start (and case, with ``lowercase``). The names of tokens, and ``▁``, are letters like others
+    where they stand in a text. ``</s>`` ends every sequence. The same texts give the same tokenizer with ``"bpe"``;
+    with ``"unigram"`` a few of the rarest pieces may differ each time, as its trainer adds up in a random order.
 
     Args:
         texts: the sentences of all languages of the joint vocabulary.
@@ -69,9 +71,14 @@ def train_sentencepiece_tokenizer(
         raise ValueError(f"vocab_size {vocab_size} is larger than the data allows: it gives {pieces} pieces")
 
     tokenizer = _with_byte_tokens(tokenizer)
-    if lowercase:
-        tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            *([normalizers.Lowercase()] if lowercase else []),
+            *(normalizers.Replace(character, escape) for character, escape in _ESCAPES.items()),
+        ]
+    )
+    unescape = [decoders.Replace(escape, character) for character, escape in reversed(_ESCAPES.items())]
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(), decoders.Fuse(), *unescape])
     end = SPECIAL_TOKENS[2]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, SPECIAL_TOKENS.index(end))]
@@ -84,6 +91,7 @@ def train_sentencepiece_tokenizer(
         eos_token=eos,
         unk_token=unk,
         padding_side="right",
+        split_special_tokens=True,  # in a text they are text
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )
@@ -94,10 +102,10 @@ def _alphabet(texts: list[str]) -> tuple[set[str], dict[int, str]]:
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text)
-    for space in [character for character in counts if character.isspace()]:
+    for space in [character for character in counts if character.isspace() or character == "▁"]:
         del counts[space]
     uncovered = math.floor((1 - CHARACTER_COVERAGE) * counts.total())
-    rare: dict[int, str] = {}
+    rare = {ord("▁"): " "}
     for character, count in sorted(counts.items(), key=lambda item: (item[1], item[0])):
         uncovered -= count
         if uncovered < 0:

@@ -24,7 +24,8 @@ def train_word_tokenizer(
     """Train a vocabulary of words, or of WordPiece subwords (Schuster and Nakajima 2012).
 
     The ids are ``[CLS]`` 0, ``[PAD]`` 1, ``[SEP]`` 2, ``[UNK]`` 3, ``[MASK]`` 4, then the words. A text becomes
-    ``[CLS] text [SEP]``, a pair ``[CLS] text [SEP] text_pair [SEP]``. Text is split at white space and around signs.
+    ``[CLS] text [SEP]``, a pair ``[CLS] text [SEP] text_pair [SEP]``. Text is split at white space and around signs,
+    and the names of the special tokens in it are text.
 
     Args:
         texts: the training texts.
@@ -83,6 +84,7 @@ def train_word_tokenizer(
         unk_token=unk,
         mask_token=mask,
         padding_side="right",
+        split_special_tokens=True,
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", *(["token_type_ids"] if pairs else []), "attention_mask"],
     )

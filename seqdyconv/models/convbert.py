@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import AutoTokenizer, ConvBertConfig, ConvBertModel, PreTrainedConfig, PreTrainedModel
+from transformers import ConvBertConfig, ConvBertModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import cached_file
 
 from seqdyconv.models.configuration import SeqDyConvConfig
+from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.models.modeling import SeqDyConvModel
 
 
@@ -96,7 +97,7 @@ def _read(name: str) -> ConvBertModel:
 def _tokenizer(name: str) -> Any:
     files = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
     there = (cached_file(name, file, _raise_exceptions_for_missing_entries=False) for file in files)
-    return AutoTokenizer.from_pretrained(name, trust_remote_code=False) if any(there) else None
+    return load_tokenizer(name) if any(there) else None
 
 
 def _convert(theirs: ConvBertModel) -> SeqDyConvModel:

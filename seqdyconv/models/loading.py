@@ -12,6 +12,7 @@ from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedModel, PreTrai
 from transformers.utils import logging
 
 from seqdyconv.errors import InputError, first_line
+from seqdyconv.models.control_tokens import read_as_text
 
 _ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, StrictDataclassError)
 
@@ -65,14 +66,22 @@ def load_pretrained(
 
 
 def load_tokenizer(name_or_path: str, **options: Any) -> PreTrainedTokenizerBase:
-    """Load a model's tokenizer; `options` are those of ``from_pretrained``.
+    """Load a model's tokenizer, which reads the names of its special tokens in a text as text.
+
+    Args:
+        name_or_path: A folder, or a name on the Hub.
+        options: Of ``from_pretrained``.
 
     Raises:
         ModelError: There is none, or it can't be read.
     """
     check_folder(name_or_path)
     try:
-        return AutoTokenizer.from_pretrained(name_or_path, trust_remote_code=False, **options)
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            name_or_path, trust_remote_code=False, split_special_tokens=True, **options
+        )
+        read_as_text(tokenizer)
+        return tokenizer
     except Exception as error:  # The tokenizers library raises plain Exception for a broken file.
         raise ModelError(f"can't load the tokenizer of {name_or_path}: {first_line(error)}") from None
 

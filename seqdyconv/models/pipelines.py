@@ -38,7 +38,7 @@ class Seq2SeqTranslationPipeline(Pipeline):
     def preprocess(self, input_: str, **kwargs: Any) -> Any:
         if not isinstance(input_, str):
             raise ValueError(f"a translation pipeline takes a str or a list of them, got {type(input_).__name__}")
-        return self.tokenizer([input_], return_tensors="pt")
+        return self.tokenizer([input_], return_tensors="pt", split_special_tokens=True)  # a "</s>" in a text is text
 
     def _forward(self, input_tensors: Any, **generate_kwargs: Any) -> Any:
         source = {name: input_tensors[name] for name in ("input_ids", "attention_mask")}

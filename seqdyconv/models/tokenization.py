@@ -97,8 +97,8 @@ class SeqDyConvTokenizer(PreTrainedTokenizer):
         return dict(self._target_ids)
 
     def tokenize(self, text: str, *args: Any, **kwargs: Any) -> list[str]:
-        """The tokens of a text. White space alone separates them: special tokens are not searched for inside words."""
-        return text.split()
+        """The tokens of a text, which white space separates; a word that looks like a special token is unknown."""
+        return [word if self._ids.get(word, 4) >= len(SPECIAL_TOKENS) else SPECIAL_TOKENS[-1] for word in text.split()]
 
     def convert_tokens_to_string(self, tokens: list[str], join_subwords: bool = True) -> str:
         text = " ".join(tokens)
@@ -106,9 +106,12 @@ class SeqDyConvTokenizer(PreTrainedTokenizer):
             text = f"{text} ".replace(f"{self.subword_marker} ", "").rstrip()
         return text
 
+    @property
+    def _ids(self) -> dict[str, int]:
+        return self._target_ids if _target_mode.tokenizer is self else self._source_ids
+
     def _convert_token_to_id(self, token: str) -> int:
-        ids = self._target_ids if _target_mode.tokenizer is self else self._source_ids
-        return ids.get(token, ids[SPECIAL_TOKENS[-1]])
+        return self._ids.get(token, self._ids[SPECIAL_TOKENS[-1]])
 
     def _convert_id_to_token(self, index: int) -> str:
         return self._token(index, self._target or self._source)

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from seqdyconv.errors import InputError
+from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.pictures.figures import FONT, PAGE
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ def _own_tokenizer(model: Any) -> Any:
     try:
         if not name:
             raise InputError("the model was not loaded by from_pretrained")
-        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # whatever a folder without a usable tokenizer raises
+        return load_tokenizer(name)
+    except InputError as error:
         raise InputError(f"found no tokenizer beside the model ({name or error}): pass tokenizer=") from error
 
 

@@ -124,8 +124,9 @@ def train_character_tokenizer(
     """A tokenizer whose tokens are the characters of the texts, with ``▁`` between words.
 
     The ids are ``<pad>`` 0, which is the blank of CTC, ``<s>`` 1, ``</s>`` 2, ``<unk>`` 3, ``▁`` 4, then the characters
-    in the order of Unicode. Text is composed (NFC), and its white space becomes single spaces. Case and punctuation
-    stay: what shall not be told apart must be removed from the texts.
+    in the order of Unicode. Text is composed (NFC), and its white space becomes single spaces, as does ``▁``. Case and
+    punctuation stay: what shall not be told apart must be removed from the texts. The names of the special tokens are
+    characters like others where they stand in a text.
 
     Args:
         texts: the training transcripts.
@@ -152,7 +153,7 @@ def train_character_tokenizer(
     counts: Counter[str] = Counter()
     for text in _checked(texts):
         counts.update(clean_text(text))
-    del counts[" "], counts[WORD_BOUNDARY]
+    del counts[" "]
     characters = sorted(character for character, count in counts.items() if count >= min_frequency)
     if not characters:
         raise ValueError(f"the texts must have characters that occur at least {min_frequency} times, got none")
@@ -203,15 +204,20 @@ def train_subword_tokenizer(texts: Iterable[str], vocab_size: int, *, add_eos: b
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(WORD_BOUNDARY, prepend_scheme="always")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(WORD_BOUNDARY, prepend_scheme="always"),
+            pre_tokenizers.Split("<", "isolated"),  # so that no merges lead to a special token
+        ]
+    )
     tokenizer.decoder = decoders.Metaspace(WORD_BOUNDARY, prepend_scheme="always")
     tokenizer.train_from_iterator(texts, trainer)
     return _finish(tokenizer, add_eos)
 
 
 def clean_text(text: str) -> str:
-    """The text as the tokenizers see it: composed (NFC), with single spaces and none around it."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    """The text as the tokenizers see it: composed (NFC), with single spaces and none around it; ``▁`` is a space."""
+    return " ".join(unicodedata.normalize("NFC", text).replace(WORD_BOUNDARY, " ").split())
 
 
 def _checked(texts: Iterable[str]) -> Iterable[str]:
@@ -225,7 +231,7 @@ def _checked(texts: Iterable[str]) -> Iterable[str]:
 
 def _finish(tokenizer: Tokenizer, add_eos: bool) -> PreTrainedTokenizerFast:
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+        [normalizers.NFC(), normalizers.Replace(Regex(rf"[\s{WORD_BOUNDARY}]+"), " "), normalizers.Strip()]
     )
     pad, bos, eos, unk = SPECIAL_TOKENS
     if add_eos:
@@ -242,6 +248,7 @@ def _finish(tokenizer: Tokenizer, add_eos: bool) -> PreTrainedTokenizerFast:
         eos_token=eos,
         unk_token=unk,
         padding_side="right",
+        split_special_tokens=True,
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )

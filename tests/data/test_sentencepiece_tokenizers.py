@@ -49,6 +49,29 @@ def test_decode_is_exact(tokenizer, text):
     assert tokenizer.decode(ids, skip_special_tokens=True) == text
 
 
+CONTROL = ("<s>", "</s>", "<pad>", "<unk>", "<mask>", "[CLS]", "<0x41>", "▁", "\ue000", "\ue000\ue001", "\ue000\ue002")
+
+
+@pytest.mark.parametrize("name", CONTROL)
+@pytest.mark.parametrize("text", ["{}", "a {} b", "ein {}altes{} Wort", "{}{}", "x{}1"])
+def test_names_of_tokens_in_a_text_are_text(tokenizer, name, text, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    text = text.format(name, name)
+    for one in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        *ids, end = one(text)["input_ids"]
+        assert end == 2 and not {0, 1, 2, 3}.intersection(ids)
+        assert one.decode([*ids, end], skip_special_tokens=True) == text
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_names_of_tokens_in_the_training_texts_are_text(kind):
+    text = "ein <s>altes</s> Wort▁und <pad> <unk> <0x41>"
+    tokenizer = train_sentencepiece_tokenizer([*TEXTS, *[text] * 50], VOCAB_SIZE, kind)
+    ids = tokenizer(text)["input_ids"][:-1]
+    assert not {0, 1, 2, 3}.intersection(ids) and tokenizer.decode(ids) == text
+    assert tokenizer.convert_tokens_to_ids(["<s>", "<pad>", "</s>", "<unk>", "<0x00>"]) == [0, 1, 2, 3, 4]
+
+
 def test_pieces_do_not_mix_letters_digits_and_signs(tokenizer):
     for piece in tokenizer.convert_ids_to_tokens(range(260, VOCAB_SIZE)):
         assert re.fullmatch(r"▁?([^\W\d_]*|\d*|[^\w▁]*)", piece)

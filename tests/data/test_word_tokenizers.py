@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from seqdyconv.data.word_tokenizers import SPECIAL_TOKENS, train_word_tokenizer
 
@@ -23,9 +24,19 @@ def test_special_tokens(tokenizer):
     first, second = [tokenizer(text)["input_ids"][1:-1] for text in TEXTS[:2]]
     assert tokenizer(TEXTS[0])["input_ids"] == [0, *first, 2]
     assert tokenizer(*TEXTS[:2])["input_ids"] == [0, *first, 2, *second, 2]
-    assert tokenizer("the [MASK] dog")["input_ids"][2] == 4
+    assert tokenizer("the [MASK] dog", split_special_tokens=False)["input_ids"][2] == 4
     assert sorted(tokenizer.added_tokens_encoder) == sorted(SPECIAL_TOKENS)  # and nothing else is special
     assert tokenizer.decode(tokenizer("the dogs")["input_ids"], skip_special_tokens=True) == "the dogs"
+
+
+@pytest.mark.parametrize("name", SPECIAL_TOKENS)
+@pytest.mark.parametrize("text", ["{}", "the {} dog", "the{}dog", "{}{}"])
+def test_special_tokens_in_a_text_are_text(tokenizer, name, text, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    for one in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        pieces = one.tokenize(text.format(name, name))
+        assert not {"[CLS]", "[PAD]", "[SEP]", "[MASK]"}.intersection(pieces) and len(pieces) > 1
+        assert one(text.format(name, name))["input_ids"].count(2) == 1
 
 
 def test_a_batch_is_padded_with_a_mask(tokenizer):

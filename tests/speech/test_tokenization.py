@@ -35,6 +35,24 @@ def test_white_space_and_composition_are_made_uniform(train):
     assert tokenizer("")["input_ids"] == tokenizer("  ")["input_ids"] == []
 
 
+@pytest.mark.parametrize("name", ["<pad>", "<s>", "</s>", "<unk>"])
+@pytest.mark.parametrize("add_eos", [False, True])
+def test_special_tokens_in_a_transcript_are_text(train, name, add_eos, tmp_path):
+    texts = [*TEXTS, *[f"say {name} twice{name} {name}say"] * 20]
+    train(texts, add_eos=add_eos).save_pretrained(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    for text in (texts[-1], name, f"a{name}{name}"):
+        ids = tokenizer(text)["input_ids"]
+        ids = ids[:-1] if add_eos else ids
+        assert not set(ids) & set(tokenizer.all_special_ids)
+        assert tokenizer.decode(ids, **({} if add_eos else {"group_tokens": False})) == text
+
+
+def test_the_mark_of_a_boundary_is_a_space(train):
+    tokenizer = train([*TEXTS, "▁ale▁ne"])
+    assert tokenizer.decode(tokenizer("▁ale▁▁ne ▁")["input_ids"], group_tokens=False) == "ale ne"
+
+
 def test_special_tokens_have_the_ids_of_ctc(train):
     tokenizer = train(TEXTS)
     ids = (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id)
