@@ -2,8 +2,10 @@
 
 import math
 import os
+import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +14,8 @@ import torch
 from torch import Tensor
 
 from seqdyconv.speech.alignment import AlignedToken, Word, align, blank_of, join_words, token_strings
-from seqdyconv.speech.language_model import read_vocabulary
+from seqdyconv.speech.language_model import NGramModel, read_vocabulary
+from seqdyconv.speech.quiet import quiet_libraries
 from seqdyconv.speech.tokenization import WORD_BOUNDARY, clean_text
 
 
@@ -343,11 +346,12 @@ class _KenLM:
         known = sorted({unit for unit in units if unit})
         _check_model_file(Path(path), known)
         self._indices = {unit: index for index, unit in enumerate(known)}
-        try:
-            self._model = KenLM(os.fspath(path), Dictionary(known))
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise ValueError(f"language_model must be a file that KenLM reads, got {path} ({reason})") from None
+        with quiet_libraries():  # KenLM draws its progress
+            try:
+                self._model = KenLM(os.fspath(path), Dictionary(known))
+            except (RuntimeError, UnicodeDecodeError) as error:
+                reason = str(error).strip().splitlines()[-1]
+                self._model = _load_rewritten(path, partial(KenLM, usr_token_dict=Dictionary(known)), reason)
 
     def start(self) -> Any:
         return self._model.start(False)
@@ -363,12 +367,34 @@ class _KenLM:
 _LN_10 = math.log(10)
 
 
+_KENLM_BINARY = b"mmap lm http://kheafield.com/code"
+
+
+def _is_binary(path: str | os.PathLike[str]) -> bool:
+    """Whether it is in KenLM's own format, from which the vocabulary cannot be read."""
+    with Path(path).open("rb") as file:
+        return file.read(len(_KENLM_BINARY)) == _KENLM_BINARY
+
+
+def _load_rewritten(path: str | os.PathLike[str], load: Callable[[str], Any], reason: str) -> Any:
+    """An ARPA file that KenLM refuses, written anew: other tools begin it with any text, or put spaces for tabs."""
+    refused = f"language_model must be a file that KenLM reads, got {os.fspath(path)} ({reason})"
+    if _is_binary(path):
+        raise ValueError(refused)
+    model = NGramModel.read(path)
+    with tempfile.TemporaryDirectory(prefix="seqdyconv-") as folder:
+        model.write(copy := os.path.join(folder, "language_model.arpa"))
+        try:
+            return load(copy)
+        except RuntimeError:
+            raise ValueError(refused) from None
+
+
 def _check_model_file(path: Path, units: Sequence[str]) -> None:
     if not path.is_file():
         raise ValueError(f"language_model must be a file, got {path}")
-    with path.open("rb") as file:
-        if file.read(6) != b"\\data\\":
-            return  # KenLM's own format, from which the vocabulary cannot be read
+    if _is_binary(path):
+        return
     vocabulary = read_vocabulary(path)
     shared = len(set(units).intersection(vocabulary))
     if 2 * shared < min(len(units), len(vocabulary)):

@@ -174,7 +174,10 @@ def _beam_search(recogniser: Recogniser, args: SpeechDecodingArguments, model_di
     elif args.word_list == "auto":
         words = sorted({word for text in _train_texts(model_dir) for word in text.split()})
     elif args.word_list != "none":
-        words = Path(args.word_list).read_text(encoding="utf-8").split()
+        try:
+            words = Path(args.word_list).read_text(encoding="utf-8-sig").split()
+        except UnicodeDecodeError:
+            raise ModelError(f"word_list is {args.word_list}, which is not UTF-8 text") from None
     score = {"token_score": args.unit_score} if words is None else {"word_score": args.word_score}
     options: dict[str, Any] = {"words": words, "beam_size": args.beam_size, "lm_weight": args.lm_weight, **score}
     if args.language_model != "auto":

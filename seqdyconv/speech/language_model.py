@@ -1,11 +1,16 @@
 """N-gram language models, counted on transcripts and kept in ARPA files, which KenLM and the beam search read."""
 
+import gzip
 import math
 import os
+import re
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
+from io import BufferedReader
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +21,7 @@ Ngram = tuple[str, ...]
 UNITS = ("word", "character", "token")
 BOS, EOS, UNKNOWN = "<s>", "</s>", "<unk>"
 MIN_ORDER, MAX_ORDER = 2, 6  # what the KenLM inside flashlight-text reads
+_LONGEST_LINE = 2**20
 
 
 @dataclass
@@ -84,15 +90,18 @@ class NGramModel:
         """Read an ARPA file.
 
         Raises:
-            ValueError: it is none.
+            ValueError: it is none, or has an n-gram twice, or one of a unit that is not among its 1-grams.
         """
         model = cls(0, {}, {})
-        for length, row in _read_rows(path):
-            model.order = max(model.order, length)
-            ngram = tuple(row[1 : 1 + length])
-            model.log_probabilities[ngram] = float(row[0])
-            if len(row) > 1 + length:
-                model.log_backoffs[ngram] = float(row[-1])
+        for row in _read_rows(path):
+            model.order = max(model.order, len(row.ngram))
+            unknown = [unit for unit in row.ngram if (unit,) not in model.log_probabilities]
+            if (len(row.ngram) > 1 and unknown) or row.ngram in model.log_probabilities:
+                why = f"{unknown[0]} is no 1-gram" if unknown else "it stands there twice"
+                raise ValueError(f"{os.fspath(path)} must be an ARPA file: {' '.join(row.ngram)}: {why}")
+            model.log_probabilities[row.ngram] = row.log_probability
+            if row.log_backoff is not None:
+                model.log_backoffs[row.ngram] = row.log_backoff
         return model
 
     def _log_probability(self, sequence: Sequence[str], position: int) -> float:
@@ -178,34 +187,68 @@ def read_vocabulary(path: str | os.PathLike[str]) -> list[str]:
     Raises:
         ValueError: it is no ARPA file.
     """
-    units = []
-    for length, row in _read_rows(path):
-        if length > 1:
-            break
-        units.append(row[1])
-    return sorted(set(units) - {BOS, EOS, UNKNOWN})
+    first = takewhile(lambda row: len(row.ngram) == 1, _read_rows(path))
+    return sorted({row.ngram[0] for row in first} - {BOS, EOS, UNKNOWN})
 
 
-def _read_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
-    """The length of the n-gram and the fields of each row."""
-    length = 0
+@dataclass
+class _Row:
+    ngram: Ngram
+    log_probability: float
+    log_backoff: float | None
+
+
+def _read_rows(path: str | os.PathLike[str]) -> Iterator[_Row]:
+    """The rows of an ARPA file, as it may be written by SRILM, KenLM, IRSTLM or CMU's tools; gzipped too."""
+    name, number = os.fspath(path), 0
+    if not Path(path).is_file():
+        raise ValueError(f"{name} must be an ARPA file, and is no file")
     try:
-        with Path(path).open(encoding="utf-8") as file:
-            if file.readline().strip() != "\\data\\":
-                raise ValueError("the first line is not \\data\\")
-            for line in file:
-                row = line.split()
-                if len(row) == 1 and row[0].endswith("-grams:"):
-                    length = int(row[0][1 : -len("-grams:")])
-                elif row == ["\\end\\"]:
-                    return
-                elif row and length:
-                    if not length + 1 <= len(row) <= length + 2:
-                        raise ValueError(f"a row of {length}-grams has {len(row)} fields")
-                    yield length, row
-        raise ValueError("\\end\\ is missing")
-    except ValueError as error:  # of numbers and UTF-8 too
-        raise ValueError(f"{os.fspath(path)} must be an ARPA file: {error}") from None
+        with _open(path) as file:
+            counts: Counter[int] = Counter()  # what the header promises, less what was read
+            length: int | None = None  # of the n-grams of this part; 0 in the header, None before it
+            for number, line in enumerate(iter(partial(file.readline, _LONGEST_LINE), b""), start=1):
+                if len(line) == _LONGEST_LINE:
+                    raise ValueError(f"it is longer than {_LONGEST_LINE - 1} bytes")
+                row = line.decode("utf-8-sig" if number == 1 else "utf-8").strip(" \t\r\n")
+                if length is None:  # SRILM leaves a line empty here, and allows any text
+                    length = 0 if row.lower() == "\\data\\" else None
+                elif header := re.fullmatch(r"ngram +(\d+) *= *(\d+)", row, re.ASCII):
+                    counts[int(header[1])] = int(header[2])
+                elif part := re.fullmatch(r"\\(?:(\d+)-grams:|end\\)", row, re.ASCII | re.IGNORECASE):
+                    if counts[length]:
+                        wrong = f"{abs(counts[length])} {'fewer' if counts[length] > 0 else 'more'}"
+                        raise ValueError(f"these are {wrong} {length}-grams than the header says")
+                    if part[1] is None and length == max(counts, default=0) > 0:
+                        return
+                    if part[1] is None or int(part[1]) != length + 1:
+                        raise ValueError(f"after the {length}-grams comes {row}")
+                    length += 1
+                elif row:
+                    counts[length] -= 1
+                    yield _parse_row(row, length)
+        raise ValueError("\\data\\ is missing" if length is None else "the file ends without \\end\\")
+    except UnicodeDecodeError:
+        raise ValueError(f"{name} must be an ARPA file: line {number} is not UTF-8 text") from None
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{name} must be an ARPA file: line {number}: {error}") from None
+
+
+def _open(path: str | os.PathLike[str]) -> gzip.GzipFile | BufferedReader:
+    with Path(path).open("rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    return gzip.GzipFile(path) if zipped else Path(path).open("rb")
+
+
+def _parse_row(row: str, length: int) -> _Row:
+    fields = re.split("[ \t]+", row)
+    if not length or not length + 1 <= len(fields) <= length + 2:
+        raise ValueError(f"a row of {length}-grams has {len(fields)} fields" if length else f"{row:.40} in the header")
+    log_probability, *log_backoff = map(float, (fields[0], *fields[1 + length :]))
+    if not log_probability <= 0 or not all(map(math.isfinite, log_backoff)):
+        raise ValueError(f"log10 of a probability is at most 0, and a back-off is finite, got {row:.60}")
+    ngram = tuple(UNKNOWN if unit.lower() == UNKNOWN else unit for unit in fields[1 : 1 + length])
+    return _Row(ngram, log_probability, log_backoff[0] if log_backoff else None)
 
 
 def _split_all(texts: Iterable[str], unit: str, tokenizer: Any) -> Iterator[list[str]]:

@@ -230,7 +230,7 @@ def test_a_language_model_of_other_units_raises(tmp_path):
     with pytest.raises(ValueError, match=r"must be of the units searched for .* only 0 are among these"):
         CTCBeamSearch(CHARACTERS, language_model=tmp_path / "words.arpa")
     (tmp_path / "no.arpa").write_text("hello")
-    with pytest.raises(ValueError, match="language_model must be a file that KenLM reads"):
+    with pytest.raises(ValueError, match=r"must be an ARPA file: line 1: .* is missing"):
         CTCBeamSearch(CHARACTERS, language_model=tmp_path / "no.arpa")
 
 

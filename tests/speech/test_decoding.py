@@ -62,3 +62,16 @@ def test_bad_arguments(options, said):
 def test_arguments_for_another_kind_of_model(recogniser):
     with pytest.raises(ModelError, match="ctc_weight is for models with a decoder"):
         Decoder(recogniser, SpeechDecodingArguments(ctc_weight=0.3))
+
+
+def test_word_lists_of_other_systems(recogniser, tmp_path):
+    words = tmp_path / "words.txt"
+    words.write_bytes("\ufeffab\r\n\r\nce\r\nab\r\n".encode())
+    args = SpeechDecodingArguments(beam_size=8, word_list=str(words))
+    assert set(Decoder(recogniser, args).texts([noise(20000)])[0].split()) <= {"ab", "ce"}
+    words.write_bytes(b"ab\n\xe1\n")
+    with pytest.raises(ModelError, match=r"word_list is .*words.txt, which is not UTF-8 text"):
+        Decoder(recogniser, args)
+    words.write_text("\n")
+    with pytest.raises(ModelError, match="words must have a word, got none"):
+        Decoder(recogniser, args)

@@ -1,14 +1,17 @@
-"""N-gram models: proper probabilities, and the same numbers in KenLM."""
+"""N-gram models: proper probabilities, and the same numbers in KenLM; ARPA files as other tools write them."""
 
+import gzip
 import itertools
 import math
+import os
 
 import pytest
 from flashlight.lib.text.decoder.kenlm import KenLM
 from flashlight.lib.text.dictionary import Dictionary
 
+from seqdyconv.speech.ctc import CTCBeamSearch
 from seqdyconv.speech.language_model import NGramModel, read_vocabulary, train_ngram_model
-from seqdyconv.speech.tokenization import train_subword_tokenizer
+from seqdyconv.speech.tokenization import train_character_tokenizer, train_subword_tokenizer
 
 TEXTS = ["the fish sees the crab", "the crab sleeps", "a crab sees a crab", "", "the fish"]
 
@@ -114,3 +117,97 @@ def test_files_that_are_no_language_model_raise(tmp_path, content):
     (tmp_path / "model.arpa").write_text(content)
     with pytest.raises(ValueError, match=r"model\.arpa must be an ARPA file"):
         NGramModel.read(tmp_path / "model.arpa")
+
+
+class TestFilesOfOtherTools:
+    """ARPA files as SRILM, IRSTLM, CMU's tools and editors write them: as a word list, a model, and in the search."""
+
+    words = ["a", "crab", "fish", "sees", "sleeps", "the"]
+
+    @pytest.fixture
+    def plain(self, tmp_path):
+        train_ngram_model(TEXTS, 2, tmp_path / "plain.arpa")
+        return (tmp_path / "plain.arpa").read_text()
+
+    def search(self, path):
+        return CTCBeamSearch(train_character_tokenizer(TEXTS), words=self.words, language_model=path)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda text: "\n" + text,
+            lambda text: " \n\n" + text,
+            lambda text: "# counted by hand\n" + text,
+            lambda text: "iARPA, counted by hand\n\n" + text,
+            lambda text: "\ufeff" + text,
+            lambda text: text.replace("\n", "\r\n"),
+            lambda text: ("\n" + text).replace("\n", "\r\n"),
+            lambda text: text.replace("\t", " "),
+            lambda text: text.replace("\\data", "\\DATA"),
+            lambda text: text.replace("<unk>", "<UNK>"),
+            lambda text: text.rstrip("\n"),
+            lambda text: text.replace("\n", " \n"),
+            lambda text: text.replace("ngram 1=", "ngram 1 = "),
+            lambda text: gzip.compress(text.encode()),
+        ],
+    )
+    def test_all_read_the_same(self, tmp_path, plain, change, capfd):
+        path, changed = tmp_path / "other.arpa", change(plain)
+        path.write_bytes(changed if isinstance(changed, bytes) else changed.encode())
+        assert read_vocabulary(path) == self.words
+        assert NGramModel.read(path) == NGramModel.read(tmp_path / "plain.arpa")
+        assert self.search(path)
+        assert capfd.readouterr().err == ""  # KenLM is silent
+
+    @pytest.mark.parametrize("before", ["", "\n", "# ...\n"])
+    def test_a_model_of_other_units_is_refused_whatever_stands_first(self, tmp_path, before):
+        train_ngram_model([text.upper() for text in TEXTS], 2, tmp_path / "upper.arpa")
+        (tmp_path / "upper.arpa").write_text(before + (tmp_path / "upper.arpa").read_text())
+        with pytest.raises(ValueError, match="only 0 are among these 6"):
+            self.search(tmp_path / "upper.arpa")
+
+    @pytest.mark.parametrize(
+        "change, said",
+        [
+            (lambda text: "", r"line 0: \\data\\ is missing"),
+            (lambda text: "hello\nworld\n", r"line 2: \\data\\ is missing"),
+            (lambda text: text.replace("\\end\\\n", ""), r"ends without \\end\\"),
+            (lambda text: text.replace("ngram 1=", "ngram 1=1"), "10 fewer 1-grams than the header says"),
+            (lambda text: text.replace("ngram 2=", "ngram 2=1"), "fewer 2-grams than the header says"),
+            (lambda text: text.replace("\tcrab", "\tcrab no more", 1), r"line \d+: a row of 1-grams has 5 fields"),
+            (lambda text: text.replace("-99", "nan"), "line 7: log10 of a probability is at most 0"),
+            (lambda text: text.replace("-99", "0.5"), "line 7: log10 of a probability is at most 0"),
+            (lambda text: text.replace("-99", "-9,9"), "line 7: could not convert"),
+            (lambda text: text.replace("\tthe fish", "\tzebra fish"), "zebra fish: zebra is no 1-gram"),
+            (lambda text: text.replace("\\2-grams:", "\\3-grams:"), "after the 1-grams comes"),
+            (lambda text: "\\data\\\n" + "x" * 2**21, "line 2: it is longer than"),
+            (lambda text: text.replace("crab", "cràb").encode("latin-1"), r"line \d+ is not UTF-8 text"),
+            (lambda text: gzip.compress(text.encode())[:80], "Compressed file ended"),
+            (lambda text: bytes(range(256)), "line 2 is not UTF-8 text"),
+        ],
+    )
+    def test_what_is_wrong_is_one_line(self, tmp_path, plain, change, said):
+        path, changed = tmp_path / "other.arpa", change(plain)
+        path.write_bytes(changed if isinstance(changed, bytes) else changed.encode())
+        for read in (NGramModel.read, self.search):
+            with pytest.raises(ValueError, match=f"other.arpa must be an ARPA file: .*{said}") as caught:
+                read(path)
+            assert "\n" not in str(caught.value)
+
+    def test_an_ngram_that_stands_there_twice(self, tmp_path, plain):
+        (tmp_path / "other.arpa").write_text(plain.replace("\tthe fish", "\tthe crab"))
+        with pytest.raises(ValueError, match="the crab: it stands there twice"):
+            NGramModel.read(tmp_path / "other.arpa")
+
+    def test_no_file_is_waited_for(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        for path in (tmp_path, tmp_path / "pipe", tmp_path / "none"):
+            for read in (NGramModel.read, read_vocabulary):
+                with pytest.raises(ValueError, match="must be an ARPA file, and is no file"):
+                    read(path)
+
+    def test_a_binary_model_of_another_kenlm_is_one_line(self, tmp_path):
+        (tmp_path / "model.bin").write_bytes(b"mmap lm http://kheafield.com/code format version 5\n\0" + bytes(200))
+        with pytest.raises(ValueError, match="must be a file that KenLM reads") as caught:
+            self.search(tmp_path / "model.bin")
+        assert "\n" not in str(caught.value)
