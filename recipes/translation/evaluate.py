@@ -15,7 +15,7 @@ from seqdyconv.data.translation import DataArguments, load_translation_datasets
 from seqdyconv.errors import InputError
 from seqdyconv.files import write_lines
 from seqdyconv.models.loading import load_tokenizer
-from seqdyconv.scores.translation import score
+from seqdyconv.scores.translation import bleu_metric, score
 from seqdyconv.training.arguments import exit_on_error
 from seqdyconv.training.decoding import DecodingArguments, generate
 from seqdyconv.training.evaluation import EvaluationArguments, parse_model_arguments
@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def evaluate(args: TranslationEvaluationArguments, data_args: DataArguments, decoding_args: DecodingArguments) -> None:
     if args.nbest > decoding_args.num_beams:
         raise InputError(f"nbest {args.nbest} needs as many beams, got num_beams {decoding_args.num_beams}")
+    bleu_metric(data_args.target_lang, data_args.bleu_tokenizer)  # what can't be scored stops here
     disable_progress_bar()  # That of loading weights.
     tokenizer = load_tokenizer(args.model_dir)
     model = load_translation_model(args.model_dir).to(args.device)
@@ -61,7 +62,7 @@ def evaluate(args: TranslationEvaluationArguments, data_args: DataArguments, dec
         found = generate(model, tokenizer, inputs, decoding_args, args.nbest, bar.update)
     seconds = time.perf_counter() - start
     translations = [beams[0].text for beams in found]
-    scores = score(translations, texts["target"])
+    scores = score(translations, texts["target"], data_args.target_lang, data_args.bleu_tokenizer)
 
     args.folder.mkdir(parents=True, exist_ok=True)
     write_lines(args.folder / f"{args.split}_sources.txt", texts["source"])

@@ -14,7 +14,7 @@ from seqdyconv.data.splits import HELD_OUT
 from seqdyconv.data.translation import DataArguments, load_translation_datasets, make_tokenizer, tokenize
 from seqdyconv.files import write_lines
 from seqdyconv.models.loading import check_packing, load_tokenizer
-from seqdyconv.scores.translation import score
+from seqdyconv.scores.translation import bleu_metric, score
 from seqdyconv.training.arguments import command_line, exit_on_error, parse_arguments
 from seqdyconv.training.decoding import DecodingArguments
 from seqdyconv.training.model_arguments import EncoderDecoderArguments
@@ -60,9 +60,10 @@ def train(
     command: str,
 ) -> None:
     if model_args.model_name_or_path is None:
-        build_config(model_args)  # an impossible model stops here, before any work
+        build_config(model_args)  # an impossible model stops here, before any work, as does a score
     elif data_args.tokenizer_name is None:
         data_args.tokenizer_name = model_args.model_name_or_path
+    bleu_metric(data_args.target_lang, data_args.bleu_tokenizer)
     run = Run(args, (model_args, data_args, decoding_args), command)
     with run.preparation():
         texts = load_translation_datasets(data_args)
@@ -79,13 +80,13 @@ def train(
         if run.begin():
             tokenizer.save_pretrained(run.output_dir)
 
-    trainer = make_trainer(model, tokenizer, data, texts, args)
+    trainer = make_trainer(model, tokenizer, data, texts, data_args, args)
     metrics = run.train(trainer, "tokens")
 
     examples: list[dict[str, str]] = []
     for split in HELD_OUT:
         if split in texts:
-            found, translations = evaluate_split(trainer, texts[split], data[split], split, decoding_args)
+            found, translations = evaluate_split(trainer, texts[split], data[split], split, data_args, decoding_args)
             metrics |= {f"{split}_{name}": value for name, value in found.items()}
             columns = {"source": texts[split]["source"][:], "reference": texts[split]["target"][:]}
             columns["translation"] = translations
@@ -102,12 +103,14 @@ def make_trainer(
     tokenizer: PreTrainedTokenizerBase,
     data: DatasetDict,
     texts: DatasetDict,
+    data_args: DataArguments,
     args: TranslationTrainingArguments,
 ) -> TokenBatchTrainer:
     """The trainer, whose loss is in seqdyconv/training/trainer.py, with BLEU and samples of the validation set."""
 
     def text_metrics(translations: list[str], indices: list[int]) -> dict[str, float]:
-        found = score(translations, texts["validation"].select(indices)["target"])
+        references = texts["validation"].select(indices)["target"]
+        found = score(translations, references, data_args.target_lang, data_args.bleu_tokenizer)
         return {"bleu": float(found["bleu"]), "chrf": float(found["chrf"])}
 
     trainer = TokenBatchTrainer(
@@ -127,7 +130,12 @@ def make_trainer(
 
 
 def evaluate_split(
-    trainer: TokenBatchTrainer, texts: Dataset, data: Dataset, split: str, decoding_args: DecodingArguments
+    trainer: TokenBatchTrainer,
+    texts: Dataset,
+    data: Dataset,
+    split: str,
+    data_args: DataArguments,
+    decoding_args: DecodingArguments,
 ) -> tuple[dict[str, Any], list[str]]:
     """Loss, BLEU, chrF and speed of decoding on one split, and the translations; ``data`` are the ids of ``texts``."""
     trainer.text_metrics = None
@@ -138,7 +146,7 @@ def evaluate_split(
     seconds = time.perf_counter() - start
     translations = [beams[0].text for beams in hypotheses]
     return {
-        **score(translations, texts["target"]),
+        **score(translations, texts["target"], data_args.target_lang, data_args.bleu_tokenizer),
         "loss": metrics["_loss"],
         "examples": len(texts),
         "decoding_seconds": seconds,

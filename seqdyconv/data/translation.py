@@ -38,6 +38,12 @@ class DataArguments(SourceArguments):
     )
     source_lang: str = field(default="de", metadata={"help": "Language to translate from."})
     target_lang: str = field(default="en", metadata={"help": "Language to translate to."})
+    bleu_tokenizer: str | None = field(
+        default=None,
+        metadata={
+            "help": "The words that BLEU counts: a tokenizer of sacreBLEU (13a, char, ...); None: target_lang's."
+        },
+    )
     source_column: str | None = field(
         default=None, metadata={"help": 'Column of the source text; by default "source", else the source_lang.'}
     )

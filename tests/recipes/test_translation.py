@@ -191,6 +191,7 @@ class TestBadInput:
             (["--encoder_layer_types", "magic"], "can't be built"),
             (["--encoder_layer_types", "dynamic_conv", "self_attention", "dynamic_conv"], "names 3 layers"),
             (["--config_overrides", '{"nonsense": 1}'], "no field of SeqDyConvConfig"),
+            (["--bleu_tokenizer", "mecab"], "bleu_tokenizer is 'mecab', allowed are none, zh, 13a"),
             (["--model_name_or_path", "no/such/model"], "there is no model folder no/such/model"),
         ],
     )
@@ -268,6 +269,14 @@ class TestEvaluate:
         for start in range(0, 15, 3):
             scores = [float(row[2]) for row in rows[start : start + 3]]
             assert scores == sorted(scores, reverse=True)
+
+    @pytest.mark.parametrize(
+        "words, tokenizer", [(["--target_lang=zh_TW"], "zh"), (["--target_lang=ja", "--bleu_tokenizer=char"], "char")]
+    )
+    def test_the_words_of_bleu_are_those_of_the_language(self, trained, tmp_path, words, tokenizer):
+        folder = f"--evaluation_dir={tmp_path}"
+        evaluate.main([str(trained), folder, "--max_test_samples=2", *words])
+        assert f"tok:{tokenizer}|" in json.loads((tmp_path / "metrics.json").read_text())["test_bleu_signature"]
 
     def test_more_outputs_than_beams_and_an_unknown_split(self, trained, capsys):
         assert "needs as many beams" in error_of(evaluate.main, [str(trained), "--nbest", "9"], capsys)
