@@ -334,7 +334,7 @@ class TestCompilers:
             assert_close(compiled(*make((2, 1), time=time)), function(*make((2, 1), time=time)))
         assert compilations.frame_count == 2  # once for the first length, once for any
 
-    @pytest.mark.parametrize("reach", [(0, 0), (2, 1), (40, 40)], ids=str)
+    @pytest.mark.parametrize("reach", [(2, 1), (40, 40)], ids=str)
     def test_exports_with_any_batch_and_length(self, reach):
         class Convolution(torch.nn.Module):
             def forward(self, input, left, right):

@@ -1,7 +1,8 @@
 """What everything that mixes time steps promises, layer or mixer: subclass ``MixesTime`` and give a ``build`` fixture.
 
 ``build(causal=..., dtype=..., seed=...)`` returns a module from (B, T, 6) to (B, T, 6) with random parameters and no
-dropout. ``CompilesAndExports`` is apart since it takes seconds: each layer's default and one rich option go through it.
+dropout. ``CompilesAndExports`` is apart since it takes seconds: each mixer goes through it, each layer that is in no
+mixer, and one rich option of each.
 """
 
 import copy
@@ -297,16 +298,16 @@ class CompilesAndExports:
 
         def results(forward, stream):
             state = module.initial_state(2)
-            output, following = stream(input[:, :1], state, mask[:, :1])
+            with torch.no_grad():
+                output, following = stream(input[:, :1], state, mask[:, :1])
             parts = {f"state {number}": rows.double() for number, rows in enumerate(tensors_of(following))}
             return {"output": forward(input, padding_mask=mask), "output of a step": output, **parts}
 
         actual, expected = results(compile_(module), compile_(module.stream)), results(module, module.stream)
         assert_all_close(actual, expected, 1e-12)
 
-    @both_directions
-    def test_exports_with_any_batch_and_length(self, build, causal):
-        module = build(causal=causal)
+    def test_exports_with_any_batch_and_length(self, build):
+        module = build(causal=False)
         steps = {0: torch.export.Dim("batch"), 1: torch.export.Dim("time")}
         arguments = (torch.stack(sentences(9, 9)),), {"padding_mask": torch.zeros(2, 9, dtype=torch.bool)}
         shapes = {"input": steps, "padding_mask": steps}

@@ -110,21 +110,6 @@ def has_bounded_state(build: Build) -> str:
     return YES if [x.shape for x in tensors_of(following)] == [x.shape for x in tensors_of(start)] else NO
 
 
-def compiles(build: Build) -> str:
-    torch._dynamo.reset()
-    module, input = ready(build()), sequence()
-    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
-    return YES if torch.allclose(compiled(input), module(input)) else NO
-
-
-def exports(build: Build) -> str:
-    module, input = ready(build()), sequence(rows=2)
-    shapes = {"input": {0: torch.export.Dim("batch"), 1: torch.export.Dim("time")}}
-    program = torch.export.export(module, (input,), dynamic_shapes=shapes).module()
-    other = sequence(rows=3, time=11)
-    return YES if torch.allclose(program(other), module(other)) else NO
-
-
 def starts_from_attention(mixer: str) -> str:
     """What of a replaced self-attention it can start from."""
 
@@ -155,8 +140,6 @@ COLUMNS: dict[str, Callable[[Build], str]] = {
     "causal, streams": streams,
     "streams with look-ahead": streams_with_lookahead,
     "state of fixed size": has_bounded_state,
-    "compiles": compiles,
-    "exports": exports,
 }
 
 

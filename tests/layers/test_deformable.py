@@ -59,9 +59,9 @@ class TestTracingOfTheDepthwiseLayer(CompilesAndExports):
 
 
 class TestTracingOfTheFullLayer(CompilesAndExports):
-    @pytest.fixture(params=["default", "modulation, dilation, groups"])
-    def build(self, request):
-        return partial(build_full, FULL[request.param])
+    @pytest.fixture
+    def build(self):
+        return partial(build_full, FULL["modulation, dilation, groups"])
 
 
 LAYERS = {"depthwise": build_depthwise, "full": build_full}

@@ -38,7 +38,7 @@ class TestBehaviours(MixesTime):
 
 
 class TestTracing(CompilesAndExports):
-    @pytest.fixture(params=["low rank, static", "MLP"])
+    @pytest.fixture(params=["low rank, static"])
     def build(self, request):
         return partial(build_short, OPTIONS[request.param])
 

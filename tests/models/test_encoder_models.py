@@ -402,8 +402,14 @@ class TestConfig:
 
 
 class TestPrograms:
-    @every_config
-    @every_model
+    # What a head adds is the same with every encoder.
+    EACH = pytest.mark.parametrize(
+        ("kind", "options"),
+        [(SeqDyConvModel, options) for options in CONFIGS.values()] + [(kind, {}) for kind in [*HEADS][1:]],
+        ids=[*CONFIGS, *(kind.__name__ for kind in [*HEADS][1:])],
+    )
+
+    @EACH
     def test_the_forward_compiles_into_one_graph(self, kind, options):
         torch._dynamo.reset()
         model, batch = build(kind, **options), pad(texts(9, 4))
@@ -418,8 +424,7 @@ class TestPrograms:
         compiled = torch.compile(lambda: model(tokens, mask, labels=labels).loss, backend="aot_eager", fullgraph=True)
         torch.testing.assert_close(compiled(), model(tokens, mask, labels=labels).loss)
 
-    @every_config
-    @every_model
+    @EACH
     def test_it_exports_for_any_batch_and_length(self, kind, options):
         model = build(kind, **options, max_position_embeddings=64)
         sizes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("time", max=64)}
