@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import csv
-import glob
-import sys
+import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, Value, get_dataset_split_names, load_dataset
+from datasets import (
+    Dataset,
+    Features,
+    get_dataset_split_names,
+    load_dataset,
+)
 from datasets.exceptions import DatasetGenerationError
 
+from seqdyconv.data.file_builder import FORMAT, FileBuilder
 from seqdyconv.errors import InputError, first_line
 
 FILE_TYPES = {".tsv": "csv", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -44,14 +49,20 @@ def load_hub_splits(
         DataError: a required split is missing, the data set is out of reach or needs a script, or there is no such
             name, configuration or revision.
     """
+    if os.path.isdir(name):
+        if Path.cwd().is_relative_to(Path(name).resolve()):  # which would be searched as a whole
+            raise DataError(f"the data set {name!r} is the folder you are in, or one above it: use {instead}")
+    elif not re.fullmatch(r"[\w.-]{1,96}(/[\w.-]{1,96})?", name, re.ASCII):
+        raise DataError(f"the data set {name!r:.80} is neither a folder nor a name on the Hub: use {instead}")
     try:
         available = get_dataset_split_names(name, config, revision=revision)
         loaded = {
             split: load_dataset(name, config, split=split, revision=revision) for split in splits if split in available
         }
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetGenerationError) as error:
+        reason = first_line(error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error)
         raise DataError(
-            f"the data set {name} cannot be loaded ({first_line(error)}): check its name, dataset_config, "
+            f"the data set {name} cannot be loaded ({reason}): check its name, dataset_config, "
             f"dataset_revision and the network, or use {instead}"
         ) from error
     check_splits(name, required, available)
@@ -67,7 +78,8 @@ def check_splits(name: str, required: Iterable[str], available: Iterable[str]) -
 
 
 def load_table(path: str | Path, name: str) -> Dataset:
-    """Load a csv or tsv file (with a header), json, jsonl or parquet. All columns of csv and tsv are strings.
+    """Load a csv or tsv file (see :mod:`seqdyconv.data.delimited`), json or jsonl (:mod:`seqdyconv.data.json_rows`),
+    or parquet. All columns of csv and tsv are strings; columns of json that are not of one plain type are ``Json``.
 
     Args:
         path: the file; its ending says what it is.
@@ -80,55 +92,52 @@ def load_table(path: str | Path, name: str) -> Dataset:
     kind = FILE_TYPES.get(path.suffix.lower())
     if kind is None:
         raise DataError(f"{name} is {path}, of an unknown type: allowed are {', '.join(FILE_TYPES)}")
-    check_file(path, name, text=kind != "parquet")
-    options: dict[str, Any] = {}
-    if kind == "csv":
-        # A quote is a quote in tsv, where nobody escapes it. Texts such as "NA" or "12" stay what they are.
-        tsv = path.suffix.lower() == ".tsv"
-        options = {"delimiter": "\t" if tsv else ",", "quoting": csv.QUOTE_NONE if tsv else csv.QUOTE_MINIMAL}
-        header = _csv_header(path, options)
-        options |= {"features": Features({column: Value("string") for column in header}), "keep_default_na": False}
-    return load_local(kind, path, **options)
+    return _load_file(kind, path, name)
 
 
-def check_file(path: Path, name: str, *, text: bool) -> None:
-    """Check what a library would report without the place: a missing or empty file, bytes that are not UTF-8."""
-    if not path.is_file():
-        raise DataError(f"{name} is {path}, which is not a file")
-    if path.stat().st_size == 0:
+def load_lines(path: str | Path, name: str) -> Dataset:
+    """Load a text file with a text per line, as :func:`seqdyconv.files.decode_lines` counts them: a column text.
+
+    Args and errors are those of :func:`load_table`.
+    """
+    return _load_file("text", Path(path), name)
+
+
+def _load_file(kind: str, path: Path, name: str) -> Dataset:
+    if not os.path.isfile(path):
+        raise DataError(f"{name} is {path}, which is {'a folder' if os.path.isdir(path) else 'not a file'}")
+    state = path.stat()
+    if state.st_size == 0:
         raise DataError(f"{name} is {path}, which is empty")
-    if text:
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                try:
-                    line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise DataError(f"{path}, line {number}: not UTF-8 ({error.reason})") from error
-
-
-def load_local(kind: str, path: Path, **options: Any) -> Dataset:
-    """Load one file with the builder ``kind`` of ``datasets`` (csv, json, parquet, text)."""
     try:
-        return load_dataset(kind, data_files=glob.escape(str(path)), split="train", **options)
+        version = f"{FORMAT} {state.st_ino} {state.st_size} {state.st_mtime_ns}"
+        builder = FileBuilder(kind=kind, path=str(path.absolute()), state=version)
+        builder.download_and_prepare()
+        return builder.as_dataset("train")
     except (DatasetGenerationError, OSError, ValueError) as error:
-        if "corresponds to no data" in str(error):
-            raise DataError(f"{path} holds no rows") from error
-        raise DataError(
-            f"{path} cannot be read as {path.suffix or kind} ({first_line(error.__cause__ or error)})"
-        ) from error
+        cause = error.__cause__ or error
+        if isinstance(cause, InputError):
+            raise DataError(str(cause)) from error
+        raise DataError(f"{path} can't be read as {path.suffix or kind} ({first_line(cause)})") from error
 
 
 def map_batches(
     dataset: Dataset,
-    function: Callable[[dict[str, list[Any]]], Any],
+    function: Callable[..., Any],
     description: str,
     features: Features | None = None,
+    *,
+    with_indices: bool = False,
 ) -> Dataset:
-    """Replace all columns by those that ``function`` makes of a batch of rows; ``features`` are their types."""
+    """Replace all columns by those that ``function`` makes of a batch of rows; ``features`` are their types.
+
+    With indices it also gets the numbers of the rows.
+    """
     # Small results stay in memory: the cache on disk is for corpora that take minutes.
     return dataset.map(
         function,
         batched=True,
+        with_indices=with_indices,
         remove_columns=dataset.column_names,
         features=features,
         keep_in_memory=len(dataset) <= 500_000,
@@ -140,20 +149,3 @@ def list_names(names: Iterable[str], limit: int = 20) -> str:
     """Names for a message: long ones are cut (a file without a header has texts for names), many are counted."""
     names = [name if len(name) <= 40 else name[:37] + "..." for name in map(str, names)]
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
-
-
-def _csv_header(path: Path, options: dict[str, Any]) -> list[str]:
-    limit = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a text may be longer than the 131,072 characters of old
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            rows = csv.reader(lines, **options)
-            header, first = next(rows, []), next(rows, None)
-    except csv.Error as error:
-        raise DataError(f"{path} cannot be read as {path.suffix} ({first_line(error)})") from error
-    finally:
-        csv.field_size_limit(limit)
-    if first is None:
-        raise DataError(f"{path} has a header but no rows")
-    if len(first) > len(header):  # pandas would take the first fields for row names
-        raise DataError(f"{path}: the first row has {len(first)} fields, but the header {len(header)}")
-    return header

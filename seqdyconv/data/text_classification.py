@@ -30,11 +30,10 @@ from seqdyconv.data.splits import (
 )
 from seqdyconv.data.tables import (
     DataError,
-    check_file,
     check_splits,
     list_names,
     load_hub_splits,
-    load_local,
+    load_lines,
     load_table,
     map_batches,
 )
@@ -277,8 +276,7 @@ def _more_texts(args: DataArguments, *, is_pairs: bool) -> list[Dataset]:
         tables[f"the data set {args.dataset}"] = Dataset.from_dict({"text": load_unlabelled(args.dataset)})
     for file in args.unlabelled_files or ():
         if Path(file).suffix.lower() == ".txt":
-            check_file(Path(file), "unlabelled_files", text=True)
-            tables[file] = load_local("text", Path(file))
+            tables[file] = load_lines(file, "unlabelled_files")
         else:
             tables[file] = load_table(file, "unlabelled_files")
     if (name := args.unlabelled_dataset) is not None:

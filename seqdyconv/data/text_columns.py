@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from datasets import Dataset, Value
+from datasets import Dataset, Json
 
 from seqdyconv.data.tables import DataError, list_names
+from seqdyconv.files import strip_text
 
 _TEXT_COLUMNS = ("text", "sentence", "content", "review")
 _PAIR_COLUMNS = (
@@ -54,24 +55,28 @@ def text_columns(dataset: Dataset, text: str | None, text_pair: str | None, wher
         names = [existing[name] for name in found[0]]
     for name in names:
         _check_column(dataset, name, "text_column", where)
-        if not isinstance(dataset.features[name], Value):
-            raise DataError(f"{where} has no plain text in the column {name!r} but {dataset.features[name]}")
+        check_texts(dataset, name, where)
     return dict(zip(("text", "text_pair"), names))
 
 
 def label_column(dataset: Dataset, label: str | None, where: str) -> str:
     """Find the column of the label: that named ``label``, or a usual one; errors are those of :func:`text_columns`."""
-    if label is not None:
-        _check_column(dataset, label, "label_column", where)
-        return label
-    existing = _by_lower_name(dataset)
-    found = [existing[name] for name in _LABEL_COLUMNS if name in existing]
-    if len(found) != 1:
-        raise DataError(
-            f"{where} has {'more than one' if found else 'no'} column that can be taken for the label; it has "
-            f"{list_names(dataset.column_names)} (set label_column)"
-        )
-    return found[0]
+    if label is None:
+        existing = _by_lower_name(dataset)
+        found = [existing[name] for name in _LABEL_COLUMNS if name in existing]
+        if len(found) != 1:
+            raise DataError(
+                f"{where} has {'more than one' if found else 'no'} column that can be taken for the label; it has "
+                f"{list_names(dataset.column_names)} (set label_column)"
+            )
+        label = found[0]
+    _check_column(dataset, label, "label_column", where)
+    if isinstance(dataset.features[label], Json):
+        rows = {type(value): (row, value) for row, value in enumerate(dataset[label], start=1) if value is not None}
+        if len(rows) > 1:
+            mixed = " and ".join(f"{value!r:.60} in row {row}" for row, value in rows.values())
+            raise DataError(f"{where} has labels of several types: {mixed}, but all must be of one")
+    return label
 
 
 def _check_column(dataset: Dataset, column: str, argument: str, where: str) -> None:
@@ -80,18 +85,35 @@ def _check_column(dataset: Dataset, column: str, argument: str, where: str) -> N
 
 
 def _by_lower_name(dataset: Dataset) -> dict[str, str]:
-    return {name.lower(): name for name in dataset.column_names}
+    return {name.lower(): name for name in dataset.column_names} | {name: name for name in dataset.column_names}
+
+
+def check_texts(dataset: Dataset, column: str, where: str) -> None:
+    """Check that every row of a column has a text, or nothing.
+
+    Raises:
+        DataError: a row has something else, such as a number or a list.
+
+    Example:
+        >>> check_texts(Dataset.from_dict({"text": ["12", None]}), "text", "reviews.jsonl")
+    """
+    if getattr(dataset.features[column], "dtype", None) not in ("string", "large_string"):
+        for row, value in enumerate(dataset[column], start=1):
+            if value is not None and not isinstance(value, str):
+                raise DataError(
+                    f"row {row} of {where} has {value!r:.60} in the column {column!r}, but a text must be a string"
+                )
 
 
 def clean_texts(batch: Mapping[str, list[Any]], columns: Mapping[str, str]) -> dict[str, list[str]]:
-    """The texts of a batch under their new names: stripped, and empty for a missing one.
+    """The texts of a batch under their new names: as :func:`strip_text` makes them, and empty for a missing one.
 
     Example:
         >>> clean_texts({"review": [" Fine ", None]}, {"text": "review"})
         {'text': ['Fine', '']}
     """
     return {
-        name: ["" if text is None else str(text).strip() for text in batch[column]] for name, column in columns.items()
+        name: ["" if text is None else strip_text(text) for text in batch[column]] for name, column in columns.items()
     }
 
 
@@ -115,7 +137,7 @@ def label_name(label: Any, order: list[str] | None, where: str) -> str | None:
     if order is not None:
         return order[label] if label >= 0 else None
     if isinstance(label, str):
-        return label.strip() or None
+        return strip_text(label) or None
     if isinstance(label, float) and label.is_integer():
         return str(int(label))
     if isinstance(label, (bool, int)):

@@ -8,20 +8,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, concatenate_datasets
+from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from seqdyconv.data.libreoffice_help import load_libreoffice_help
 from seqdyconv.data.packages import PackageUnavailableError
 from seqdyconv.data.sentencepiece_tokenizers import TOKENIZER_TYPES, train_sentencepiece_tokenizer
 from seqdyconv.data.splits import SPLITS, SourceArguments, check_at_least_one
-from seqdyconv.data.tables import DataError, check_file, load_hub_splits, load_local, load_table, map_batches
+from seqdyconv.data.tables import DataError, list_names, load_hub_splits, load_lines, load_table, map_batches
+from seqdyconv.data.text_columns import check_texts, clean_texts
 from seqdyconv.models.loading import load_tokenizer
 
 logger = logging.getLogger(__name__)
+
+_SIDES = ("source", "target")
+_TEXTS = Features({side: Value("string") for side in _SIDES})
 
 
 def _side_help(split: str, side: str) -> dict[str, Any]:
@@ -45,10 +48,10 @@ class DataArguments(SourceArguments):
         },
     )
     source_column: str | None = field(
-        default=None, metadata={"help": 'Column of the source text; by default "source", else the source_lang.'}
+        default=None, metadata={"help": 'Column of the source text; by default "source", or the source_lang.'}
     )
     target_column: str | None = field(
-        default=None, metadata={"help": 'Column of the target text; by default "target", else the target_lang.'}
+        default=None, metadata={"help": 'Column of the target text; by default "target", or the target_lang.'}
     )
     translation_column: str | None = field(
         default=None,
@@ -105,7 +108,8 @@ class DataArguments(SourceArguments):
 def load_translation_datasets(args: DataArguments, splits: Sequence[str] = SPLITS) -> DatasetDict:
     """Load the named splits that exist, each with exactly the columns source and target.
 
-    Pairs with an empty side are dropped from train, and counted in the log; other splits keep every line.
+    Texts lose the white space of ASCII at their ends; a missing one is empty. Pairs with an empty side are dropped from
+    train, and counted in the log; other splits keep every line.
 
     Args:
         args: where the data is.
@@ -129,7 +133,7 @@ def load_translation_datasets(args: DataArguments, splits: Sequence[str] = SPLIT
     result = DatasetDict()
     for split in splits:
         if (dataset := loaded[split]) is not None:
-            dataset = _clean(dataset, args.lowercase, drop_empty=split == "train")
+            dataset = _clean(dataset, args.lowercase, split)
             if len(dataset) == 0:
                 raise DataError(f"the {split} data holds no sentence pairs")
             samples = args.max_samples(split)
@@ -172,8 +176,7 @@ def _load_files(split: str, args: DataArguments) -> Dataset | None:
     if source is not None:
         sides = []
         for side, path in (("source", source), ("target", target)):
-            check_file(Path(path), names[f"{side}_file"], text=True)
-            sides.append(load_local("text", Path(path)).rename_column("text", side))
+            sides.append(load_lines(path, names[f"{side}_file"]).rename_column("text", side))
         if len(sides[0]) != len(sides[1]):
             raise DataError(f"{source} has {len(sides[0])} lines but {target} has {len(sides[1])}: they must be equal")
         return concatenate_datasets(sides, axis=1)
@@ -181,61 +184,71 @@ def _load_files(split: str, args: DataArguments) -> Dataset | None:
 
 
 def _select_columns(dataset: Dataset, args: DataArguments, where: str) -> Dataset:
-    """Reduce a data set to the columns source and target, found as the help texts of ``DataArguments`` say."""
+    """Reduce a data set to the columns source and target, found as the help texts of ``DataArguments`` say.
+
+    Where no columns are named, they are source and target if both are there, else those named as the languages.
+    """
     existing = dataset.column_names
-    if args.source_column is not None:
-        columns = [args.source_column, args.target_column]
-    elif (name := args.translation_column or "translation") in existing or args.translation_column is not None:
-        if name not in existing:
-            raise DataError(f"{where} has no column {name!r}; it has {', '.join(existing)}")
-        languages = [args.source_lang, args.target_lang]
-        known = _languages(dataset.features[name])
-        for language in languages:
-            if language not in known:
-                raise DataError(
-                    f"{where} has no language {language!r} in the column {name!r}; it has {', '.join(known) or 'none'}"
-                )
-        return dataset.map(
-            lambda batch: {
-                side: [pair[language] for pair in batch[name]]
-                for side, language in zip(("source", "target"), languages)
-            },
-            batched=True,
-            remove_columns=existing,
-            desc="Reading pairs",
-        )
-    else:
-        columns = [
-            side if side in existing else language
-            for side, language in (("source", args.source_lang), ("target", args.target_lang))
-        ]
+    languages = [args.source_lang, args.target_lang]
+    columns = [args.source_column or "source", args.target_column or "target"]
+    if args.source_column is None:
+        if (name := args.translation_column or "translation") in existing or args.translation_column is not None:
+            return _select_languages(dataset, name, languages, where)
+        if not set(columns) <= set(existing):
+            columns = languages
     for column in columns:
         if column not in existing:
             raise DataError(
-                f"{where} has no column {column!r}; it has {', '.join(existing)} (set source_column and target_column)"
+                f"{where} has no column {column!r}; it has {list_names(existing)} (set source_column and target_column)"
             )
-    dataset = dataset.select_columns(columns)
-    return dataset.rename_columns({old: new for old, new in zip(columns, ("source", "target")) if old != new})
+        check_texts(dataset, column, where)
+    if columns[0] == columns[1]:
+        raise DataError(f"{where} has one column {columns[0]!r} for both sides (set source_column and target_column)")
+    return map_batches(
+        dataset, lambda batch: {side: batch[column] for side, column in zip(_SIDES, columns)}, "Reading pairs", _TEXTS
+    )
 
 
-def _languages(feature: Any) -> list[str]:
-    """The languages of a column of pairs: the type ``Translation`` of datasets, or a plain dict."""
-    return list(feature) if isinstance(feature, dict) else list(getattr(feature, "languages", []))
+def _select_languages(dataset: Dataset, name: str, languages: Sequence[str], where: str) -> Dataset:
+    """The columns source and target from a column of texts by language."""
+    if name not in dataset.column_names:
+        raise DataError(f"{where} has no column {name!r}; it has {list_names(dataset.column_names)}")
+
+    def read(batch: dict[str, list[Any]], rows: list[int]) -> dict[str, list[Any]]:
+        for row, pair in zip(rows, batch[name]):
+            found = pair if isinstance(pair, dict) else {}
+            for language in languages:
+                if language not in found:
+                    raise DataError(
+                        f"{where} has no language {language!r} in the column {name!r}; row {row + 1} has "
+                        f"{list_names(found) or 'none'}"
+                    )
+                if not isinstance(found[language], str | None):
+                    raise DataError(
+                        f"row {row + 1} of {where} has {found[language]!r:.60} as {language!r} in the column "
+                        f"{name!r}, but a text must be a string"
+                    )
+        return {side: [pair[language] for pair in batch[name]] for side, language in zip(_SIDES, languages)}
+
+    return map_batches(dataset, read, "Reading pairs", _TEXTS, with_indices=True)
 
 
-def _clean(dataset: Dataset, lowercase: bool, *, drop_empty: bool) -> Dataset:
-    """Strip every text, lower-case it if asked, turn missing ones into "", and drop half-empty pairs if asked."""
+def _clean(dataset: Dataset, lowercase: bool, split: str) -> Dataset:
+    """Strip every text, lower-case it if asked, turn missing ones into "", and drop half-empty pairs from train."""
 
     def clean(batch: dict[str, list[Any]]) -> dict[str, list[str]]:
-        sides = [["" if text is None else str(text).strip() for text in batch[side]] for side in ("source", "target")]
+        sides = list(clean_texts(batch, {side: side for side in _SIDES}).values())
         if lowercase:
             sides = [[text.lower() for text in side] for side in sides]
-        pairs = [(source, target) for source, target in zip(*sides) if not drop_empty or (source and target)]
-        return {"source": [source for source, _ in pairs], "target": [target for _, target in pairs]}
+        pairs = [pair for pair in zip(*sides) if split != "train" or all(pair)]
+        return {side: [pair[index] for pair in pairs] for index, side in enumerate(_SIDES)}
 
-    cleaned = map_batches(dataset, clean, "Cleaning")
-    if len(cleaned) < len(dataset):
-        logger.warning("Dropped %d training pairs with an empty side", len(dataset) - len(cleaned))
+    cleaned = map_batches(dataset, clean, "Cleaning", _TEXTS)
+    if split == "train":
+        if len(cleaned) < len(dataset):
+            logger.warning("Dropped %d training pairs with an empty side", len(dataset) - len(cleaned))
+    elif empty := sum(not all(pair) for pair in zip(*(cleaned[side] for side in _SIDES))):
+        logger.warning("Kept %d %s pairs with an empty side", empty, split)
     return cleaned
 
 
