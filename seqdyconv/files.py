@@ -106,6 +106,26 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
-    """Write one text per line, as a whole or not at all; line breaks inside a text become spaces."""
-    breaks = r"[\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+"
-    write_text(path, "".join(re.sub(breaks, " ", line) + "\n" for line in lines))
+    """Write one text per line, as :func:`one_line` makes it, as a whole or not at all."""
+    write_text(path, "".join(one_line(line) + "\n" for line in lines))
+
+
+def one_line(text: str) -> str:
+    r"""A text on one line, for whatever reads it: each run of line breaks of any kind is one space.
+
+    Example:
+        >>> one_line("two\r\nlines, or\u2028three")
+        'two lines, or three'
+    """
+    return re.sub(r"[\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+", " ", text)
+
+
+def shorten(text: str, longest: int) -> str:
+    """A text on one line, cut where it is longer than so many characters, for messages and pictures.
+
+    Example:
+        >>> shorten("a text of\\nlines", 9)
+        'a text o…'
+    """
+    line = one_line(text)
+    return line if len(line) <= longest else line[: longest - 1] + "…"

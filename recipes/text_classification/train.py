@@ -24,7 +24,7 @@ from seqdyconv.swap import swapped_attention
 from seqdyconv.training.arguments import command_line, exit_on_error, parse_arguments
 from seqdyconv.training.classifiers import ModelArguments, build_model, classify, labels_of_data, resolve_name
 from seqdyconv.training.distilling import DistillationArguments, distil, distillation_metrics, make_teacher
-from seqdyconv.training.reports import spread_examples
+from seqdyconv.training.reports import plain_markdown, spread_examples
 from seqdyconv.training.runs import Run, is_finished
 from seqdyconv.training.swapping import SwapArguments, check_swap, swap_layers
 from seqdyconv.training.text_classification import (
@@ -170,7 +170,7 @@ def report(
     run.write_metrics(metrics)
     panels = {"eval_accuracy": "validation accuracy (%)", "eval_macro_f1": "validation macro-F1 (%)"}
     run.plot_learning_curves(trainer, f"Text classification: {data_args.source}", panels, "loss (nats per text)")
-    names = ", ".join(labels[:20]) + (" and others" if len(labels) > 20 else "")
+    names = ", ".join(map(plain_markdown, labels[:20])) + (" and others" if len(labels) > 20 else "")
     run.write_model_card(
         "text classification",
         metrics,

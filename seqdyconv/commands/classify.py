@@ -19,9 +19,10 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from transformers.utils.logging import disable_progress_bar
 
-from seqdyconv.commands.streams import end_with_the_reader, read_windows
+from seqdyconv.commands.streams import end_with_the_reader, read_windows, standard_input
 from seqdyconv.data.text_rows import LengthArguments, tokenize
 from seqdyconv.errors import InputError
+from seqdyconv.files import strip_text
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.training.arguments import exit_on_error
 from seqdyconv.training.classifiers import classify, label_names, load_model, resolve_name
@@ -63,7 +64,7 @@ def run(args: PredictionArguments, length_args: LengthArguments) -> None:
     model.to(args.device)
     labels = label_names(model)
     number = 0
-    for lines in read_windows(sys.stdin.fileno(), WINDOW):
+    for lines in read_windows(standard_input(), WINDOW):
         texts = [split_line(line, number + index) for index, line in enumerate(lines, start=1)]
         found = np.empty((len(texts), len(labels)))
         for columns in (["text"], ["text", "text_pair"]):
@@ -83,7 +84,7 @@ def run(args: PredictionArguments, length_args: LengthArguments) -> None:
 
 def split_line(line: str, number: int) -> list[str]:
     """The text of a line, or the two of a pair."""
-    parts = [part.strip() for part in line.split("\t")]
+    parts = [strip_text(part) for part in line.split("\t")]
     if len(parts) > 2:
         raise InputError(
             f"line {number} of standard input has {len(parts) - 1} TABs, but only one, between the texts of a pair, "

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
-from seqdyconv.commands.streams import end_with_the_reader
+from seqdyconv.commands.streams import end_with_the_reader, standard_input
 from seqdyconv.speech.audio import AudioError, audio_info, read_blocks
 from seqdyconv.speech.recogniser import load_recogniser
 from seqdyconv.speech.stream import RecognitionStream, StreamResampler
@@ -60,6 +60,7 @@ def run(args: StreamArguments) -> None:
     recogniser = load_recogniser(args.model_dir).to(args.device)
     stream = RecognitionStream(recogniser)
     if args.file == "-":
+        standard_input()  # Is there one?
         rate, pieces = args.sampling_rate, read_raw(sys.stdin.buffer, args)
     else:
         rate, pieces = audio_info(args.file).sampling_rate, read_blocks(args.file, args.chunk_seconds)

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from seqdyconv.commands.streams import end_with_the_reader, read_windows
+from seqdyconv.commands.streams import end_with_the_reader, read_windows, standard_input
+from seqdyconv.files import one_line, strip_text
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
 from seqdyconv.training.decoding import DecodingArguments, generate
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = load_translation_model(args.model_dir)
         model.to(args.device)
         number = 0
-        for lines in read_windows(sys.stdin.fileno(), args.window):
+        for lines in read_windows(standard_input(), args.window):
             translations = translate(model, tokenizer, lines, args, decoding_args, number)
             sys.stdout.buffer.write("".join(f"{line}\n" for line in translations).encode("utf-8"))
             sys.stdout.buffer.flush()
@@ -65,14 +66,14 @@ def translate(
 ) -> list[str]:
     """The translation of each line, on one line; `number` lines came before these, which notes count from."""
     translations = [""] * len(lines)
-    texts = {index: text for index, line in enumerate(lines) if (text := line.strip())}
+    texts = {index: text for index, line in enumerate(lines) if (text := strip_text(line))}
     inputs: list[list[int]] = tokenizer(list(texts.values()))["input_ids"] if texts else []
     for index, ids in zip(texts, inputs):
         if len(ids) > args.max_line_tokens:
             print(f"line {number + index + 1} is cut to {args.max_line_tokens} tokens", file=sys.stderr)
             ids[args.max_line_tokens - 1 :] = ids[-1:]  # The end of the sentence stays.
     for index, beams in zip(texts, generate(model, tokenizer, inputs, decoding_args)):
-        translations[index] = " ".join(beams[0].text.split())
+        translations[index] = strip_text(one_line(beams[0].text))
     return translations
 
 

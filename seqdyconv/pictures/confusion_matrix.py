@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from seqdyconv.pictures.figures import new_figure, save
+from seqdyconv.files import shorten
+from seqdyconv.pictures.figures import LONGEST_NAME, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,7 +22,7 @@ def plot_confusion_matrix(
     Args:
         counts: (L, L), how often the label of the row was taken for that of the column, as
             ``sklearn.metrics.confusion_matrix`` counts.
-        labels: (L,) their names.
+        labels: (L,) their names, drawn as they are; long ones are cut.
         path: a file to write, of a type that its suffix names, such as ``.pdf``, ``.svg`` or ``.png``.
         title: above the picture.
 
@@ -47,9 +48,13 @@ def plot_confusion_matrix(
     figure = new_figure(path, figsize=(size + 1, size), layout="compressed")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(title=title, xlabel="predicted", ylabel="right label (number of texts)")
-    axes.set_xticks(range(len(labels)), labels, rotation=90 if len(labels) > 3 else 0)
-    axes.set_yticks(range(len(labels)), [f"{label} ({number})" for label, number in zip(labels, counts.sum(axis=1))])
+    axes.set_title(title, parse_math=False)
+    axes.set(xlabel="predicted", ylabel="right label (number of texts)")
+    names = [shorten(label, LONGEST_NAME) for label in labels]
+    upright = len(names) > 3 or max(map(len, names)) > 12
+    axes.set_xticks(range(len(names)), names, rotation=90 if upright else 0, parse_math=False)
+    rows = [f"{name} ({number})" for name, number in zip(names, counts.sum(axis=1))]
+    axes.set_yticks(range(len(names)), rows, parse_math=False)
     if len(labels) <= 20:
         for row, column in np.ndindex(*counts.shape):
             if counts[row, column]:

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from seqdyconv.pictures.figures import new_figure, save
+from seqdyconv.files import shorten
+from seqdyconv.pictures.figures import LONGEST_NAME, new_figure, save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +51,7 @@ def plot_errors(
     heights = [0.27 * len(groups) + 0.5, 0.24 * max(1, *map(len, errors.values())) + 0.5]
     figure = new_figure(path, figsize=(4.5 * len(rates), sum(heights) + 1.5), layout="constrained")
     panels = figure.subplots(2, len(rates), squeeze=False, gridspec_kw={"height_ratios": heights, "hspace": 0.06})
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)
     for axis, (name, rows) in zip(panels[0], rates.items()):
         _draw_rates(axis, rows, colours, name)
     for axis in panels[0, 1:]:
@@ -74,7 +75,7 @@ def _draw_rates(axis: Any, rows: Mapping[str, Mapping[str, float]], colours: Map
     for position, total in enumerate(left):
         weight = None if position else "bold"
         axis.text(min(total, end), position, f" {total:.1f}", va="center", fontsize=8, weight=weight)
-    axis.set_yticks(range(len(rows)), list(rows), fontsize=8, parse_math=False)
+    axis.set_yticks(range(len(rows)), [shorten(row, LONGEST_NAME) for row in rows], fontsize=8, parse_math=False)
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.set_xlim(0, end * 1.12)
     axis.set_xlabel(name, fontsize=9)
@@ -85,7 +86,9 @@ def _draw_counts(axis: Any, entries: Sequence[tuple[str, str, int]], colours: Ma
     """Bars of counts, coloured by the kind of the error."""
     counts = [count for _, _, count in entries]
     axis.barh(range(len(entries)), counts, color=[colours[kind] for _, kind, _ in entries], height=0.75)
-    axis.set_yticks(range(len(entries)), [label for label, _, _ in entries], fontsize=8, parse_math=False)
+    axis.set_yticks(
+        range(len(entries)), [shorten(label, LONGEST_NAME) for label, _, _ in entries], fontsize=8, parse_math=False
+    )
     axis.set_ylim(max(len(entries), 1) - 0.4, -0.6)
     axis.set_xlim(0, max(counts, default=1) * 1.08)
     axis.xaxis.get_major_locator().set_params(integer=True)

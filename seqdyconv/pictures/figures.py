@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PAGE = 7.2  # inches of a page's text
+LONGEST_NAME = 40  # letters of what users name, on an axis
 FONT = 6.5  # points of the labels in pictures that show as much as fits a page
 
 

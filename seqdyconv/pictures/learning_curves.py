@@ -51,7 +51,7 @@ def plot_learning_curves(
     shown = {name: label for name, label in (metrics or {}).items() if series(name)[0]}
     figure = new_figure(path, figsize=(7, 2.6 * (2 + len(shown)) + 0.4), layout="constrained")
     panels = figure.subplots(2 + len(shown), 1, sharex=True)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
 
     losses = [("loss", training_label, "-", ""), ("eval_loss", "validation", "-", "o")]
     for name, label, line, marker in losses:

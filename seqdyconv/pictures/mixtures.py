@@ -47,7 +47,7 @@ def plot_mixtures(
     rows = max(map(len, means.values()))
     figure = new_figure(path, figsize=(3.6 * len(means), 3.4 * rows), layout="constrained")
     panels = figure.subplots(rows, len(means), squeeze=False)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     for column, (model, layers) in enumerate(means.items()):
         largest = max(float(weights.nan_to_num().max()) for weights in layers.values())
         for axis in panels[len(layers) :, column]:
@@ -58,12 +58,12 @@ def plot_mixtures(
                 for kernel, value in enumerate(values):
                     colour = "black" if value > 0.6 * largest else "white"
                     axis.text(kernel, row, f"{value:.2f}", ha="center", va="center", color=colour, fontsize=7)
-            axis.set_title(f"{model}, {layer}", fontsize=10)
+            axis.set_title(f"{model}, {layer}", fontsize=10, parse_math=False)
             axis.set_xticks(range(weights.shape[1]), [f"{kernel + 1}" for kernel in range(weights.shape[1])])
             axis.set_yticks(range(weights.shape[0]))
         axis.set_xlabel("kernel")
         figure.colorbar(image, ax=list(panels[:, column]), location="bottom", shrink=0.8, label="mean weight")
     for axis in panels[:, 0]:
-        axis.set_ylabel(classes)
+        axis.set_ylabel(classes, parse_math=False)
     save(figure, path)
     return figure

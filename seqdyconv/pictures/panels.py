@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from seqdyconv.errors import InputError
+from seqdyconv.files import shorten
 from seqdyconv.models.loading import load_tokenizer
-from seqdyconv.pictures.figures import FONT, PAGE
+from seqdyconv.pictures.figures import FONT, LONGEST_NAME, PAGE
 
 if TYPE_CHECKING:
     from matplotlib.text import Text
@@ -58,7 +59,8 @@ def tokenize(model: Any, text: Any, tokenizer: Any = None) -> Tokens:
     if len(ids) > longest:
         raise InputError(f"text must have at most the tokenizer's {longest} tokens, got {len(ids)}")
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    return Tokens(tokenizer.convert_ids_to_tokens(ids), [one in special for one in ids], dict(encoded))
+    strings = [shorten(token, LONGEST_NAME) for token in tokenizer.convert_ids_to_tokens(ids)]
+    return Tokens(strings, [one in special for one in ids], dict(encoded))
 
 
 def _own_tokenizer(model: Any) -> Any:

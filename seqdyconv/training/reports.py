@@ -1,13 +1,17 @@
 """What a run leaves behind for people: metrics and a model card."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from seqdyconv.files import write_text
+from seqdyconv.files import shorten, write_text
+
+LONGEST_EXAMPLE = 500
+"""Characters of a text in an example."""
 
 
 def write_metrics(path: str | Path, metrics: Mapping[str, float | int | str]) -> None:
@@ -58,20 +62,22 @@ def write_model_card(
     parts = [f"---\n{front}---\n\n# {name}\n\n{summary}\n", "## Data\n\n" + _table(("", ""), data)]
     parts.append("## Results\n\n" + _table(("metric", "value"), results))
     if examples:
-        blocks = ["\n".join(f"- {label}: {text}" for label, text in example.items()) for example in examples]
+        blocks = [
+            "\n".join(f"- {label}: {plain_markdown(text)}" for label, text in example.items()) for example in examples
+        ]
         parts.append("## Examples\n\n" + "\n\n".join(blocks) + "\n")
-    parts.append(f"## Use\n\n```python\n{usage.strip()}\n```\n")
-    parts.append(f"## Training\n\n```\n{command}\n```\n")
+    parts.append("## Use\n\n" + _fenced(usage.strip(), "python"))
+    parts.append("## Training\n\n" + _fenced(command))
     if picture:
         parts.append(f"![Learning curves]({picture})\n")
     listed = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
-    parts.append(f"<details><summary>All arguments</summary>\n\n```yaml\n{listed}```\n\n</details>\n")
+    parts.append(f"<details><summary>All arguments</summary>\n\n{_fenced(listed, 'yaml')}\n</details>\n")
     write_text(path, "\n".join(parts))
 
 
 def format_example(lines: Mapping[str, str]) -> str:
-    """A line for each label with its text, and an empty one."""
-    return "\n".join(f"  {label:<12}{text}" for label, text in lines.items()) + "\n"
+    """A line for each label with its text, which is cut where it is long, and an empty one."""
+    return "\n".join(f"  {label:<12}{shorten(text, LONGEST_EXAMPLE)}" for label, text in lines.items()) + "\n"
 
 
 def spread_examples(
@@ -93,10 +99,26 @@ def spread_examples(
     return [{label: texts[row] for label, texts in columns.items()} for row in chosen]
 
 
+def plain_markdown(text: str) -> str:
+    r"""A text as Markdown shows it as it is: on one line, cut where it is long.
+
+    Example:
+        >>> print(plain_markdown("a|b_c *d*"))
+        a\|b_c \*d\*
+    """
+    return re.sub(r"([\\`*~<>|\[\]$]|(?<!\w)_|_(?!\w))", r"\\\1", shorten(text, LONGEST_EXAMPLE))
+
+
+def _fenced(text: str, language: str = "") -> str:
+    """A block of code, whatever quotes stand in it."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}\n"
+
+
 def _table(head: tuple[str, str], rows: Mapping[str, Any]) -> str:
     def cell(value: Any) -> str:
         text = f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-        return " ".join(text.split()).replace("|", "\\|")
+        return plain_markdown(text)
 
     lines = [f"| {head[0]} | {head[1]} |", "|---|---|"]
     return "\n".join(lines + [f"| {cell(name)} | {cell(value)} |" for name, value in rows.items()]) + "\n"

@@ -5,7 +5,8 @@ from contextlib import closing, suppress
 
 import pytest
 
-from seqdyconv.commands.streams import read_windows
+from seqdyconv.commands import streams
+from seqdyconv.commands.streams import read_windows, standard_input
 from seqdyconv.errors import InputError
 
 
@@ -33,7 +34,8 @@ def read(pipe, content, window):
         (b"a\nb\n", 2, [["a", "b"]]),
         (b"a\n\nb\n", 9, [["a", "", "b"]]),
         (b"\n", 9, [[""]]),
-        (b"a\r\n \tb \n", 9, [["a\r", " \tb "]]),
+        (b"a\r\n \tb \nc\rd", 9, [["a", " \tb ", "c\rd"]]),
+        (b"\xef\xbb\xbfa\n\xef\xbb\xbfb\n", 1, [["a"], ["\ufeffb"]]),
         ("ä\u2028ß\x85\n語\n".encode(), 1, [["ä\u2028ß\x85"], ["語"]]),
     ],
     ids=repr,
@@ -73,3 +75,32 @@ def test_a_line_that_is_not_utf8(pipe, window, before):
     with pytest.raises(InputError, match=r"^line 3 of standard input is not UTF-8 text \(byte 3\)$"):
         seen.extend(read_windows(reader, window))
     assert seen == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a\nb\0c\n", "line 2 of standard input holds a NUL byte"),
+        ("a\n".encode("utf-16"), "standard input is UTF-16 text"),
+        (b"a\n" + b"b" * 101, "line 2 of standard input has more than 100 bytes"),
+    ],
+)
+def test_lines_that_are_no_text(pipe, monkeypatch, content, message):
+    monkeypatch.setattr(streams, "LONGEST_LINE", 100)
+    with pytest.raises(InputError, match=message):
+        read(pipe, content, 9)
+
+
+def test_an_endless_line_is_refused_before_it_fills_the_memory():
+    with open("/dev/zero", "rb") as zeros, pytest.raises(InputError, match="line 1 of standard input has more than"):
+        list(read_windows(zeros.fileno(), 9))
+
+
+def test_a_closed_input_or_a_folder(monkeypatch, tmp_path):
+    folder = os.open(tmp_path, os.O_RDONLY)
+    with pytest.raises(InputError, match="standard input can't be read"):
+        list(read_windows(folder, 9))
+    os.close(folder)
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(InputError, match="standard input is closed"):
+        standard_input()

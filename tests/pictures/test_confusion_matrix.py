@@ -24,3 +24,16 @@ def test_colours_are_shares_of_the_right_label():
 def test_other_numbers_of_labels_raise(labels):
     with pytest.raises(ValueError, match=rf"counts must be \(L, L\) of L labels, got \(2, 2\) of {len(labels)}"):
         plot_confusion_matrix([[3, 1], [0, 0]], labels)
+
+
+@pytest.mark.parametrize(
+    "name", ["$", "$a_b$", r"$\x", "_^%&~{}#", "\\", "a\nb\tc", "😀", "语", "<b>|`", "x" * 300, ""]
+)
+@pytest.mark.filterwarnings("ignore:Glyph .* missing from font")
+def test_names_are_drawn_as_they_are(tmp_path, name):
+    shown = name.replace("\n", " ") if len(name) < 40 else "x" * 39 + "…"
+    for path in (tmp_path / "matrix.png", tmp_path / "matrix.svg"):
+        axes = plot_confusion_matrix([[3, 1], [1, 2]], [name, "b"], path, title=f"{name} (r8)").axes[0]
+        assert axes.get_xticklabels()[0].get_text() == shown
+        assert axes.get_yticklabels()[0].get_text() == f"{shown} (4)"
+    assert imread(tmp_path / "matrix.png").ndim == 3

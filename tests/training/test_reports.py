@@ -1,6 +1,7 @@
 """What a run writes for people."""
 
 import json
+import re
 
 import pytest
 import yaml
@@ -58,3 +59,28 @@ def test_examples_are_spread_over_all_rows():
     ]
     assert len(spread_examples({"source": ["a"]})) == 1
     assert format_example({"source": "Haus", "translation": "house"}) == "  source      Haus\n  translation house\n"
+
+
+def test_user_s_texts_leave_the_card_a_card(tmp_path):
+    texts = ["a|b", "`c`", "<b>*d*</b>", "_e_ f_g", "two\nlines", "[x](y)", "$x$", "```\nend", "l" * 9999]
+    write_model_card(
+        tmp_path / "README.md",
+        name="A model",
+        summary="It sorts.",
+        tags=[],
+        languages=[],
+        data={text: text for text in texts},
+        results={},
+        usage="print(1)",
+        command="python train.py --text '```'",
+        config={"text": "```"},
+        examples=[{"text": text} for text in texts],
+    )
+    lines = (tmp_path / "README.md").read_text(encoding="utf-8").split("\n")
+    table = lines[lines.index("## Data") + 2 : lines.index("## Results") - 1]
+    assert [len(re.findall(r"(?<!\\)\|", line)) for line in table] == [3] * (2 + len(texts))
+    assert r"| a\|b | a\|b |" in table and r"| two lines | two lines |" in table
+    examples = [line for line in lines if line.startswith("- text: ")]
+    assert examples[1:4] == [r"- text: \`c\`", r"- text: \<b\>\*d\*\</b\>", r"- text: \_e\_ f_g"]
+    assert len(examples) == len(texts) and max(map(len, examples)) < 600
+    assert lines.count("````") == 3 and lines.count("````yaml") == 1
