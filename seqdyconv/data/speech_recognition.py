@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +25,7 @@ from datasets import List as ListFeature
 from torch import Tensor
 
 from seqdyconv.data import fillets
+from seqdyconv.data.audio_parts import TOLERANCE, find_parts
 from seqdyconv.data.packages import PackageUnavailableError, cached_directory, default_cache_dir
 from seqdyconv.data.speech_text import normalise_text
 from seqdyconv.data.splits import (
@@ -31,9 +37,9 @@ from seqdyconv.data.splits import (
     sample,
     split_files,
 )
-from seqdyconv.data.tables import DataError, list_names, load_hub_splits, load_table
+from seqdyconv.data.tables import DataError, list_names, load_hub_splits, load_lines, load_table
 from seqdyconv.files import write_lines
-from seqdyconv.speech.audio import AudioError, audio_info, read_audio
+from seqdyconv.speech.audio import AudioError, audio_info, read_parts
 
 logger = logging.getLogger(__name__)
 
@@ -44,17 +50,23 @@ LONGEST_UTTERANCE = 600.0
 # Part of the folders' names in the cache: raise it whenever the same audio would give other samples.
 FORMAT = 1
 
-_AUDIO_COLUMNS = ("path", "audio", "audio_path", "audio_filepath", "file", "file_name", "filename", "wav")
+_AUDIO_COLUMNS = (
+    *("path", "audio", "audio_path", "audio_filepath", "audio_file", "file", "file_name", "filename"),
+    *("wav", "wav_path", "wav_filename", "recording"),
+)
 _TEXT_COLUMNS = ("text", "sentence", "transcript", "transcription", "normalized_text")
 _SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
 _SOURCE = {"path": Value("string"), "bytes": Value("binary")}
+_PART = {"start": Value("float64"), "end": Value("float64"), "error": Value("string"), "cut": Value("bool")}
+_METADATA = tuple(f"metadata.{kind}" for kind in ("csv", "tsv", "jsonl", "parquet"))
 _AUDIO_FILES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au")
 
 
 def _file_help(split: str) -> dict[str, Any]:
     return {
-        "help": f"The {split} data: a manifest (csv, tsv, json, jsonl or parquet) of paths and texts, or a folder of "
-        "audio files with a txt file of the same name beside each, or with a metadata.csv."
+        "help": f"The {split} data: a manifest (csv, tsv, json, jsonl or parquet) of paths, texts and times where "
+        "utterances are parts of files (offset and duration, or start and end, in seconds), or a folder of audio files "
+        "with a txt file of the same name beside each, or with a metadata.csv."
     }
 
 
@@ -264,13 +276,26 @@ def _read_files(path: str, name: str, args: DataArguments) -> Dataset:
     """The utterances of a manifest or a folder."""
     if Path(path).is_dir():
         return _read_folder(Path(path), name, args)
+    if (utterances := _read_lj_speech(Path(path), name)) is not None:
+        return _read_table(utterances, args, path, Path(path).parent)
     folder = Path(args.audio_folder) if args.audio_folder is not None else Path(path).parent
     return _read_table(load_table(path, name), args, path, folder)
 
 
+def _read_lj_speech(path: Path, name: str) -> Dataset | None:
+    """The lines id|text|normalised text of a table like LJSpeech's, beside a folder wavs; None if it is another."""
+    if path.suffix != ".csv" or not path.is_file() or not (path.parent / "wavs").is_dir():
+        return None
+    rows = [line.split("|") for line in load_lines(path, name)["text"]]
+    if any(len(row) not in (2, 3) for row in rows):
+        return None
+    texts = [row[-1].strip() or row[1] for row in rows]
+    return Dataset.from_dict({"path": [f"wavs/{row[0]}.wav" for row in rows], "text": texts})
+
+
 def _read_folder(folder: Path, name: str, args: DataArguments) -> Dataset:
-    if (folder / "metadata.csv").is_file():
-        return _read_table(load_table(folder / "metadata.csv", name), args, str(folder / "metadata.csv"), folder)
+    if metadata := [folder / file for file in _METADATA if (folder / file).is_file()]:
+        return _read_files(str(metadata[0]), name, args)
     files = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in _AUDIO_FILES and file.is_file()]
     if not files:
         raise DataError(f"{name} is the folder {folder}, which holds no audio ({', '.join(_AUDIO_FILES)})")
@@ -285,7 +310,7 @@ def _read_folder(folder: Path, name: str, args: DataArguments) -> Dataset:
             rows["text"].append(file.with_suffix(".txt").read_text(encoding="utf-8-sig"))
         except UnicodeDecodeError:
             raise DataError(f"{file.with_suffix('.txt')} is not UTF-8 text") from None
-        rows["path"].append(str(file.relative_to(folder)))
+        rows["path"].append(_utf8(str(file.relative_to(folder)), str(folder)))
     return _read_table(Dataset.from_dict(rows), args, str(folder), folder)
 
 
@@ -305,15 +330,17 @@ def _read_table(table: Dataset, args: DataArguments, where: str, folder: Path | 
         text = "" if text is None else str(text)
         return normalise_text(text, args.languages) if args.normalise_text else " ".join(text.split())
 
-    found = {"text": [clean(text) for text in table[columns["text"]]]}
+    found: dict[str, list[Any]] = {"text": [clean(text) for text in table[columns["text"]]]}
     if "speaker" in columns:
         found["speaker"] = ["" if speaker is None else str(speaker) for speaker in table[columns["speaker"]]]
-    if isinstance(table.features[columns["audio"]], Value):
+    kinds: dict[str, Any] = {**dict.fromkeys((*found, "name"), Value("string")), "source": _SOURCE, "part": _PART}
+    inside = isinstance(table.features[columns["audio"]], (Audio, dict))
+    if (parts := find_parts(table, where)) is not None:
+        found["part"] = [{**part, "cut": inside} for part in parts]
+    if not inside:
         paths = [_path(path, folder, f"row {row} of {where}") for row, path in enumerate(table[columns["audio"]], 1)]
-        rows = {"source": [{"path": path, "bytes": None} for path in paths], "name": paths, **found}
-        return Dataset.from_dict(
-            rows, Features({"source": _SOURCE, **{name: Value("string") for name in rows if name != "source"}})
-        )
+        found |= {"source": [{"path": path, "bytes": None} for path in paths], "name": _names(paths, parts)}
+        return Dataset.from_dict(found, Features({name: kinds[name] for name in found}))
     # The audio itself stays where it is, in files of the Hub's cache: of hundreds of hours there is no room for a copy.
     audio = table.select_columns(columns["audio"])
     if isinstance(audio.features[columns["audio"]], Audio):
@@ -325,14 +352,43 @@ def _read_table(table: Dataset, args: DataArguments, where: str, folder: Path | 
         raise DataError(f"{where} has no audio in the column {columns['audio']!r} (set audio_column)") from None
     found["name"] = [name or f"row {row} of {where}" for row, name in enumerate(names, 1)]
     return concatenate_datasets(
-        [audio, Dataset.from_dict(found, Features(dict.fromkeys(found, Value("string"))))], axis=1
+        [audio, Dataset.from_dict(found, Features({name: kinds[name] for name in found}))], axis=1
     )
 
 
 def _path(audio: Any, folder: Path | None, where: str) -> str:
+    """Where a file of a manifest is: in its folder, or in clips/ there (Common Voice), with Windows' separators too."""
     if not isinstance(audio, str) or not audio:
         raise DataError(f"{where} has no path of an audio file, but {audio!r:.60}")
-    return audio if folder is None else str(folder / audio)
+    if audio.strip().startswith("|") or audio.strip().endswith("|"):
+        raise DataError(f"{where} has a command, {audio!r:.60}, and none is run: give the audio as files")
+    if re.match(r"[A-Za-z][\w+.-]+://", audio):
+        url = urlsplit(audio)
+        if url.scheme.lower() != "file" or url.netloc not in ("", "localhost"):
+            raise DataError(f"{where} has the address {audio!r:.60}, and nothing is fetched: give the audio as files")
+        audio = url2pathname(url.path)
+    folder = folder or Path()
+    path = Path(audio).expanduser() if audio.startswith("~/") else Path(audio)
+    spelled = (path, Path("clips", audio), Path(audio.replace("\\", "/")), Path("clips", audio.replace("\\", "/")))
+    existing = (str(folder / one) for one in spelled if (folder / one).is_file())
+    return _utf8(next(existing, str(folder / path)), where)
+
+
+def _utf8(name: str, where: str) -> str:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise DataError(f"{where} has a file whose name is not UTF-8, {name!a}: rename it") from None
+    return name
+
+
+def _names(paths: Sequence[str], parts: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    """What utterances are called: by their file, and by their part of it where there is one."""
+    if parts is None:
+        return list(paths)
+    ends = ["" if part["end"] is None else f"{part['end']:g}" for part in parts]
+    named = [f"{path} [{part['start']:g}-{end}]" for path, part, end in zip(paths, parts, ends)]
+    return [path if part["error"] else name for path, part, name in zip(paths, parts, named)]
 
 
 def _column(
@@ -389,9 +445,12 @@ def _with_samples(table: Dataset, args: DataArguments) -> Dataset:
     directory = default_cache_dir() / "speech" / f"{_key(table)}-v{FORMAT}"
 
     def build(folder: Path) -> None:
-        table.select_columns("source").map(
+        columns = [name for name in ("source", "part") if name in table.column_names]
+        table.select_columns(columns).map(
             _decode,
-            remove_columns="source",
+            batched=True,
+            batch_size=32,  # One opening of a recording for so many parts of it.
+            remove_columns=columns,
             features=Features(
                 {"samples": ListFeature(Value("int16")), "num_samples": Value("int64"), "error": Value("string")}
             ),
@@ -403,13 +462,16 @@ def _with_samples(table: Dataset, args: DataArguments) -> Dataset:
 
     files = sorted(cached_directory(directory, build).glob("audio*.arrow"))
     audio = concatenate_datasets([Dataset.from_file(str(file)) for file in files])
-    texts = table.remove_columns("source").with_format("arrow")[:]  # not flatten_indices: its bar would say nothing
+    kept = [name for name in table.column_names if name not in ("source", "part")]
+    texts = table.select_columns(kept).with_format("arrow")[:]  # not flatten_indices: its bar would say nothing
     return concatenate_datasets([Dataset(texts), audio], axis=1)
 
 
 def _key(table: Dataset) -> str:
     """A name for the audio of a table: files count as equal if path, size and time of change are."""
     digest = hashlib.sha256()
+    if "part" in table.column_names:
+        digest.update(repr(table["part"][:]).encode())
     if isinstance(table.features["source"], Audio) or table.cache_files:
         # In files of the Hub's cache: they and the names of the rows say which audio it is without reading it.
         digest.update(repr([_state(file["filename"]) for file in table.cache_files] + table["name"][:]).encode())
@@ -428,17 +490,38 @@ def _state(path: str) -> tuple[Any, ...]:
     return str(file.absolute()), state and state.st_size, state and state.st_mtime_ns
 
 
-def _decode(row: Mapping[str, Any]) -> dict[str, Any]:
-    source = row["source"]
-    error = ""
-    samples = np.empty(0, np.int16)
+def _decode(rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    whole = {"start": 0.0, "end": None, "error": "", "cut": False}
+    parts = rows.get("part") or [whole] * len(rows["source"])
+    decoded: dict[str, list[Any]] = {"samples": [], "num_samples": [], "error": []}
+    for source, group in groupby(zip(rows["source"], parts), key=itemgetter(0)):
+        for found in _read(source, [part for _, part in group]):
+            error, samples = "", np.empty(0, np.int16)
+            if isinstance(found, AudioError):
+                error = str(found)
+            else:
+                samples = (found * 32767).round().clamp(-32768, 32767).short().numpy()
+                error = "" if samples.any() else "it is silent"
+            decoded["samples"].append(samples)
+            decoded["num_samples"].append(len(samples))
+            decoded["error"].append(error)
+    return decoded
+
+
+def _read(source: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> list[Tensor | AudioError]:
+    """The samples of parts of a recording, or what is wrong with each."""
+    audio = source["path"] if source["bytes"] is None else source["bytes"]
     try:
-        audio = source["path"] if source["bytes"] is None else source["bytes"]
-        if (seconds := audio_info(audio).duration) > LONGEST_UTTERANCE:
-            raise AudioError(f"it lasts {seconds:.0f} seconds: cut it into utterances")
-        samples = (read_audio(audio, SAMPLING_RATE) * 32767).round().clamp(-32768, 32767).short().numpy()
-        if not samples.any():
-            error = "it is silent"
-    except AudioError as caught:
-        error = str(caught)
-    return {"samples": samples, "num_samples": len(samples), "error": error}
+        spans = [_span(audio, part) for part in parts if not part["error"]]
+        found = iter(list(read_parts(audio, spans, SAMPLING_RATE, LONGEST_UTTERANCE)))
+    except AudioError as error:  # of the file
+        return [error] * len(parts)
+    return [AudioError(part["error"]) if part["error"] else next(found) for part in parts]
+
+
+def _span(audio: str | bytes, part: Mapping[str, Any]) -> tuple[float, float | None]:
+    """From where to where to read. Of audio inside a data set the times may be those in another, longer recording."""
+    start, end = part["start"], part["end"]
+    if part["cut"] and end is not None and abs(audio_info(audio).duration - (end - start)) <= TOLERANCE:
+        return 0.0, None
+    return start, end

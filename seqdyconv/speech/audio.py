@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import stat
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -20,6 +23,7 @@ from torch import Tensor
 from torchaudio.transforms import Resample
 
 from seqdyconv.errors import InputError
+from seqdyconv.speech.quiet import quiet_libraries
 
 AudioSource: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO
 
@@ -30,6 +34,9 @@ _CORRECTED_SIZE = re.compile(r"(?:data|ssnd|data size)\s*: (\d+) \(should be (\d
 _UNKNOWN_SIZE = 0x7FFF0000
 _LARGEST_TERM = 1000  # the smaller one of a ratio of sampling rates
 _LARGEST_OGG_PAGE = 27 + 255 + 255 * 255
+_SAMPLING_RATES = range(1000, 768_001)
+_LOUDEST = 100.0
+_TOLERANCE = 0.1  # seconds by which tables and lossy encoders are wrong about the end of a file
 
 
 class AudioError(InputError):
@@ -77,10 +84,11 @@ def read_audio(source: AudioSource, sampling_rate: int = 16000, *, allow_truncat
         ceil(N' · sampling_rate / its rate) of them.
 
     Raises:
-        AudioError: the file is missing, empty, not audio, damaged, has no samples, or samples that are not finite.
-            It is truncated: it has less data than its header says, or an ogg stream has no last page. An mp3 file tells
-            its length only by a table of contents (Xing, Info): without one what is cut off is not noticed, and of a
-            varying bit rate it is read as far as libsndfile estimates its length.
+        AudioError: it is no file (but a folder, a pipe, a device), or empty, not audio, damaged, of a sampling rate
+            below 1 kHz or above 768 kHz; it has no samples, or samples that are not finite or a hundred times beyond
+            full scale. It is truncated: it has less data than its header says, or an ogg stream has no last page. An
+            mp3 file tells its length only by a table of contents (Xing, Info): without one what is cut off is not
+            noticed, and of a varying bit rate it is read as far as libsndfile estimates its length.
 
     Example:
         >>> import io, soundfile, torch
@@ -92,10 +100,56 @@ def read_audio(source: AudioSource, sampling_rate: int = 16000, *, allow_truncat
     if sampling_rate < 1:
         raise ValueError(f"sampling_rate must be at least 1, got {sampling_rate}")
     with _open(source) as (sound, stream, name):
-        frames = max(1, _SAMPLES_PER_READ // sound.channels)
-        samples = torch.cat(list(_blocks(sound, stream, name, frames, allow_truncated)))
+        samples = torch.cat(list(_blocks(sound, stream, name, allow_truncated=allow_truncated)))
         rate = sound.samplerate
     return resample(samples, rate, sampling_rate)
+
+
+def read_parts(
+    source: str | os.PathLike[str] | bytes,
+    parts: Iterable[tuple[float, float | None]],
+    sampling_rate: int = 16000,
+    longest: float = math.inf,
+) -> Iterator[Tensor | AudioError]:
+    """Read parts of one audio file, each as :func:`read_audio` would: nothing else of the file is decoded.
+
+    Args:
+        source: path, or the content of a file.
+        parts: where each begins and ends, in seconds; None is the end of the file. A tenth of a second beyond that is
+            taken for it, as tables round and encoders pad.
+        sampling_rate: of the results, in hertz.
+        longest: the seconds that a part may have.
+
+    Yields:
+        For each part its float32 samples (N,), or why there are none.
+
+    Raises:
+        AudioError: the file can't be opened.
+
+    Example:
+        >>> import io, soundfile, torch
+        >>> file = io.BytesIO()
+        >>> soundfile.write(file, torch.zeros(16000).numpy(), 8000, format="flac")
+        >>> [len(part) for part in read_parts(file.getvalue(), [(0.0, 0.5), (0.5, None)])]
+        [8000, 24000]
+    """
+    waiting = deque(parts)
+    while waiting:
+        with _open(source) as (sound, stream, name):
+            last: int | None = 0
+            while waiting and last is not None:  # a decoder that has come to the end may not find back
+                start, end = waiting.popleft()
+                try:
+                    first, last = _range(sound, name, start, end, longest)
+                    sound.seek(first)
+                    samples = torch.cat(list(_blocks(sound, stream, name, number=last and last - first)))
+                except AudioError as error:
+                    yield error
+                    break
+                except soundfile.LibsndfileError as error:
+                    yield AudioError(f"{name} is damaged: nothing is found at {start:g} s ({error.error_string})")
+                    break
+                yield resample(samples, sound.samplerate, sampling_rate)
 
 
 def read_blocks(source: AudioSource, seconds: float) -> Iterator[Tensor]:
@@ -119,7 +173,7 @@ def read_blocks(source: AudioSource, seconds: float) -> Iterator[Tensor]:
         [320, 320, 160]
     """
     with _open(source) as (sound, stream, name):
-        yield from _blocks(sound, stream, name, max(1, round(seconds * sound.samplerate)))
+        yield from _blocks(sound, stream, name, size=max(1, round(seconds * sound.samplerate)))
 
 
 def resample(samples: Tensor, rate: int, new_rate: int) -> Tensor:
@@ -170,9 +224,15 @@ def _open(source: AudioSource) -> Iterator[tuple[soundfile.SoundFile, BinaryIO, 
     if isinstance(source, (str, os.PathLike)):
         name = os.fspath(source)
         try:
+            mode = os.stat(source).st_mode
+            if not stat.S_ISREG(mode):  # one would wait for a pipe, and read a device for ever
+                kind = "a folder" if stat.S_ISDIR(mode) else "a pipe or a device"
+                raise AudioError(f"{name} is {kind}, and no file")
             stream = Path(source).open("rb")  # noqa: SIM115 closed below
         except OSError as error:
             raise AudioError(f"{name} cannot be read: {error.strerror}") from None
+        except ValueError as error:  # a zero byte in the name
+            raise error if isinstance(error, AudioError) else AudioError(f"{name!r} is no name of a file") from None
     else:
         content = source if isinstance(source, bytes) else source.read()
         name = str(getattr(source, "name", "the audio"))
@@ -184,29 +244,79 @@ def _open(source: AudioSource) -> Iterator[tuple[soundfile.SoundFile, BinaryIO, 
         # By its number a file has no name, so that its extension plays no part.
         handle = stream if isinstance(stream, io.BytesIO) else stream.fileno()
         try:
-            sound = soundfile.SoundFile(handle, closefd=False)
+            with quiet_libraries():
+                sound = soundfile.SoundFile(handle, closefd=False)
         except (soundfile.LibsndfileError, TypeError) as error:
             reason = getattr(error, "error_string", str(error)).rstrip(".")
             raise AudioError(f"{name} is not audio that can be read: {reason}") from None
         with sound:
+            if sound.samplerate not in _SAMPLING_RATES:
+                raise AudioError(
+                    f"{name} has a sampling rate of {sound.samplerate} Hz, and it must be from {_SAMPLING_RATES[0]} to "
+                    f"{_SAMPLING_RATES[-1]}"
+                )
             yield sound, stream, name
 
 
+def _range(
+    sound: soundfile.SoundFile, name: str, start: float, end: float | None, longest: float
+) -> tuple[int, int | None]:
+    """The first frame of a part and the one after its last; None is the end of the file."""
+    duration = sound.frames / sound.samplerate
+    first = round(start * sound.samplerate)
+    if first and first >= sound.frames:
+        raise AudioError(f"{name} ends at {duration:g} s, before the part begins, at {start:g} s")
+    if end is not None and end > duration + _TOLERANCE:
+        raise AudioError(f"{name} ends at {duration:g} s, before the part ends, at {end:g} s")
+    last = None if end is None or end >= duration else round(end * sound.samplerate)
+    if last is not None and last <= first:
+        raise AudioError(f"{name} has no part from {start:g} s to {end:g} s")
+    if (seconds := (duration if end is None else end) - start) > longest:
+        raise AudioError(f"{name} lasts {seconds:.0f} seconds: cut it into utterances of at most {longest:g}")
+    return first, last
+
+
 def _blocks(
-    sound: soundfile.SoundFile, stream: BinaryIO, name: str, frames: int, allow_truncated: bool = False
+    sound: soundfile.SoundFile,
+    stream: BinaryIO,
+    name: str,
+    *,
+    size: int | None = None,
+    number: int | None = None,
+    allow_truncated: bool = False,
 ) -> Iterator[Tensor]:
-    """The samples of an open sound as one channel, so many at a time, with all checks of what is read."""
-    count = 0
+    """The samples of an open sound as one channel, with all checks of what is read.
+
+    Args:
+        sound: at the place where to begin.
+        stream: the bytes behind it.
+        name: for messages.
+        size: samples of a block.
+        number: of samples in all; None: to the end of the file.
+        allow_truncated: stop where a file ends before its time, instead of raising.
+    """
+    size = size or max(1, _SAMPLES_PER_READ // sound.channels)
+    begin, count = sound.tell(), 0
     error: soundfile.LibsndfileError | None = None
+    # The decoder of mp3 files writes to standard error what it thinks of them.
+    quiet = quiet_libraries if "MPEG" in sound.subtype else nullcontext
     try:
-        while len(block := sound.read(frames, "float32", always_2d=True)):
+        while number is None or count < number:
+            with quiet():
+                block = sound.read(size if number is None else min(size, number - count), "float32", always_2d=True)
+            if not len(block):
+                break
             if not numpy.isfinite(block).all():
                 raise AudioError(f"{name} has samples that are NaN or infinite")
+            if (loudest := numpy.abs(block).max()) > _LOUDEST:
+                raise AudioError(f"{name} has samples up to {loudest:g}, and full scale is 1")
             count += len(block)
             yield torch.from_numpy(block.mean(axis=1) if block.shape[1] > 1 else block[:, 0])
     except soundfile.LibsndfileError as caught:
         error = caught
-    if (error is not None or _is_truncated(sound, stream, count)) and not allow_truncated:
+    short = _is_truncated(sound, stream, begin + count) if number is None else count < number
+    if (error is not None or short) and not allow_truncated:
+        count += begin
         ends = f"after {count} samples" + (f" of {sound.frames}" if sound.frames > count else "")
         raise AudioError(f"{name} is truncated or damaged: its {sound.format} data end {ends}")
     if count == 0:

@@ -1,6 +1,8 @@
 """The data of speech recognition: where recordings come from, what is left out, how samples are kept."""
 
 import json
+import math
+import os
 
 import numpy as np
 import pytest
@@ -99,7 +101,7 @@ class TestSources:
     def test_audio_is_decoded_once(self, tmp_path, monkeypatch):
         manifest = write_manifest(tmp_path / "data", [("a.wav", 0.5, "jedna"), ("b.wav", 0.5, "dva")])
         first, _ = load(train_file=manifest)
-        monkeypatch.setattr(speech_recognition, "read_audio", None)
+        monkeypatch.setattr(speech_recognition, "read_parts", None)
         again, _ = load(train_file=manifest)
         assert again["train"]["samples"][:] == first["train"]["samples"][:]
         write_audio(tmp_path / "data" / "b.wav", 0.9, seed=5)
@@ -140,6 +142,174 @@ class TestSources:
         with pytest.raises(DataError) as caught:
             load(**options)
         assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+class TestPartsOfRecordings:
+    """Manifests that cut their utterances out of longer recordings; the level says from where."""
+
+    @pytest.fixture(autouse=True)
+    def recording(self, tmp_path):
+        levels = np.repeat([0.1, 0.2, 0.3, 0.4], RATE)
+        soundfile.write(tmp_path / "long.wav", levels, RATE)
+        soundfile.write(tmp_path / "long.flac", np.stack([levels * 2, levels * 0], 1), RATE)
+
+    def cut(self, tmp_path, rows, **options):
+        """(seconds, level in the middle) of each utterance, and why the others are left out."""
+        rows = [{"path": "long.wav", "text": "x", **row} for row in rows]
+        (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        data, bad = load(train_file=str(tmp_path / "manifest.jsonl"), max_bad_files=0.99, **options)
+        found = [(len(row) / 16000, round(row[len(row) // 2] / 32767, 1)) for row in data["train"]["samples"]]
+        return found, [(name, reason) for _, name, reason in bad]
+
+    @pytest.mark.parametrize(
+        "start, end",
+        [("offset", "duration"), ("start", "end"), ("Start_Time", "End_Time"), ("segment_begin", "stop_s")],
+    )
+    @pytest.mark.parametrize("file", ["long.wav", "long.flac"])
+    def test_are_cut_where_the_columns_say(self, tmp_path, start, end, file):
+        rows = [{"path": file, start: k / 2, end: 1 if end == "duration" else k / 2 + 1} for k in (0, 2, 4, 6)]
+        assert self.cut(tmp_path, rows)[0] == [(1, 0.1), (1, 0.2), (1, 0.3), (1, 0.4)]
+
+    @pytest.mark.parametrize(
+        "row, expected",
+        [
+            ({"offset": 3}, (1, 0.4)),
+            ({"end": 1}, (1, 0.1)),
+            ({"duration": 1}, (1, 0.1)),
+            ({"duration": 4.0}, (4, 0.3)),
+            ({"duration": 4.06}, (4, 0.3)),  # as tables round, and encoders pad
+            ({"start_ms": 1000, "end_ms": "2000"}, (1, 0.2)),
+            ({"start": 2, "end": 3, "duration": 1}, (1, 0.3)),
+            ({"offset": "1.5", "duration": " 0.5 "}, (0.5, 0.2)),
+        ],
+        ids=str,
+    )
+    def test_one_column_units_and_strings(self, tmp_path, row, expected):
+        assert self.cut(tmp_path, [row])[0] == [expected]
+
+    @pytest.mark.parametrize(
+        "row, said",
+        [
+            ({"offset": -1, "duration": 1}, "its offset is -1, which is no time"),
+            ({"offset": 1, "duration": -1}, "its duration is -1, which is no time"),
+            ({"offset": math.nan, "duration": 1}, "its offset is missing"),
+            ({"offset": None, "duration": 1}, "its offset is missing"),
+            ({"offset": 1, "duration": ""}, "its duration is missing"),
+            ({"offset": "1,5", "duration": 1}, "its offset is '1,5', which is no time"),
+            ({"offset": True, "duration": 1}, "its offset is True, which is no time"),
+            ({"offset": 1, "duration": 0}, "it lasts 0 seconds"),
+            ({"start": 2, "end": 1}, "it ends at 1 s and begins at 2 s"),
+            ({"start": 1, "end": 2, "duration": 3}, "it lasts 3 s, but from 1 s to 2 s is another time"),
+            ({"offset": 4, "duration": 1}, "long.wav ends at 4 s, before the part begins, at 4 s"),
+            ({"offset": 1000, "duration": 1000}, "ends at 4 s, before the part begins, at 1000 s"),  # milliseconds
+            ({"offset": 3.5, "duration": 1}, "long.wav ends at 4 s, before the part ends, at 4.5 s"),
+            ({"duration": 64000}, "long.wav ends at 4 s, before the part ends, at 64000 s"),  # samples
+        ],
+        ids=str,
+    )
+    def test_what_cannot_be_cut_is_left_out_and_named(self, tmp_path, row, said):
+        good = {"start": 0, "offset": 0, "end": 1, "duration": 1}
+        found, bad = self.cut(tmp_path, [{name: good[name] for name in row}, row])
+        assert found == [(1, 0.1)] and len(bad) == 1
+        assert bad[0][0].startswith("long.wav") and said in bad[0][1]
+
+    @pytest.mark.parametrize(
+        "row, said",
+        [
+            ({"offset": 1, "start": 1}, "has the columns 'offset' and 'start' of one meaning"),
+            ({"start_sample": 16000}, "has the column 'start_sample', but parts must be in seconds"),
+            ({"frame_offset": 16000}, "has the column 'frame_offset', but parts must be in seconds"),
+            ({"offset": 9}, "the first is"),
+        ],
+    )
+    def test_what_no_row_can_mean_is_one_line(self, tmp_path, row, said):
+        with pytest.raises(DataError, match=said) as caught:
+            self.cut(tmp_path, [row])
+        assert "\n" not in str(caught.value)
+
+    def test_other_parts_are_decoded_anew(self, tmp_path):
+        assert self.cut(tmp_path, [{"offset": 0, "duration": 1}])[0] == [(1, 0.1)]
+        assert self.cut(tmp_path, [{"offset": 1, "duration": 1}])[0] == [(1, 0.2)]
+
+    def test_parts_of_hours_are_no_bad_files(self, tmp_path):
+        with soundfile.SoundFile(tmp_path / "hour.wav", "w", RATE, 1) as sound:
+            for _ in range(40):
+                sound.write(np.full(20 * RATE, 0.2))
+        rows = [{"path": "hour.wav", "start": 799 - k, "end": 800 - k} for k in (0, 1)]
+        assert self.cut(tmp_path, [*rows, {"path": "hour.wav", "start": 0, "end": 700}])[0] == [(1, 0.2)] * 2
+
+    def test_a_table_of_segments(self, tmp_path):
+        (tmp_path / "segments.tsv").write_text("utt_id\trecording\tstart\tend\ttext\na\tlong.wav\t1.0\t2.0\tAno\n")
+        data, _ = load(train_file=str(tmp_path / "segments.tsv"))
+        assert data["train"]["num_samples"][:] == [16000] and data["train"]["name"][0].endswith("long.wav [1-2]")
+
+    def test_times_beside_audio_that_is_cut_already(self, tmp_path):
+        audio = {"path": "a.wav", "bytes": (tmp_path / "long.wav").read_bytes()}
+        rows = {"audio": [audio, audio], "text": ["a", "b"], "begin_time": [100.0, 1.0], "end_time": [104.0, 2.0]}
+        (tmp_path / "set").mkdir()
+        Dataset.from_dict(rows).to_parquet(tmp_path / "set" / "train.parquet")
+        data, _ = load(dataset=str(tmp_path / "set"), validation_split=None, test_split=None)
+        assert data["train"]["num_samples"][:] == [64000, 16000]
+
+
+class TestPaths:
+    @pytest.fixture(autouse=True)
+    def recordings(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        for name in ("one.wav", "sub/two.wav", "clips/three.mp3"):
+            write_audio(tmp_path / name)
+
+    def load(self, tmp_path, path):
+        rows = [{"path": path, "text": "x"}, {"path": "one.wav", "text": "y"}]
+        (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return load(train_file=str(tmp_path / "manifest.jsonl"), max_bad_files=0.5)
+
+    @pytest.mark.parametrize(
+        "path", ["sub/two.wav", "sub\\two.wav", "{folder}/one.wav", "file://{folder}/one.wav", "~/one.wav", "three.mp3"]
+    )
+    def test_are_found(self, tmp_path, path):
+        data, bad = self.load(tmp_path, path.format(folder=tmp_path))
+        assert data["train"]["text"][:] == ["x", "y"] and not bad
+
+    @pytest.mark.parametrize("path", ["https://host/one.wav", "file://host/one.wav", "s3://bucket/one.wav"])
+    def test_nothing_is_fetched(self, tmp_path, path):
+        with pytest.raises(DataError, match=f"row 1 of .* has the address '{path}', and nothing is fetched"):
+            self.load(tmp_path, path)
+
+    @pytest.mark.parametrize("path", ["touch {folder}/ran |", "| touch {folder}/ran"])
+    def test_no_command_is_run(self, tmp_path, path):
+        with pytest.raises(DataError, match=r"row 1 of .* has a command, .* and none is run"):
+            self.load(tmp_path, path.format(folder=tmp_path))
+        assert not (tmp_path / "ran").exists()
+
+    def test_what_is_no_file_is_left_out_at_once(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe.wav")
+        for path, said in (
+            ("pipe.wav", "is a pipe or a device"),
+            ("/dev/zero", "is a pipe or a device"),
+            ("sub", "is a folder"),
+            ("a\0b.wav", "is no name of a file"),
+            ("none.wav", "No such file"),
+        ):
+            assert said in self.load(tmp_path, path)[1][0][2]
+
+    def test_names_that_are_not_utf8_are_one_line(self, tmp_path):
+        name = os.fsdecode(b"a\xff")
+        (tmp_path / "sub" / f"{name}.wav").write_bytes((tmp_path / "one.wav").read_bytes())
+        for stem in ("two", name):
+            (tmp_path / "sub" / f"{stem}.txt").write_text("x")
+        with pytest.raises(DataError, match=r"has a file whose name is not UTF-8, 'a\\udcff.wav': rename it"):
+            load(train_file=str(tmp_path / "sub"))
+
+    def test_lj_speech(self, tmp_path):
+        write_audio(tmp_path / "wavs" / "LJ001-0001.wav")
+        (tmp_path / "metadata.csv").write_text('LJ001-0001|In 1440, "he|In fourteen forty, "he\n')
+        for where in (tmp_path, tmp_path / "metadata.csv"):
+            assert load(train_file=str(where))[0]["train"]["text"][:] == ["in fourteen forty he"]
+
+    def test_folder_with_a_table_of_json_lines(self, tmp_path):
+        (tmp_path / "metadata.jsonl").write_text('{"file_name": "one.wav", "transcription": "Jedna"}\n')
+        assert load(train_file=str(tmp_path))[0]["train"]["text"][:] == ["jedna"]
 
 
 class TestBadFiles:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 
 import numpy
 import pytest
@@ -9,6 +10,7 @@ import soundfile
 import torch
 
 from seqdyconv.speech import AudioError, AudioInfo, audio_info, read_audio, resample
+from seqdyconv.speech.audio import read_parts
 
 LOSSLESS = [("wav", "PCM_16"), ("wav", "PCM_24"), ("wav", "FLOAT"), ("wav", "DOUBLE"), ("flac", "PCM_24")]
 LOSSY = [("ogg", "VORBIS"), ("ogg", "OPUS"), ("mp3", "MPEG_LAYER_III"), ("wav", "ULAW")]
@@ -103,8 +105,41 @@ class TestErrors:
     def test_missing_file_and_folder(self, tmp_path):
         with pytest.raises(AudioError, match=r"none\.wav cannot be read: No such file"):
             read_audio(tmp_path / "none.wav")
-        with pytest.raises(AudioError, match="cannot be read: Is a directory"):
+        with pytest.raises(AudioError, match="is a folder, and no file"):
             audio_info(tmp_path)
+
+    def test_pipes_and_devices_are_not_waited_for(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe.wav")
+        for path in (tmp_path / "pipe.wav", "/dev/zero", "/dev/null"):
+            with pytest.raises(AudioError, match="is a pipe or a device, and no file"):
+                read_audio(path)
+
+    def test_names_that_no_file_can_have(self):
+        with pytest.raises(AudioError, match=r"'a\\x00b.wav' is no name of a file"):
+            read_audio("a\0b.wav")
+        with pytest.raises(AudioError, match="cannot be read: File name too long"):
+            read_audio("a" * 5000)
+
+    @pytest.mark.parametrize("rate", [1, 999, 3_000_000])
+    def test_sampling_rates_of_no_recording(self, rate):
+        content = bytearray(encoded(tone(16000)))
+        content[24:28] = rate.to_bytes(4, "little")
+        with pytest.raises(AudioError, match=f"has a sampling rate of {rate} Hz, and it must be from 1000 to 768000"):
+            audio_info(bytes(content))
+
+    def test_samples_far_beyond_full_scale(self):
+        for loudest in (1e30, 32767):  # what is no sound, and integers written as floats
+            with pytest.raises(AudioError, match=r"has samples up to .*, and full scale is 1"):
+                read_audio(encoded(numpy.array([0.0, loudest]), subtype="FLOAT"))
+        assert read_audio(encoded(numpy.array([0.0, 1.5]), subtype="FLOAT")).max() == 1.5
+
+    def test_decoders_do_not_write_to_standard_error(self, capfd):
+        content = bytearray(encoded(tone(16000), format="mp3", subtype="MPEG_LAYER_III"))
+        content[1000:1100] = bytes(range(100))
+        for cut in (content, content[:60], content[:1500]):
+            with pytest.raises(AudioError):
+                read_audio(bytes(cut))
+        assert capfd.readouterr().err == ""
 
     def test_empty_file(self, tmp_path):
         (tmp_path / "empty.wav").touch()
@@ -176,3 +211,33 @@ class TestTruncation:
         content = file.getvalue()
         content = content[content.index(content[:2], 13) :]  # without the frame of the table
         assert 16000 <= len(read_audio(content)) < 18000  # and with what its encoder put around it
+
+
+class TestParts:
+    @pytest.mark.parametrize("format, subtype", [*LOSSLESS[:2], ("flac", "PCM_16"), *LOSSY])
+    def test_are_those_of_the_whole(self, format, subtype):
+        content = encoded(numpy.random.default_rng(0).uniform(-0.5, 0.5, 32000), format=format, subtype=subtype)
+        rate = audio_info(content).sampling_rate
+        whole = read_audio(content, rate)
+        parts = [(0.5, 0.75), (0.0, 0.25), (1.0, None), (0.0, len(whole) / rate + 0.05), (0.5, 1.0)]
+        found = list(read_parts(content, parts, rate))
+        for (start, end), samples in zip(parts, found):
+            expected = whole[round(start * rate) : None if end is None else round(end * rate)]
+            torch.testing.assert_close(samples, expected)
+
+    def test_what_is_wrong_with_one_is_no_matter_to_the_next(self):
+        parts = [(3.0, None), (0.5, 1.5), (0.5, 0.5), (0.0, 0.9), (0.0, 0.5)]
+        *wrong, last = read_parts(encoded(tone(16000)), parts, 16000, longest=0.8)
+        reasons = [
+            "the audio ends at 1 s, before the part begins, at 3 s",
+            "the audio ends at 1 s, before the part ends, at 1.5 s",
+            "the audio has no part from 0.5 s to 0.5 s",
+            "the audio lasts 1 seconds: cut it into utterances of at most 0.8",
+        ]
+        assert [str(error) for error in wrong] == reasons and len(last) == 8000
+
+    def test_of_a_file_that_ends_before_its_time(self):
+        content = encoded(tone(16000), subtype="FLOAT")
+        content = content[: len(content) - 4 * 4000]
+        found = list(read_parts(content, [(0.25, 0.5), (0.25, None)]))
+        assert len(found[0]) == 4000 and "truncated" in str(found[1])
