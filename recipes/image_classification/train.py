@@ -11,25 +11,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean, stdev
-from typing import Any
+from typing import Annotated, Any
 
 from seqdyconv import KernelAttentionConv2d, ODConv2d
-from seqdyconv.data.splits import check_at_least_one
 from seqdyconv.errors import InputError
 from seqdyconv.layers import set_temperature
 from seqdyconv.models import record_mixtures
 from seqdyconv.pictures import plot_mixtures
+from seqdyconv.ranges import Count, OneOf, Options, Positive, PositiveShare, Seed
 from seqdyconv.training.annealing import TemperatureAnnealing
 from seqdyconv.training.arguments import exit_on_error, parse_arguments, resolved_arguments
 from seqdyconv.training.output_dir import begin_run, check_output_dir, remove_replaced_run
 from seqdyconv.training.reports import write_metrics, write_text
+from seqdyconv.training.trainer_arguments import CheckedTrainingArguments, try_trainer
 
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PrinterCallback, Trainer, TrainingArguments, set_seed
+from transformers import PrinterCallback, Trainer, set_seed
 
 LAYERS = {  # What stands where the network convolves, and its name in the table.
     "static": "static, `nn.Conv2d`",
@@ -38,34 +39,32 @@ LAYERS = {  # What stands where the network convolves, and its name in the table
     "condconv": "CondConv, the same with sigmoids",
     "odconv": "ODConv, `ODConv2d`",
 }
+Layer = Annotated[str, OneOf(*LAYERS)]
 
 
 @dataclass
-class ComparisonArguments:
+class ComparisonArguments(Options):
     """What is compared."""
 
-    layers: list[str] = field(default_factory=lambda: list(LAYERS), metadata={"help": f"Of {', '.join(LAYERS)}."})
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2, 3, 4], metadata={"help": "Train with each of them."})
-    channels: int = field(default=8, metadata={"help": "Of the first convolution; the others have twice as many."})
-    num_kernels: int = field(default=4, metadata={"help": "Kernels that are mixed."})
-    start_temperature: float = field(default=30.0, metadata={"help": "Of the attention at first; at the end it is 1."})
-    annealing_share: float = field(default=0.1, metadata={"help": "The part of the training in which it falls."})
-    train_size: int = field(default=899, metadata={"help": "The first so many images are trained on."})
-    validation_size: int = field(default=449, metadata={"help": "The next so many validate; the others test."})
+    layers: list[Layer] = field(default_factory=lambda: list(LAYERS), metadata={"help": "What is compared."})
+    seeds: list[Seed] = field(default_factory=lambda: [0, 1, 2, 3, 4], metadata={"help": "Train with each of them."})
+    channels: Count = field(default=8, metadata={"help": "Of the first convolution; the others have twice as many."})
+    num_kernels: Count = field(default=4, metadata={"help": "Kernels that are mixed."})
+    start_temperature: Positive = field(default=30.0, metadata={"help": "Of the attention at first; it ends at 1."})
+    annealing_share: PositiveShare = field(default=0.1, metadata={"help": "The part of training in which it falls."})
+    train_size: Count = field(default=899, metadata={"help": "The first so many images are trained on."})
+    validation_size: Count = field(default=449, metadata={"help": "The next so many validate; the others test."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("layers", "seeds"):
             values = getattr(self, name)
             if not values or len(set(values)) < len(values):
                 raise ValueError(f"{name} must be some different values, got {values}")
-        if unknown := [layer for layer in self.layers if layer not in LAYERS]:
-            raise ValueError(f"layers must be some of {', '.join(LAYERS)}, got {', '.join(unknown)}")
-        check_at_least_one(self, "channels", "num_kernels", "train_size", "validation_size")
-        TemperatureAnnealing(self.start_temperature, 1.0, self.annealing_share)  # checks them
 
 
 @dataclass
-class DigitsTrainingArguments(TrainingArguments):
+class DigitsTrainingArguments(CheckedTrainingArguments):
     """The arguments of the Trainer, one training after another in one output directory."""
 
     overwrite: bool = field(default=False, metadata={"help": "Replace the run in output_dir by a new one."})
@@ -193,6 +192,7 @@ def table(summary: Mapping[str, Mapping[str, float]]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     comparison, args = parse_arguments([ComparisonArguments, DigitsTrainingArguments], argv, description=__doc__)
     started = time.perf_counter()
+    try_trainer(args)
     check_output_dir(args.output_dir, overwrite=args.overwrite)
     images = load_images(comparison.train_size, comparison.validation_size)
     begin_run(args.output_dir, resolved_arguments(comparison, args), args.overwrite)

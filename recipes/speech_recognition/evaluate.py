@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from seqdyconv.data.speech_batches import batches_in_seconds
 from seqdyconv.data.speech_recognition import SAMPLING_RATE, DataArguments, Samples, load_speech, write_bad_files
+from seqdyconv.ranges import Positive
 from seqdyconv.speech.decoding import Decoder, SpeechDecodingArguments
 from seqdyconv.speech.recogniser import check_sampling_rate, load_recogniser
 from seqdyconv.training.arguments import exit_on_error
@@ -29,12 +30,7 @@ from transformers.utils.logging import disable_progress_bar
 class SpeechEvaluationArguments(EvaluationArguments):
     """What to evaluate."""
 
-    batch_seconds: float = field(default=60.0, metadata={"help": "Seconds of audio in a batch, padding included."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.batch_seconds > 0:
-            raise ValueError(f"batch_seconds must be above 0, got {self.batch_seconds}")
+    batch_seconds: Positive = field(default=60.0, metadata={"help": "Seconds of audio in a batch, padding included."})
 
 
 def main(argv: Sequence[str] | None = None) -> None:

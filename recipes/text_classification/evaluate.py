@@ -15,6 +15,7 @@ from typing import Any
 from seqdyconv.data.text_classification import DataArguments, load_classification_datasets
 from seqdyconv.data.text_rows import tokenize
 from seqdyconv.models.loading import load_tokenizer
+from seqdyconv.ranges import Count
 from seqdyconv.scores.text_classification import write_split
 from seqdyconv.training.arguments import exit_on_error
 from seqdyconv.training.classifiers import classify, label_names, load_model, resolve_name
@@ -30,12 +31,7 @@ from transformers.utils.logging import disable_progress_bar
 class ClassificationEvaluationArguments(EvaluationArguments):
     """What to evaluate."""
 
-    batch_size: int = field(default=32, metadata={"help": "Texts, or windows of texts, of a batch."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+    batch_size: Count = field(default=32, metadata={"help": "Texts, or windows of texts, of a batch."})
 
 
 def main(argv: Sequence[str] | None = None) -> None:

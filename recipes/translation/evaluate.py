@@ -15,6 +15,7 @@ from seqdyconv.data.translation import DataArguments, load_translation_datasets
 from seqdyconv.errors import InputError
 from seqdyconv.files import write_lines
 from seqdyconv.models.loading import load_tokenizer
+from seqdyconv.ranges import Count
 from seqdyconv.scores.translation import bleu_metric, score
 from seqdyconv.training.arguments import exit_on_error
 from seqdyconv.training.decoding import DecodingArguments, generate
@@ -30,12 +31,7 @@ from transformers.utils.logging import disable_progress_bar
 class TranslationEvaluationArguments(EvaluationArguments):
     """What to evaluate."""
 
-    nbest: int = field(default=1, metadata={"help": "Write that many translations of each sentence with scores."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.nbest < 1:
-            raise ValueError(f"nbest must be at least 1, got {self.nbest}")
+    nbest: Count = field(default=1, metadata={"help": "Write that many translations of each sentence with scores."})
 
 
 def main(argv: Sequence[str] | None = None) -> None:

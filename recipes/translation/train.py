@@ -14,6 +14,7 @@ from seqdyconv.data.splits import HELD_OUT
 from seqdyconv.data.translation import DataArguments, load_translation_datasets, make_tokenizer, tokenize
 from seqdyconv.files import write_lines
 from seqdyconv.models.loading import check_packing, load_tokenizer
+from seqdyconv.ranges import Count, Number
 from seqdyconv.scores.translation import bleu_metric, score
 from seqdyconv.training.arguments import command_line, exit_on_error, parse_arguments
 from seqdyconv.training.decoding import DecodingArguments
@@ -34,13 +35,13 @@ FILES = {"source": "sources", "reference": "references", "translation": "predict
 class TranslationTrainingArguments(TokenBatchTrainingArguments):
     """The training arguments, and what only translation has."""
 
-    generation_examples: int | None = field(
+    generation_examples: Count | None = field(
         default=200,
         metadata={
             "help": "predict_with_generate translates that many validation sentences for eval_bleu; None is all."
         },
     )
-    sample_translations: int = field(
+    sample_translations: Number = field(
         default=3, metadata={"help": "Print the translations of that many validation sentences at each evaluation."}
     )
 

@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import datasets
 import numpy as np
@@ -24,6 +24,7 @@ from seqdyconv.data.text_rows import LengthArguments, tokenize
 from seqdyconv.errors import InputError
 from seqdyconv.files import strip_text
 from seqdyconv.models.loading import load_tokenizer
+from seqdyconv.ranges import Count, OneOf
 from seqdyconv.training.arguments import exit_on_error
 from seqdyconv.training.classifiers import classify, label_names, load_model, resolve_name
 from seqdyconv.training.evaluation import ModelDirArguments, parse_model_arguments
@@ -36,16 +37,11 @@ WINDOW = 1000
 class PredictionArguments(ModelDirArguments):
     """What to classify with, and what to write."""
 
-    top_k: int = field(default=1, metadata={"help": "Write that many labels of each text, the most probable first."})
-    format: str = field(default="text", metadata={"help": "text (label, TAB, probability) or jsonl."})
-    batch_size: int = field(default=32, metadata={"help": "Texts, or windows of texts, of a batch."})
-
-    def __post_init__(self) -> None:
-        if self.format not in ("text", "jsonl"):
-            raise ValueError(f"format must be text or jsonl, got {self.format!r}")
-        for name in ("top_k", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+    top_k: Count = field(default=1, metadata={"help": "Write that many labels of each text, the most probable first."})
+    format: Annotated[str, OneOf("text", "jsonl")] = field(
+        default="text", metadata={"help": "text (label, TAB, probability) or jsonl."}
+    )
+    batch_size: Count = field(default=32, metadata={"help": "Texts, or windows of texts, of a batch."})
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -28,6 +28,7 @@ from seqdyconv.functional.conv import BACKENDS
 from seqdyconv.layers.mixers import mixers_with
 from seqdyconv.models import SeqDyConvConfig
 from seqdyconv.models.loading import ModelError, check_folder
+from seqdyconv.ranges import Options
 from seqdyconv.threads import WAITING
 from seqdyconv.training.arguments import exit_on_error, parse_arguments, read_yaml
 from seqdyconv.training.output_dir import RUN_FILE
@@ -36,7 +37,7 @@ EXTRAS = ("speech", "recipes")
 
 
 @dataclass
-class InfoArguments:
+class InfoArguments(Options):
     """What to look at."""
 
     model_dir: str = field(metadata={"help": "The model's folder; without one, what is installed is shown."})

@@ -15,24 +15,28 @@ from transformers.utils.logging import disable_progress_bar
 import seqdyconv.models
 from seqdyconv.models.loading import ModelError, check_folder, load_pretrained, load_tokenizer
 from seqdyconv.pictures import plot_kernels
+from seqdyconv.ranges import Number, Options
 from seqdyconv.swap import load_swapped
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
 
 
 @dataclass
-class PictureArguments:
+class PictureArguments(Options):
     """What to draw."""
 
     model_dir: str = field(metadata={"help": "The model: a folder, or a name on the Hub."})
     text: str = field(default="", metadata={"help": "The text; also the second word."})
     text_pair: str | None = field(default=None, metadata={"help": "The second text, of a model that reads pairs."})
-    layers: list[int] | None = field(
+    layers: list[Number] | None = field(
         default=None, metadata={"help": "Numbers of the layers, from 0; None: up to four, from the first to the last."}
     )
-    heads: list[int] | None = field(default=None, metadata={"help": "Numbers of the heads, from 0; None: the first."})
+    heads: list[Number] | None = field(
+        default=None, metadata={"help": "Numbers of the heads, from 0; None: the first."}
+    )
     output_file: str = field(default="kernels.png", metadata={"help": "The picture: .png, .pdf, .svg ..."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.text:
             raise ValueError("the text is missing: give it after the model")
 

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import Annotated, BinaryIO
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.commands.streams import end_with_the_reader, standard_input
+from seqdyconv.ranges import Range
 from seqdyconv.speech.audio import AudioError, audio_info, read_blocks
 from seqdyconv.speech.recogniser import load_recogniser
 from seqdyconv.speech.stream import RecognitionStream, StreamResampler
@@ -32,20 +33,19 @@ class StreamArguments(ModelDirArguments):
     """What to recognise."""
 
     file: str = field(default="", metadata={"help": "The audio file, or - for raw samples; also the second word."})
-    sampling_rate: int = field(default=16000, metadata={"help": "Of raw samples, in hertz."})
-    channels: int = field(default=1, metadata={"help": "Of raw samples, interleaved."})
-    chunk_seconds: float = field(default=0.32, metadata={"help": "Seconds of audio that are recognised at once."})
+    sampling_rate: Annotated[int, Range(1000, 1_000_000)] = field(
+        default=16000, metadata={"help": "Of raw samples, in hertz."}
+    )
+    channels: Annotated[int, Range(1, 256)] = field(default=1, metadata={"help": "Of raw samples, interleaved."})
+    chunk_seconds: Annotated[float, Range(0.001, 60)] = field(
+        default=0.32, metadata={"help": "Seconds of audio that are recognised at once."}
+    )
     times: bool = field(default=False, metadata={"help": "A line per word: the second at which it was known, a TAB."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.file:
             raise ValueError("the audio file is missing: give it, or -, after the model")
-        if self.sampling_rate < 1000:
-            raise ValueError(f"sampling_rate must be at least 1000, got {self.sampling_rate}")
-        if self.channels < 1:
-            raise ValueError(f"channels must be at least 1, got {self.channels}")
-        if not 0.001 <= self.chunk_seconds <= 60:
-            raise ValueError(f"chunk_seconds must be from 0.001 to 60, got {self.chunk_seconds}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -13,11 +13,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.commands.streams import end_with_the_reader
 from seqdyconv.files import write_text
+from seqdyconv.ranges import OneOf, Range
 from seqdyconv.speech.alignment import Word, to_rows, to_srt
 from seqdyconv.speech.audio import AudioError
 from seqdyconv.speech.decoding import Decoder, SpeechDecodingArguments
@@ -33,17 +35,16 @@ class TranscriptionArguments(ModelDirArguments):
     """What to transcribe, and how to write it."""
 
     files: list[str] = field(default_factory=list, metadata={"help": "Audio files; also the words after MODEL_DIR."})
-    format: str = field(default="text", metadata={"help": "text, json or srt."})
+    format: Annotated[str, OneOf(*FORMATS)] = field(default="text", metadata={"help": "text, json or srt."})
     output_dir: str | None = field(
         default=None, metadata={"help": "Write a file for each audio file there, instead of standard output."}
     )
-    segment_seconds: float = field(default=20.0, metadata={"help": "The longest piece that is recognised at once."})
+    segment_seconds: Annotated[float, Range(1, 600)] = field(
+        default=20.0, metadata={"help": "The longest piece that is recognised at once."}
+    )
 
     def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise ValueError(f"format must be {', '.join(FORMATS)}, got {self.format!r}")
-        if not 1 <= self.segment_seconds <= 600:
-            raise ValueError(f"segment_seconds must be from 1 to 600, got {self.segment_seconds}")
+        super().__post_init__()
         if not self.files:
             raise ValueError("the audio files are missing: give them after the model")
         if self.format == "srt" and self.output_dir is None and len(self.files) > 1:

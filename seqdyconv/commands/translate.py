@@ -9,6 +9,7 @@ as they have arrived, so that a pipe that delivers slowly gets its answers at on
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
@@ -16,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from seqdyconv.commands.streams import end_with_the_reader, read_windows, standard_input
 from seqdyconv.files import one_line, strip_text
 from seqdyconv.models.loading import load_tokenizer
+from seqdyconv.ranges import Count, Range
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
 from seqdyconv.training.decoding import DecodingArguments, generate
 from seqdyconv.training.evaluation import ModelDirArguments
@@ -26,15 +28,10 @@ from seqdyconv.training.translation_models import load_translation_model
 class TranslationArguments(ModelDirArguments):
     """What to translate with."""
 
-    window: int = field(default=1000, metadata={"help": "Translate at most that many lines together."})
-    max_line_tokens: int = field(
+    window: Count = field(default=1000, metadata={"help": "Translate at most that many lines together."})
+    max_line_tokens: Annotated[int, Range(2)] = field(
         default=1000, metadata={"help": "Longer lines are cut there, with a note on standard error."}
     )
-
-    def __post_init__(self) -> None:
-        for name, least in (("window", 1), ("max_line_tokens", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,36 +19,40 @@ from seqdyconv.data.batching import TokenBatchSampler
 from seqdyconv.data.speech_recognition import SAMPLING_RATE, Samples
 from seqdyconv.data.tables import DataError
 from seqdyconv.models.losses import IGNORED_LABEL
+from seqdyconv.ranges import Number, Options, Range, Share
 from seqdyconv.speech.audio import AudioError, read_audio
 from seqdyconv.speech.augmentation import AdditiveNoise, SpecAugment, SpeedPerturbation
 from seqdyconv.speech.recogniser import model_inputs
 
+Masks = Annotated[int, Range(0, 1000)]
+
 
 @dataclass
-class AugmentationArguments:
+class AugmentationArguments(Options):
     """How training utterances are changed, each epoch anew; nothing of it is done in evaluation."""
 
-    speed_factors: list[float] = field(
+    speed_factors: list[Annotated[float, Range(0.1, 10)]] = field(
         default_factory=lambda: [0.9, 1.0, 1.1],
         metadata={"help": "Play each training utterance at one of these speeds; 1.0 alone is none."},
     )
-    noise_probability: float = field(default=0.0, metadata={"help": "How often noise is added."})
-    noise_snr: list[float] = field(
+    noise_probability: Share = field(default=0.0, metadata={"help": "How often noise is added."})
+    noise_snr: list[Annotated[float, Range(-200, 200)]] = field(
         default_factory=lambda: [5.0, 30.0],
         metadata={"help": "The lowest and the highest signal-to-noise ratio, in decibels."},
     )
     noise_folder: str | None = field(
         default=None, metadata={"help": "Recordings of noise, all kept in memory; None is white noise."}
     )
-    num_time_masks: int = field(default=2, metadata={"help": "SpecAugment: spans of frames that are hidden."})
-    time_mask_width: int = field(default=40, metadata={"help": "SpecAugment: the most frames (10 ms) of one span."})
-    time_mask_ratio: float = field(default=0.2, metadata={"help": "SpecAugment: the most of an utterance in one span."})
-    num_frequency_masks: int = field(default=2, metadata={"help": "SpecAugment: spans of mel bins that are hidden."})
-    frequency_mask_width: int = field(default=27, metadata={"help": "SpecAugment: the most mel bins of one span."})
-    time_warp: int = field(default=0, metadata={"help": "SpecAugment: frames by which a point moves; 0 is no warp."})
+    num_time_masks: Masks = field(default=2, metadata={"help": "SpecAugment: spans of frames that are hidden."})
+    time_mask_width: Number = field(default=40, metadata={"help": "SpecAugment: the most frames (10 ms) of one span."})
+    time_mask_ratio: Share = field(default=0.2, metadata={"help": "SpecAugment: the most of an utterance in one span."})
+    num_frequency_masks: Masks = field(default=2, metadata={"help": "SpecAugment: spans of mel bins that are hidden."})
+    frequency_mask_width: Number = field(default=27, metadata={"help": "SpecAugment: the most mel bins of one span."})
+    time_warp: Number = field(default=0, metadata={"help": "SpecAugment: frames by which a point moves; 0 is no warp."})
 
     def __post_init__(self) -> None:
-        # All limits are those of the package's own classes.
+        super().__post_init__()
+        # Other limits are those of the package's own classes.
         SpeedPerturbation(tuple(self.speed_factors))
         AdditiveNoise(tuple(self.noise_snr), self.noise_probability)  # type: ignore[arg-type]
         self.spec_augment()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -31,7 +31,7 @@ from seqdyconv.data.speech_text import normalise_text
 from seqdyconv.data.splits import (
     SPLITS,
     HeldOutArguments,
-    check_at_least_one,
+    HeldOutShare,
     load_splits,
     rows_by,
     sample,
@@ -39,6 +39,7 @@ from seqdyconv.data.splits import (
 )
 from seqdyconv.data.tables import DataError, list_names, load_hub_splits, load_lines, load_table
 from seqdyconv.files import write_lines
+from seqdyconv.ranges import Range, Weight
 from seqdyconv.speech.audio import AudioError, audio_info, read_parts
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ logger = logging.getLogger(__name__)
 SAMPLING_RATE = 16000
 LONGEST_UTTERANCE = 600.0
 """Seconds; what is longer is no utterance, and is not kept."""
+Seconds = Annotated[float, Range(0, LONGEST_UTTERANCE)]
 
 # Part of the folders' names in the cache: raise it whenever the same audio would give other samples.
 FORMAT = 1
@@ -91,7 +93,7 @@ class DataArguments(HeldOutArguments):
     train_split: str = field(default="train", metadata=_split_help("training"))
     validation_split: str | None = field(default="validation", metadata=_split_help("validation"))
     test_split: str | None = field(default="test", metadata=_split_help("test"))
-    validation_fraction: float = field(
+    validation_fraction: HeldOutShare = field(
         default=0.05, metadata={"help": "Part of train to validate on if there is no validation data; 0 for none."}
     )
     language: str | None = field(
@@ -112,17 +114,19 @@ class DataArguments(HeldOutArguments):
     normalise_text: bool = field(
         default=True, metadata={"help": "Lower-case texts and take their punctuation out, references too."}
     )
-    min_seconds: float = field(default=0.1, metadata={"help": "Shorter training utterances are left out."})
-    max_seconds: float = field(default=30.0, metadata={"help": "Longer training utterances are left out."})
-    max_bad_files: float = field(
+    min_seconds: Seconds = field(default=0.1, metadata={"help": "Shorter training utterances are left out."})
+    max_seconds: Seconds = field(default=30.0, metadata={"help": "Longer training utterances are left out."})
+    max_bad_files: Weight = field(
         default=0.05,
         metadata={"help": "Stop if more training utterances are of no use: a number, or below 1 a share of all."},
     )
-    max_bad_evaluation_files: float = field(
+    max_bad_evaluation_files: Weight = field(
         default=0,
         metadata={"help": "The same for each of validation and test; those left out are in no score."},
     )
-    preprocessing_num_workers: int = field(default=1, metadata={"help": "Processes that decode audio, once."})
+    preprocessing_num_workers: Annotated[int, Range(1, 256)] = field(
+        default=1, metadata={"help": "Processes that decode audio, once."}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -130,15 +134,8 @@ class DataArguments(HeldOutArguments):
             raise DataError("the data set fillets needs language: cs, nl or cs+nl")
         if self.dataset == "fillets" and not set(self.languages) <= set(fillets.LANGUAGES):
             raise DataError(f"language is {self.language!r}, but fillets has cs, nl and cs+nl")
-        check_at_least_one(self, "preprocessing_num_workers")
-        for name in ("max_bad_files", "max_bad_evaluation_files"):
-            if (value := getattr(self, name)) < 0:
-                raise DataError(f"{name} is {value}, but must be at least 0")
-        if not 0 <= self.min_seconds < self.max_seconds <= LONGEST_UTTERANCE:
-            raise DataError(
-                f"min_seconds is {self.min_seconds} and max_seconds {self.max_seconds}, but they must rise from at "
-                f"least 0 to at most {LONGEST_UTTERANCE:g}"
-            )
+        if self.min_seconds >= self.max_seconds:
+            raise DataError(f"min_seconds is {self.min_seconds}, but must be below max_seconds {self.max_seconds}")
 
     @property
     def source(self) -> str:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from datasets import Dataset
 
 from seqdyconv.data.tables import DataError
+from seqdyconv.ranges import Count, Options, Range, Seed
 
 SPLITS = ("train", "validation", "test")
 HELD_OUT = ("validation", "test")
+
+HeldOutShare = Annotated[float, Range(0, 0.5)]
 
 
 def file_help(split: str) -> dict[str, Any]:
@@ -26,7 +29,7 @@ def split_help(split: str) -> dict[str, Any]:
 
 
 @dataclass
-class SourceArguments:
+class SourceArguments(Options):
     """Where the data come from. A local file takes the place of the data set's split of that name."""
 
     dataset: str | None = field(default=None, metadata={"help": "A data set: a name on the Hub."})
@@ -38,12 +41,9 @@ class SourceArguments:
     train_file: str | None = field(default=None, metadata=file_help("training"))
     validation_file: str | None = field(default=None, metadata=file_help("validation"))
     test_file: str | None = field(default=None, metadata=file_help("test"))
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use only N training examples."})
-    max_validation_samples: int | None = field(default=None, metadata={"help": "Use only N validation examples."})
-    max_test_samples: int | None = field(default=None, metadata={"help": "Use only N test examples."})
-
-    def __post_init__(self) -> None:
-        check_at_least_one(self, *(f"max_{split}_samples" for split in SPLITS))
+    max_train_samples: Count | None = field(default=None, metadata={"help": "Use only N training examples."})
+    max_validation_samples: Count | None = field(default=None, metadata={"help": "Use only N validation examples."})
+    max_test_samples: Count | None = field(default=None, metadata={"help": "Use only N test examples."})
 
     @property
     def source(self) -> str:
@@ -67,30 +67,17 @@ class HeldOutArguments(SourceArguments):
     train_split: str = field(default="train", metadata={"help": "Name of the training split in the data set."})
     validation_split: str | None = field(default="validation", metadata=split_help("validation"))
     test_split: str | None = field(default="test", metadata=split_help("test"))
-    validation_fraction: float = field(
+    validation_fraction: HeldOutShare = field(
         default=0.1, metadata={"help": "Part of train to validate on if there is no validation data; 0 for none."}
     )
-    test_fraction: float = field(
+    test_fraction: HeldOutShare = field(
         default=0.0, metadata={"help": "Part of train to test on if there is no test data; 0 for none."}
     )
-    split_seed: int = field(default=0, metadata={"help": "Seed of these splits and of the choice of max_..._samples."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for split in HELD_OUT:
-            if not 0 <= (value := self.fraction(split)) <= 0.5:
-                raise DataError(f"{split}_fraction is {value}, but must be from 0 to 0.5")
+    split_seed: Seed = field(default=0, metadata={"help": "Seed of these splits and of the choice of max_..._samples."})
 
     def fraction(self, split: str) -> float:
         """The part of train that a held-out split gets where there are no data for it."""
         return 0.0 if split == "train" else getattr(self, f"{split}_fraction")
-
-
-def check_at_least_one(args: Any, *names: str) -> None:
-    """Raise a ``DataError`` if one of the named arguments is a number below 1."""
-    for name in names:
-        if (value := getattr(args, name)) is not None and value < 1:
-            raise DataError(f"{name} is {value}, but must be at least 1")
 
 
 def split_files(args: SourceArguments, splits: Sequence[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
@@ -22,7 +22,6 @@ from seqdyconv.data.packages import PackageUnavailableError
 from seqdyconv.data.splits import (
     SPLITS,
     HeldOutArguments,
-    check_at_least_one,
     load_splits,
     rows_by,
     sample,
@@ -41,6 +40,7 @@ from seqdyconv.data.text_columns import clean_texts, label_column, label_name, t
 from seqdyconv.data.text_rows import LengthArguments
 from seqdyconv.data.word_tokenizers import TOKENIZER_TYPES, train_word_tokenizer
 from seqdyconv.models.loading import load_tokenizer
+from seqdyconv.ranges import Count, OneOf
 
 logger = logging.getLogger(__name__)
 
@@ -82,29 +82,25 @@ class DataArguments(LengthArguments, HeldOutArguments):
     unlabelled_dataset: str | None = field(
         default=None, metadata={"help": "More texts for distillation: the train split of a data set as for dataset."}
     )
-    max_unlabelled_samples: int | None = field(
+    max_unlabelled_samples: Count | None = field(
         default=None, metadata={"help": "Use only N texts for distillation, chosen by split_seed."}
     )
     tokenizer_name: str | None = field(
         default=None, metadata={"help": "Use this tokenizer (a folder or a Hub name) instead of training one."}
     )
-    tokenizer_type: str = field(
+    tokenizer_type: Annotated[str, OneOf(*TOKENIZER_TYPES)] = field(
         default="wordpiece", metadata={"help": "The vocabulary to train: wordpiece (subwords) or word."}
     )
-    vocab_size: int = field(
+    vocab_size: Count = field(
         default=16000, metadata={"help": "The most entries of the vocabulary to train, 5 special tokens included."}
     )
-    min_frequency: int = field(
+    min_frequency: Count = field(
         default=2, metadata={"help": "Words or subwords that occur less often get no entry in the vocabulary to train."}
     )
     lowercase: bool = field(default=True, metadata={"help": "Whether the tokenizer to train lower-cases."})
 
     def __post_init__(self) -> None:
-        HeldOutArguments.__post_init__(self)
-        LengthArguments.__post_init__(self)
-        if self.tokenizer_type not in TOKENIZER_TYPES:
-            raise DataError(f"tokenizer_type is {self.tokenizer_type!r}, allowed are {', '.join(TOKENIZER_TYPES)}")
-        check_at_least_one(self, "vocab_size", "min_frequency", "max_unlabelled_samples")
+        super().__post_init__()
         if self.text_pair_column is not None and self.text_column is None:
             raise DataError("text_pair_column is given without text_column")
         if self.text_column is not None and self.text_column == self.text_pair_column:

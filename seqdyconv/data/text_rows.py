@@ -5,34 +5,32 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from datasets import DatasetDict
 from transformers import PreTrainedTokenizerBase
 
-from seqdyconv.data.splits import check_at_least_one
 from seqdyconv.data.tables import DataError, map_batches
+from seqdyconv.ranges import Count, Number, OneOf, Options
 
 LONG_TEXTS = ("truncate", "windows")
 
 
 @dataclass
-class LengthArguments:
+class LengthArguments(Options):
     """How much of a text a model reads."""
 
-    max_length: int = field(default=256, metadata={"help": "The most tokens of a row, special tokens included."})
-    long_texts: str = field(
+    max_length: Count = field(default=256, metadata={"help": "The most tokens of a row, special tokens included."})
+    long_texts: Annotated[str, OneOf(*LONG_TEXTS)] = field(
         default="truncate",
         metadata={"help": "What to do with longer texts: truncate, or split into windows (rows of the same text)."},
     )
-    window_stride: int = field(default=32, metadata={"help": "Tokens that neighbouring windows share."})
-    max_windows: int | None = field(default=None, metadata={"help": "Use only the first N windows of a text."})
+    window_stride: Number = field(default=32, metadata={"help": "Tokens that neighbouring windows share."})
+    max_windows: Count | None = field(default=None, metadata={"help": "Use only the first N windows of a text."})
 
     def __post_init__(self) -> None:
-        if self.long_texts not in LONG_TEXTS:
-            raise DataError(f"long_texts is {self.long_texts!r}, allowed are {', '.join(LONG_TEXTS)}")
-        check_at_least_one(self, "max_length", "max_windows")
-        if not 0 <= self.window_stride < self.max_length and self.long_texts == "windows":
+        super().__post_init__()
+        if self.window_stride >= self.max_length and self.long_texts == "windows":
             raise DataError(
                 f"window_stride is {self.window_stride}, but must be from 0 to below max_length {self.max_length}"
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
@@ -16,10 +16,11 @@ from transformers import PreTrainedTokenizerBase
 from seqdyconv.data.libreoffice_help import load_libreoffice_help
 from seqdyconv.data.packages import PackageUnavailableError
 from seqdyconv.data.sentencepiece_tokenizers import TOKENIZER_TYPES, train_sentencepiece_tokenizer
-from seqdyconv.data.splits import SPLITS, SourceArguments, check_at_least_one
+from seqdyconv.data.splits import SPLITS, SourceArguments
 from seqdyconv.data.tables import DataError, list_names, load_hub_splits, load_lines, load_table, map_batches
 from seqdyconv.data.text_columns import check_texts, clean_texts
 from seqdyconv.models.loading import load_tokenizer
+from seqdyconv.ranges import Count, OneOf
 
 logger = logging.getLogger(__name__)
 
@@ -66,22 +67,22 @@ class DataArguments(SourceArguments):
     validation_target_file: str | None = field(default=None, metadata=_side_help("validation", "target"))
     test_source_file: str | None = field(default=None, metadata=_side_help("test", "source"))
     test_target_file: str | None = field(default=None, metadata=_side_help("test", "target"))
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use only the first N training pairs."})
-    max_validation_samples: int | None = field(default=None, metadata={"help": "Use only the first N."})
-    max_test_samples: int | None = field(default=None, metadata={"help": "Use only the first N test pairs."})
-    max_source_length: int = field(
+    max_train_samples: Count | None = field(default=None, metadata={"help": "Use only the first N training pairs."})
+    max_validation_samples: Count | None = field(default=None, metadata={"help": "Use only the first N."})
+    max_test_samples: Count | None = field(default=None, metadata={"help": "Use only the first N test pairs."})
+    max_source_length: Count = field(
         default=256,
         metadata={"help": "Training pairs whose source has more tokens are dropped; validation and test never are."},
     )
-    max_target_length: int = field(
+    max_target_length: Count = field(
         default=256,
         metadata={"help": "Training pairs whose target has more tokens are dropped; validation and test never are."},
     )
-    vocab_size: int = field(
+    vocab_size: Count = field(
         default=8000,
         metadata={"help": "Size of the joint vocabulary to train, the 260 special and byte tokens included."},
     )
-    tokenizer_type: str = field(
+    tokenizer_type: Annotated[str, OneOf(*TOKENIZER_TYPES)] = field(
         default="unigram", metadata={"help": "The vocabulary to train: unigram or bpe, which is the same every time."}
     )
     tokenizer_name: str | None = field(
@@ -93,9 +94,6 @@ class DataArguments(SourceArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.tokenizer_type not in TOKENIZER_TYPES:
-            raise DataError(f"tokenizer_type is {self.tokenizer_type!r}, allowed are {', '.join(TOKENIZER_TYPES)}")
-        check_at_least_one(self, "max_source_length", "max_target_length", "vocab_size")
         if (self.source_column is None) != (self.target_column is None):
             raise DataError("source_column and target_column must be given together")
         if self.translation_column is not None and self.source_column is not None:

@@ -6,13 +6,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from seqdyconv.errors import first_line
 from seqdyconv.models.loading import ModelError
+from seqdyconv.ranges import Count, Options, Range, Share, Weight
 from seqdyconv.speech.alignment import Word, align_words
 from seqdyconv.speech.ctc import CTCBeamSearch, Transcript, greedy_transcripts, word_times
 from seqdyconv.speech.language_model import read_vocabulary, train_ngram_model
@@ -24,10 +25,12 @@ TRAIN_TEXTS = "train_texts.txt"
 
 
 @dataclass
-class SpeechDecodingArguments:
+class SpeechDecodingArguments(Options):
     """Greedy or beam search; the language model and the word list are for CTC models."""
 
-    beam_size: int = field(default=1, metadata={"help": "Beams of the search; 1 without a language model is greedy."})
+    beam_size: Annotated[int, Range(1, 10_000)] = field(
+        default=1, metadata={"help": "Beams of the search; 1 without a language model is greedy."}
+    )
     language_model: str = field(
         default="none",
         metadata={"help": "none, an ARPA file (words with a word list, else units), or auto: of the training texts."},
@@ -38,23 +41,21 @@ class SpeechDecodingArguments:
             "help": "none, a file with a word per line, or auto: those of the ARPA file, or of the training texts."
         },
     )
-    lm_order: int | None = field(
+    lm_order: Annotated[int, Range(1, 20)] | None = field(
         default=None, metadata={"help": "Length of the n-grams with auto; None is 3 for words and 6 for units."}
     )
-    lm_weight: float = field(default=0.6, metadata={"help": "Weight of the language model."})
+    lm_weight: Weight = field(default=0.6, metadata={"help": "Weight of the language model."})
     word_score: float = field(default=0.0, metadata={"help": "Added for each word, with a word list."})
     unit_score: float = field(default=0.0, metadata={"help": "Added for each unit, without a word list."})
-    ctc_weight: float | None = field(
+    ctc_weight: Share | None = field(
         default=None, metadata={"help": "Weight of CTC beside an attention decoder; None is that of the training."}
     )
-    max_label_length: int | None = field(
+    max_label_length: Count | None = field(
         default=None, metadata={"help": "The most units that an attention decoder writes; None: what the model allows."}
     )
 
     def __post_init__(self) -> None:
-        for name in ("beam_size", "max_label_length"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        super().__post_init__()
         for name in ("language_model", "word_list"):
             if (value := getattr(self, name)) not in ("none", "auto") and not Path(value).is_file():
                 raise ValueError(f"{name} must be none, auto or a file, got {value!r}")

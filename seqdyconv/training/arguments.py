@@ -6,7 +6,9 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 import shlex
+import stat
 import sys
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,7 +18,11 @@ from typing import Any, NoReturn, Union, cast, get_args, get_origin, get_type_hi
 import yaml
 from transformers import HfArgumentParser
 
-from seqdyconv.errors import InputError
+from seqdyconv.errors import InputError, first_line
+from seqdyconv.ranges import rules_of
+
+LARGEST_FILE = 1_000_000
+"""Bytes of a configuration file."""
 
 
 class ArgumentsError(InputError):
@@ -89,19 +95,31 @@ def exit_on_error(*errors: type[BaseException]) -> Iterator[None]:
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a YAML file that holds one mapping of keys to values.
 
+    Numbers are those of YAML 1.2 and Python: 1e-3 is one, 012 is twelve, 1:30 is none. Only plain values can be in it:
+    null, booleans, numbers, texts, lists and mappings.
+
     Raises:
-        ArgumentsError: No such file, not YAML, not UTF-8, not a mapping, or a key occurs twice.
+        ArgumentsError: No such file, not YAML, not UTF-8, too large, not a mapping, or a key occurs twice.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        # A pipe with a name may never be written to; one of the shell's <(...) has none.
+        if stat.S_ISFIFO(os.stat(path).st_mode) and os.path.exists(os.path.realpath(path)):
+            raise ArgumentsError(f"can't read the configuration file {path}: it is a named pipe")
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        text = content.decode("utf-8")
     except OSError as error:
         raise ArgumentsError(f"can't read the configuration file {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ArgumentsError(f"the configuration file {path} is not UTF-8 text (byte {error.start})") from None
+    if len(content) > LARGEST_FILE:
+        raise ArgumentsError(f"the configuration file {path} has more than {LARGEST_FILE} bytes, so it is none")
     try:
-        values = yaml.load(text, Loader=_UniqueKeyLoader)
+        values = yaml.load(text, Loader=_PlainLoader)
     except yaml.YAMLError as error:
         raise ArgumentsError(f"the configuration file {path} is not valid YAML: {error}") from None
+    except (RecursionError, ValueError) as error:
+        raise ArgumentsError(f"can't use the configuration file {path}: {first_line(error)}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -111,7 +129,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def dump_yaml(values: Mapping[str, Any]) -> str:
     """A mapping as YAML, in its own order."""
-    return yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
+    return yaml.dump(dict(values), Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
 
 
 def resolved_arguments(*groups: Any) -> dict[str, Any]:
@@ -157,8 +175,45 @@ def command_line(script: str, argv: Sequence[str] | None = None) -> str:
     return f"{launcher} {script} {shlex.join(sys.argv[1:] if argv is None else argv)}"
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML keeps the last of two equal keys in silence; here the second one is an error."""
+_PLAIN = ("null", "bool", "str", "seq", "map")
+_NUMBERS = {
+    "int": r"[-+]?[0-9]+",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}
+
+
+def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
+    """By first letter the tags of unquoted words: YAML 1.1's, but for numbers those of YAML 1.2, and no dates."""
+    kept = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:bool", "tag:yaml.org,2002:merge")
+    found = {
+        letter: [(tag, pattern) for tag, pattern in rows if tag in kept]
+        for letter, rows in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    for kind, pattern in _NUMBERS.items():
+        for letter in "+-.0123456789":
+            found.setdefault(letter, []).append((f"tag:yaml.org,2002:{kind}", re.compile(f"^(?:{pattern})$")))
+    return found
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Plain values alone. Of two equal keys YAML keeps the last in silence; here the second one is an error."""
+
+    yaml_implicit_resolvers = _resolvers()
+    yaml_constructors = {
+        **{
+            tag: make for tag, make in yaml.SafeLoader.yaml_constructors.items() if (tag or "").split(":")[-1] in _PLAIN
+        },
+        "tag:yaml.org,2002:int": lambda loader, node: int(loader.construct_scalar(node)),
+        "tag:yaml.org,2002:float": yaml.SafeLoader.construct_yaml_float,
+        None: yaml.SafeLoader.construct_undefined,
+    }
+
+    def get_single_node(self) -> yaml.Node | None:
+        """The document, if it is of bounded size with all its aliases put in."""
+        node = super().get_single_node()
+        if node is not None and _size(node, {}) > LARGEST_FILE:
+            raise ArgumentsError("its aliases, one in another, make it too large")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -168,6 +223,22 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 raise ArgumentsError(f"the key {key!r} occurs twice, again in line {key_node.start_mark.line + 1}")
             seen.add(str(key))
         return super().construct_mapping(node, deep)
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes what :class:`_PlainLoader` reads."""
+
+    yaml_implicit_resolvers = _resolvers()
+
+
+def _size(node: yaml.Node, sizes: dict[int, int]) -> int:
+    """How many nodes there are in a node, those of an alias as often as it stands there."""
+    if id(node) not in sizes:
+        sizes[id(node)] = LARGEST_FILE + 1  # an alias in what it stands for has no end
+        parts = node.value if isinstance(node, yaml.CollectionNode) else []
+        flat = [one for part in parts for one in (part if isinstance(part, tuple) else (part,))]
+        sizes[id(node)] = 1 + sum(_size(part, sizes) for part in flat)
+    return sizes[id(node)]
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -202,6 +273,10 @@ def _parse(
         allow_abbrev=False,
         formatter_class=_HelpFormatter,
     )
+    rules = {name: rule for kind in dataclass_types for name, rule in rules_of(kind).items()}
+    for action in parser._actions:
+        if action.dest in rules and action.help:
+            action.help += f" It must be {rules[action.dest]}."
     if {"-h", "--help"} & set(words):
         parser.parse_args(["--help"])
     end = next((index for index, word in enumerate(words) if word.startswith("--")), len(words))

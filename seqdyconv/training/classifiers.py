@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,9 @@ from seqdyconv.data.packages import PackageUnavailableError
 from seqdyconv.data.text_classification import check_labels
 from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForSequenceClassification
+from seqdyconv.models.configuration import POOLINGS
 from seqdyconv.models.loading import ModelError, check_folder, check_vocabulary, load_pretrained
+from seqdyconv.ranges import Count, Dropout, OneOf
 from seqdyconv.scores.text_classification import mean_of_windows
 from seqdyconv.swap import load_swapped
 from seqdyconv.training.model_arguments import EncoderArguments, kernel_sizes_help, refuse_ignored
@@ -33,10 +35,10 @@ KIND = "text classification model"
 class ModelArguments(EncoderArguments):
     """A pretrained model, or the architecture of a new one; the names are those of SeqDyConvConfig without encoder_."""
 
-    pooling: str = field(
+    pooling: Annotated[str, OneOf(*POOLINGS)] = field(
         default=SeqDyConvConfig.pooling, metadata={"help": "One vector of a text's tokens: mean, max or first."}
     )
-    classifier_dropout: float | None = field(
+    classifier_dropout: Dropout | None = field(
         default=SeqDyConvConfig.classifier_dropout, metadata={"help": "Dropout on that vector; None is dropout."}
     )
 
@@ -45,9 +47,9 @@ class ModelArguments(EncoderArguments):
         default=None,
         metadata={"help": "Fine-tune this model (minilm-l6, a folder or a name on the Hub) instead of a new one."},
     )
-    encoder_kernel_sizes: list[int] = field(default_factory=lambda: [3, 7, 15], metadata=kernel_sizes_help("encoder"))
-    hidden_size: int = field(default=256, metadata={"help": "Width of the model."})
-    ffn_dim: int = field(default=512, metadata={"help": "Width inside the feed-forward blocks."})
+    encoder_kernel_sizes: list[Count] = field(default_factory=lambda: [3, 7, 15], metadata=kernel_sizes_help("encoder"))
+    hidden_size: Count = field(default=256, metadata={"help": "Width of the model."})
+    ffn_dim: Count = field(default=512, metadata={"help": "Width inside the feed-forward blocks."})
 
 
 def resolve_name(name_or_path: str) -> str:

@@ -3,42 +3,34 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdyconv.data.batching import TokenBatchSampler
+from seqdyconv.ranges import Count, Options, Range
 
 
 @dataclass
-class DecodingArguments:
+class DecodingArguments(Options):
     """How outputs are searched for."""
 
-    num_beams: int = field(default=4, metadata={"help": "Beams of the search; 1 is greedy."})
-    length_penalty: float = field(
+    num_beams: Annotated[int, Range(1, 1000)] = field(default=4, metadata={"help": "Beams of the search; 1 is greedy."})
+    length_penalty: Annotated[float, Range(-10, 10)] = field(
         default=1.0,
         metadata={"help": "Beam scores are divided by length ** length_penalty; above 1 favours long ones."},
     )
-    max_length_factor: float = field(
+    max_length_factor: Annotated[float, Range(0, 1000)] = field(
         default=1.5, metadata={"help": "Longest output: max_length_factor * source tokens + max_length_constant."}
     )
-    max_length_constant: int = field(default=10, metadata={"help": "See max_length_factor."})
-    decoding_max_tokens: int = field(
+    max_length_constant: Annotated[int, Range(1, 1_000_000)] = field(
+        default=10, metadata={"help": "See max_length_factor."}
+    )
+    decoding_max_tokens: Count = field(
         default=8000, metadata={"help": "Bound of a batch in decoding: sentences * longest source * beams."}
     )
-
-    def __post_init__(self) -> None:
-        if self.num_beams < 1:
-            raise ValueError(f"num_beams must be at least 1, got {self.num_beams}")
-        if self.max_length_factor < 0 or self.max_length_constant < 1:
-            raise ValueError(
-                "max_length_factor must be at least 0 and max_length_constant at least 1, "
-                f"got {self.max_length_factor} and {self.max_length_constant}"
-            )
-        if self.decoding_max_tokens < 1:
-            raise ValueError(f"decoding_max_tokens must be at least 1, got {self.decoding_max_tokens}")
 
 
 @dataclass(frozen=True)

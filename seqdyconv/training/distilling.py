@@ -3,7 +3,7 @@
 import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from datasets import Dataset
 from transformers import (
@@ -17,6 +17,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from seqdyconv.models.loading import ModelError
 from seqdyconv.pictures import plot_learning_curves
+from seqdyconv.ranges import Count, LearningRate, OneOf, Options, Positive, Share, Weight
 from seqdyconv.swap.distillation import DistillationTrainer
 from seqdyconv.training.checkpoints import latest_checkpoint
 from seqdyconv.training.classifiers import known_labels, load_model
@@ -28,44 +29,33 @@ DISTILLATION_FOLDER = "distillation"
 
 
 @dataclass
-class DistillationArguments:
+class DistillationArguments(Options):
     """A swapped model learns from a teacher: first on texts without labels, then beside its task."""
 
-    distil_epochs: float = field(
+    distil_epochs: Weight = field(
         default=0.0, metadata={"help": "Match the teacher's hidden states on texts without labels for n epochs first."}
     )
-    distil_learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate of that stage."})
-    distil_parameters: str = field(default="all", metadata={"help": "What it trains: all, or only the new mixers."})
-    distil_max_tokens: int | None = field(
+    distil_learning_rate: LearningRate = field(default=5e-4, metadata={"help": "Peak learning rate of that stage."})
+    distil_parameters: Annotated[str, OneOf("all", "mixers")] = field(
+        default="all", metadata={"help": "What it trains: all, or only the new mixers."}
+    )
+    distil_max_tokens: Count | None = field(
         default=None, metadata={"help": "Bound of its batches per process; None is max_tokens."}
     )
-    distil_logits_weight: float = field(
+    distil_logits_weight: Weight = field(
         default=0.0,
         metadata={"help": "Weight of matching the logits of a teacher that is trained for the task, in both stages."},
     )
-    distil_temperature: float = field(default=1.0, metadata={"help": "Temperature of the logits in that."})
+    distil_temperature: Positive = field(default=1.0, metadata={"help": "Temperature of the logits in that."})
     teacher_name_or_path: str | None = field(
         default=None, metadata={"help": "The teacher; None is the pretrained model as it was before the swap."}
     )
-    matching_weight: float = field(
+    matching_weight: Weight = field(
         default=0.0, metadata={"help": "Weight of matching the teacher's hidden states beside the task's loss."}
     )
-    matching_until: float = field(
+    matching_until: Share = field(
         default=0.4, metadata={"help": "Drop that term after this fraction of the steps of the fine-tuning."}
     )
-
-    def __post_init__(self) -> None:
-        if self.distil_parameters not in ("all", "mixers"):
-            raise ValueError(f"distil_parameters must be all or mixers, got {self.distil_parameters!r}")
-        for name in ("distil_epochs", "distil_logits_weight", "matching_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
-        if self.distil_max_tokens is not None and self.distil_max_tokens < 1:
-            raise ValueError(f"distil_max_tokens must be at least 1, got {self.distil_max_tokens}")
-        if not 0 <= self.matching_until <= 1:
-            raise ValueError(f"matching_until must be in [0, 1], got {self.matching_until}")
-        if self.distil_temperature <= 0:
-            raise ValueError(f"distil_temperature must be above 0, got {self.distil_temperature}")
 
     @property
     def used(self) -> bool:

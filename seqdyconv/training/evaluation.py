@@ -4,17 +4,18 @@ import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from seqdyconv.data.splits import SPLITS
+from seqdyconv.ranges import OneOf, Options
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
 from seqdyconv.training.output_dir import run_arguments
 
 
 @dataclass
-class ModelDirArguments:
+class ModelDirArguments(Options):
     """A trained model, and what computes."""
 
     model_dir: str = field(metadata={"help": "The model: a folder, or a name on the Hub."})
@@ -30,14 +31,10 @@ class ModelDirArguments:
 class EvaluationArguments(ModelDirArguments):
     """What to evaluate."""
 
-    split: str = field(default="test", metadata={"help": "train, validation or test."})
+    split: Annotated[str, OneOf(*SPLITS)] = field(default="test", metadata={"help": "train, validation or test."})
     evaluation_dir: str | None = field(
         default=None, metadata={"help": "Where to write to; by default MODEL_DIR/evaluation."}
     )
-
-    def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r}")
 
     @property
     def folder(self) -> Path:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -12,8 +12,12 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from seqdyconv.errors import first_line
 from seqdyconv.layers import MIXERS, mixer_options
 from seqdyconv.models import SeqDyConvConfig
+from seqdyconv.models.configuration import POSITION_TYPES
 from seqdyconv.models.loading import ModelError
+from seqdyconv.ranges import Count, Dropout, OneOf, Options
 from seqdyconv.training.arguments import declared_defaults
+
+Mixer = Annotated[str, OneOf(*MIXERS)]
 
 # What a model says to its mixers, whatever their options are.
 _OF_THE_MODEL = ("kernel_size", "causal", "lookahead")
@@ -42,50 +46,50 @@ def mixer_options_help(stack: str) -> dict[str, Any]:
 
 
 @dataclass
-class EncoderArguments:
+class EncoderArguments(Options):
     """A pretrained model, or the architecture of a new one; keys without a side hold for all stacks of layers."""
 
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Fine-tune this model (a folder or a name on the Hub) instead of a new one."}
     )
-    encoder_layer_types: list[str] = field(
+    encoder_layer_types: list[Mixer] = field(
         default_factory=lambda: ["dynamic_conv"], metadata=layer_types_help("encoder")
     )
-    encoder_kernel_sizes: list[int] = field(
+    encoder_kernel_sizes: list[Count] = field(
         default_factory=lambda: [3, 7, 15, 31, 31, 31, 31], metadata=kernel_sizes_help("encoder")
     )
     encoder_mixer_options: dict[str, Any] | str | list[Any] | None = field(
         default=None, metadata=mixer_options_help("encoder")
     )
-    hidden_size: int = field(default=SeqDyConvConfig.hidden_size, metadata={"help": "Width of the model."})
-    ffn_dim: int = field(default=1024, metadata={"help": "Width inside the feed-forward blocks."})
-    attention_heads: int = field(default=4, metadata={"help": "Heads of convolution and attention."})
-    conv_dim: int | None = field(default=None, metadata={"help": "Width of the convolutions; None is hidden_size."})
+    hidden_size: Count = field(default=SeqDyConvConfig.hidden_size, metadata={"help": "Width of the model."})
+    ffn_dim: Count = field(default=1024, metadata={"help": "Width inside the feed-forward blocks."})
+    attention_heads: Count = field(default=4, metadata={"help": "Heads of convolution and attention."})
+    conv_dim: Count | None = field(default=None, metadata={"help": "Width of the convolutions; None is hidden_size."})
     glu: bool = field(
         default=SeqDyConvConfig.encoder_glu, metadata={"help": "Gated linear unit before each convolution."}
     )
     normalize_before: bool = field(
         default=SeqDyConvConfig.encoder_normalize_before, metadata={"help": "Pre-norm instead of post-norm."}
     )
-    position_type: str = field(
+    position_type: Annotated[str, OneOf(*POSITION_TYPES)] = field(
         default=SeqDyConvConfig.encoder_position_type, metadata={"help": "Positions: sinusoidal, learned or none."}
     )
-    max_position_embeddings: int = field(
+    max_position_embeddings: Count = field(
         default=SeqDyConvConfig.max_position_embeddings, metadata={"help": "Longest sequence with learned positions."}
     )
-    dropout: float = field(
+    dropout: Dropout = field(
         default=SeqDyConvConfig.dropout, metadata={"help": "Dropout on embeddings and before each residual sum."}
     )
-    attention_dropout: float = field(
+    attention_dropout: Dropout = field(
         default=SeqDyConvConfig.attention_dropout, metadata={"help": "Dropout on attention weights."}
     )
-    activation_dropout: float = field(
+    activation_dropout: Dropout = field(
         default=SeqDyConvConfig.activation_dropout, metadata={"help": "Dropout inside the feed-forward blocks."}
     )
-    input_dropout: float = field(
+    input_dropout: Dropout = field(
         default=SeqDyConvConfig.input_dropout, metadata={"help": "Dropout on the inputs of the convolution blocks."}
     )
-    weight_dropout: float = field(
+    weight_dropout: Dropout = field(
         default=SeqDyConvConfig.weight_dropout, metadata={"help": "DropConnect: dropout on the convolution kernels."}
     )
     weight_softmax: bool = field(
@@ -96,6 +100,7 @@ class EncoderArguments:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for item in dataclasses.fields(self):
             if item.name.endswith("_mixer_options"):
                 setattr(self, item.name, _from_json(getattr(self, item.name), item.name))
@@ -142,10 +147,10 @@ class EncoderArguments:
 class EncoderDecoderArguments(EncoderArguments):
     """The architecture of an encoder-decoder."""
 
-    decoder_layer_types: list[str] = field(
+    decoder_layer_types: list[Mixer] = field(
         default_factory=lambda: ["dynamic_conv"], metadata=layer_types_help("decoder")
     )
-    decoder_kernel_sizes: list[int] = field(
+    decoder_kernel_sizes: list[Count] = field(
         default_factory=lambda: [3, 7, 15, 31, 31, 31], metadata=kernel_sizes_help("decoder")
     )
     decoder_mixer_options: dict[str, Any] | str | list[Any] | None = field(

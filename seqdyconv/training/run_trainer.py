@@ -12,10 +12,13 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from seqdyconv.data.batching import SetEpochCallback
+from seqdyconv.ranges import Number, check_options
+from seqdyconv.training.arguments import ArgumentsError
+from seqdyconv.training.trainer_arguments import RULES, CheckedTrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -29,16 +32,16 @@ def cpu_has_bfloat16() -> bool:
 
 
 @dataclass
-class RunArguments(TrainingArguments):
+class RunArguments(CheckedTrainingArguments):
     """The arguments of the Trainer, and those of a run: see :class:`seqdyconv.training.runs.Run`.
 
     Keys of the Trainer that have no effect here raise when they are set.
     """
 
-    average_checkpoints: int = field(
+    average_checkpoints: Number = field(
         default=0, metadata={"help": "The final model is the average of the last n checkpoints; 0 and 1 mean the last."}
     )
-    early_stopping_patience: int = field(
+    early_stopping_patience: Number = field(
         default=0, metadata={"help": "Stop after n evaluations without a better metric_for_best_model; 0 is never."}
     )
     resume: bool = field(default=False, metadata={"help": "Go on with the run in output_dir."})
@@ -70,24 +73,24 @@ class RunArguments(TrainingArguments):
     }
 
     def __post_init__(self) -> None:
-        if self.output_dir is None:
-            raise ValueError("output_dir is missing: say where the run is written to")
+        check_options(self, RULES)
         defaults = {item.name: item.default for item in dataclasses.fields(self)}
         for name, instead in self.without_effect.items():
             if getattr(self, name) != defaults[name]:
-                raise ValueError(f"{name} has no effect here: {instead}")
-        for name in ("average_checkpoints", "early_stopping_patience"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+                raise ArgumentsError(f"{name} has no effect here: {instead}")
         if self.average_checkpoints > 1 and self.load_best_model_at_end:
-            raise ValueError("average_checkpoints and load_best_model_at_end exclude each other: choose one")
+            raise ArgumentsError("average_checkpoints and load_best_model_at_end exclude each other: choose one")
         if self.save_total_limit is not None and self.save_total_limit < max(1, self.average_checkpoints):
-            raise ValueError(
+            raise ArgumentsError(
                 f"save_total_limit must be at least max(1, average_checkpoints) = {max(1, self.average_checkpoints)}, "
                 f"got {self.save_total_limit}"
             )
+        if self.average_checkpoints > 1 and self.save_strategy == "no":
+            raise ArgumentsError("average_checkpoints needs checkpoints: set save_strategy")
         if self.early_stopping_patience and self.metric_for_best_model is None:
-            raise ValueError("early_stopping_patience needs metric_for_best_model, such as loss")
+            raise ArgumentsError("early_stopping_patience needs metric_for_best_model, such as loss")
+        if self.early_stopping_patience and self.eval_strategy == "no":
+            raise ArgumentsError("early_stopping_patience needs evaluations: set eval_strategy")
         if not torch.accelerator.is_available():
             self.use_cpu = True  # The Trainer refuses bf16 on a machine without a GPU unless this is said.
         self.float32_instead = self.bf16 and self.use_cpu and not cpu_has_bfloat16()
@@ -97,7 +100,7 @@ class RunArguments(TrainingArguments):
     @property
     def order_seed(self) -> int:
         """The seed of the order of the examples."""
-        return self.data_seed or self.seed
+        return self.seed if self.data_seed is None else self.data_seed
 
 
 class RunTrainer(Trainer):
@@ -238,6 +241,7 @@ class RunTrainer(Trainer):
             batch_sampler=batch_sampler,
             collate_fn=collator,
             num_workers=workers,
+            multiprocessing_context=self.args.dataloader_multiprocessing_context,
             pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
             persistent_workers=workers > 0 and self.args.dataloader_persistent_workers,
             prefetch_factor=self.args.dataloader_prefetch_factor,

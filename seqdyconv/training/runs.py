@@ -27,6 +27,7 @@ from seqdyconv.training.output_dir import (
 )
 from seqdyconv.training.reports import format_example, write_metrics, write_model_card
 from seqdyconv.training.run_trainer import RunArguments, RunTrainer
+from seqdyconv.training.trainer_arguments import try_trainer
 
 STATE_FILE = "trainer_state.json"
 LEARNING_CURVES = "learning_curves.png"
@@ -63,10 +64,14 @@ class Run:
         args: The arguments of the training.
         groups: All other arguments.
         command: What repeats the run: see :func:`seqdyconv.training.arguments.command_line`.
+
+    Raises:
+        ArgumentsError: The Trainer can't work with these arguments.
     """
 
     def __init__(self, args: RunArguments, groups: Sequence[Any], command: str) -> None:
         disable_progress_bar()  # That of saving weights; the bar of the training stays.
+        try_trainer(args)
         self.args = args
         self.command = command
         self.arguments = resolved_arguments(*groups, args)

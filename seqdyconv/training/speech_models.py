@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from torch import Tensor
@@ -11,13 +11,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from seqdyconv.data.speech_recognition import SAMPLING_RATE
 from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvForCTC, SeqDyConvForSpeechSeq2Seq, SeqDyConvSpeechConfig
+from seqdyconv.models.configuration_speech import ENCODER_BLOCKS
 from seqdyconv.models.loading import ModelError, load_tokenizer
+from seqdyconv.ranges import Count, Number, OneOf, Range, Share
 from seqdyconv.speech import SeqDyConvFeatureExtractor, global_statistics
 from seqdyconv.speech.recogniser import check_sampling_rate, load_feature_extractor, load_speech_model
 from seqdyconv.speech.tokenization import train_character_tokenizer, train_subword_tokenizer
 from seqdyconv.swap import swap_self_attention
 from seqdyconv.training.model_arguments import (
     EncoderDecoderArguments,
+    Mixer,
     kernel_sizes_help,
     layer_types_help,
     refuse_ignored,
@@ -41,75 +44,71 @@ class ModelArguments(EncoderDecoderArguments):
         default=None,
         metadata={"help": "The language that a Whisper model hears and writes (cs, czech); None: it finds out itself."},
     )
-    head: str = field(default="ctc", metadata={"help": "ctc, or seq2seq: an attention decoder beside it."})
-    units: str = field(default="characters", metadata={"help": "What is recognised: characters or bpe."})
-    vocab_size: int = field(default=256, metadata={"help": "The most entries of the vocabulary of bpe."})
-    min_frequency: int = field(
+    head: Annotated[str, OneOf(*HEADS)] = field(
+        default="ctc", metadata={"help": "ctc, or seq2seq: an attention decoder beside it."}
+    )
+    units: Annotated[str, OneOf(*UNITS)] = field(
+        default="characters", metadata={"help": "What is recognised: characters or bpe."}
+    )
+    vocab_size: Count = field(default=256, metadata={"help": "The most entries of the vocabulary of bpe."})
+    min_frequency: Count = field(
         default=1, metadata={"help": "Characters that occur less often in the training texts are unknown ones."}
     )
 
-    num_mel_bins: int = field(default=80, metadata={"help": "Mel filters of the features."})
-    feature_kind: str = field(default="kaldi", metadata={"help": "How the features are computed: kaldi or torch."})
-    feature_normalize: str = field(
+    num_mel_bins: Annotated[int, Range(4, 1024)] = field(default=80, metadata={"help": "Mel filters of the features."})
+    feature_kind: Annotated[str, OneOf("kaldi", "torch")] = field(
+        default="kaldi", metadata={"help": "How the features are computed: kaldi or torch."}
+    )
+    feature_normalize: Annotated[str, OneOf("global", "utterance", "none")] = field(
         default="global",
         metadata={"help": "Mean and variance taken out: global (of train; can stream), utterance or none."},
     )
-    subsampling_channels: int = field(default=64, metadata={"help": "Channels of the subsampling convolutions."})
-    subsampling_kernels: int = field(
+    subsampling_channels: Count = field(default=64, metadata={"help": "Channels of the subsampling convolutions."})
+    subsampling_kernels: Count = field(
         default=1, metadata={"help": "Kernels of each subsampling convolution; above 1 attention mixes them."}
     )
-    kernel_temperature: float = field(
+    kernel_temperature: Annotated[float, Range(1)] = field(
         default=30.0,
         metadata={"help": "Temperature of the attention over these kernels at first; it falls to 1."},
     )
-    encoder_block: str = field(
+    encoder_block: Annotated[str, OneOf(*ENCODER_BLOCKS)] = field(
         default="transformer", metadata={"help": "The encoder's blocks: transformer, conformer."}
     )
-    encoder_lookahead: int | None = field(
+    encoder_lookahead: Number | None = field(
         default=None,
         metadata={"help": "Frames (40 ms) ahead that each layer sees, for streaming; None is the whole utterance."},
     )
-    conformer_kernel_size: int = field(default=31, metadata={"help": "Kernel of the conformer's convolution module."})
-    intermediate_ctc_layers: list[int] | None = field(
+    conformer_kernel_size: Count = field(default=31, metadata={"help": "Kernel of the conformer's convolution module."})
+    intermediate_ctc_layers: list[Count] | None = field(
         default=None, metadata={"help": "CTC on these encoder layers too (1 is the first one)."}
     )
-    intermediate_ctc_weight: float = field(default=0.3, metadata={"help": "Weight of these in the CTC loss."})
-    ctc_weight: float = field(default=0.3, metadata={"help": "Weight of CTC beside the decoder, with head seq2seq."})
+    intermediate_ctc_weight: Share = field(default=0.3, metadata={"help": "Weight of these in the CTC loss."})
+    ctc_weight: Share = field(default=0.3, metadata={"help": "Weight of CTC beside the decoder, with head seq2seq."})
 
     # Other defaults than those of all recipes.
-    encoder_kernel_sizes: list[int] = field(default_factory=lambda: [31] * 6, metadata=kernel_sizes_help("encoder"))
-    decoder_layer_types: list[str] = field(
+    encoder_kernel_sizes: list[Count] = field(default_factory=lambda: [31] * 6, metadata=kernel_sizes_help("encoder"))
+    decoder_layer_types: list[Mixer] = field(
         default_factory=lambda: ["dynamic_conv"], metadata=layer_types_help("decoder, with head seq2seq")
     )
-    decoder_kernel_sizes: list[int] = field(default_factory=lambda: [15] * 3, metadata=kernel_sizes_help("decoder"))
-    hidden_size: int = field(default=192, metadata={"help": "Width of the model."})
-    ffn_dim: int = field(default=768, metadata={"help": "Width inside the feed-forward blocks."})
+    decoder_kernel_sizes: list[Count] = field(default_factory=lambda: [15] * 3, metadata=kernel_sizes_help("decoder"))
+    hidden_size: Count = field(default=192, metadata={"help": "Width of the model."})
+    ffn_dim: Count = field(default=768, metadata={"help": "Width inside the feed-forward blocks."})
     normalize_before: bool = field(default=True, metadata={"help": "Pre-norm instead of post-norm."})
 
-    swap_mixer: str | None = field(
+    swap_mixer: Mixer | None = field(
         default=None,
         metadata={"help": "Put this mixer (dynamic_conv, lightweight_conv) in the place of its self-attention."},
     )
     swap_layers: str | None = field(
         default=None, metadata={"help": 'In which layers: numbers and ranges ("0,2-5") or "every 2"; None is all.'}
     )
-    swap_kernel_size: int = field(default=31, metadata={"help": "Kernel size of these mixers."})
+    swap_kernel_size: Count = field(default=31, metadata={"help": "Kernel size of these mixers."})
     swap_mixer_options: dict[str, Any] | str | None = field(
         default=None, metadata={"help": 'Other options of the mixer, such as {"glu": true} (JSON on the command line).'}
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, allowed in (
-            ("head", HEADS),
-            ("units", UNITS),
-            ("feature_kind", ("kaldi", "torch")),
-            ("feature_normalize", ("global", "utterance", "none")),
-        ):
-            if (value := getattr(self, name)) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-        if not self.kernel_temperature >= 1:
-            raise ValueError(f"kernel_temperature must be at least 1, got {self.kernel_temperature}")
         if self.swap_mixer is not None and self.model_name_or_path is None:
             raise ValueError("swap_mixer swaps the self-attention of a pretrained model: give model_name_or_path")
         for name in ("new_vocabulary", "whisper_language"):

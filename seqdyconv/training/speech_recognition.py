@@ -18,6 +18,7 @@ from seqdyconv.data.tables import DataError
 from seqdyconv.files import write_lines
 from seqdyconv.models.losses import IGNORED_LABEL
 from seqdyconv.pictures import plot_alignment
+from seqdyconv.ranges import Count, Positive
 from seqdyconv.scores.speech_recognition import score, write_split
 from seqdyconv.speech.alignment import align_words
 from seqdyconv.speech.augmentation import SpecAugment
@@ -32,17 +33,17 @@ UNKNOWN_SHARE = 0.1
 class SpeechTrainingArguments(RunArguments):
     """The training arguments, and what only speech recognition has."""
 
-    max_batch_seconds: float = field(
+    max_batch_seconds: Positive = field(
         default=60.0,
         metadata={
             "help": "Bound of a training batch per process: utterances * longest one in seconds, padding included, "
             "before their speed is changed."
         },
     )
-    eval_max_batch_seconds: float | None = field(
+    eval_max_batch_seconds: Positive | None = field(
         default=None, metadata={"help": "The same for evaluation; None is max_batch_seconds."}
     )
-    max_label_length: int | None = field(
+    max_label_length: Count | None = field(
         default=None,
         metadata={"help": "The most units that a decoder writes for an utterance; None: what the model allows."},
     )
@@ -60,6 +61,7 @@ class SpeechTrainingArguments(RunArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints stay."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "No effect: the columns are known."})
 
+    metric_names: ClassVar[tuple[str, ...]] = ("loss", "wer", "cer")
     without_effect: ClassVar[dict[str, str]] = RunArguments.without_effect | {
         "per_device_train_batch_size": "max_batch_seconds bounds the batches",
         "per_device_eval_batch_size": "eval_max_batch_seconds bounds the batches",
@@ -67,14 +69,6 @@ class SpeechTrainingArguments(RunArguments):
         "label_smoothing_factor": "CTC has none",
         "remove_unused_columns": "the columns are known",
     }
-
-    def __post_init__(self) -> None:
-        for name in ("max_batch_seconds", "eval_max_batch_seconds"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
-        if self.max_label_length is not None and self.max_label_length < 1:
-            raise ValueError(f"max_label_length must be at least 1, got {self.max_label_length}")
-        super().__post_init__()
 
 
 class SpeechTrainer(RunTrainer):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, DatasetDict
@@ -18,9 +18,11 @@ from seqdyconv.data.tables import DataError
 from seqdyconv.errors import first_line
 from seqdyconv.layers import MIXERS, mixer_options
 from seqdyconv.models.loading import ModelError
+from seqdyconv.ranges import Count, Number, OneOf, Options, Weight
 from seqdyconv.swap import choose_layers, swap_self_attention
 from seqdyconv.training.checkpoints import latest_checkpoint
 from seqdyconv.training.distilling import DISTILLATION_FOLDER
+from seqdyconv.training.model_arguments import Mixer
 from seqdyconv.training.runs import is_finished
 from seqdyconv.training.token_batches import TokenBatchArguments, example_lengths
 
@@ -28,22 +30,24 @@ _OPTIONS = ", ".join(sorted({option for mixer in MIXERS for option in mixer_opti
 
 
 @dataclass
-class SwapArguments:
+class SwapArguments(Options):
     """What takes the place of the self-attention of a pretrained model, and how it starts."""
 
-    swap_mixer: str | None = field(
+    swap_mixer: Mixer | None = field(
         default=None,
         metadata={"help": f"The mixer, one of {', '.join(MIXERS)}; None leaves the model as it is."},
     )
     swap_layers: str | None = field(
         default=None, metadata={"help": 'Which layers: numbers and ranges ("0,2-5") or "every 2"; None is all.'}
     )
-    swap_kernel_size: int = field(default=31, metadata={"help": "Kernel size of the new mixers."})
-    swap_num_heads: int | None = field(default=None, metadata={"help": "Their heads; None is those of the attention."})
-    swap_weights: str = field(
+    swap_kernel_size: Count = field(default=31, metadata={"help": "Kernel size of the new mixers."})
+    swap_num_heads: Count | None = field(
+        default=None, metadata={"help": "Their heads; None is those of the attention."}
+    )
+    swap_weights: Annotated[str, OneOf("transfer", "random")] = field(
         default="transfer", metadata={"help": "Their projections: transfer (those of the attention) or random."}
     )
-    swap_calibration_batches: int = field(
+    swap_calibration_batches: Number = field(
         default=8,
         metadata={
             "help": "Kernels start from the average attention by offset on that many training batches; "
@@ -58,7 +62,7 @@ class SwapArguments:
         default=None,
         metadata={"help": "Other arguments of swap_self_attention, such as pattern, or options of the mixer as above."},
     )
-    swap_greedy_max_loss: float | None = field(
+    swap_greedy_max_loss: Weight | None = field(
         default=None,
         metadata={
             "help": "Of swap_layers swap only those, the least harmful first, that together cost at most that many "
@@ -67,10 +71,7 @@ class SwapArguments:
     )
 
     def __post_init__(self) -> None:
-        if self.swap_greedy_max_loss is not None and self.swap_greedy_max_loss < 0:
-            raise ValueError(f"swap_greedy_max_loss must be at least 0, got {self.swap_greedy_max_loss}")
-        if self.swap_calibration_batches < 0:
-            raise ValueError(f"swap_calibration_batches must be at least 0, got {self.swap_calibration_batches}")
+        super().__post_init__()
         for name in ("swap_mixer_options", "swap_options"):
             setattr(self, name, _mapping(name, getattr(self, name)))
 

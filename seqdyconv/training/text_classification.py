@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from transformers import DataCollatorWithPadding
 from seqdyconv import DynamicConv1d, LightweightConv1d
 from seqdyconv.models.loading import ModelError
 from seqdyconv.pictures import plot_kernels
+from seqdyconv.ranges import Dropout, OneOf
 from seqdyconv.scores.text_classification import mean_of_windows, score
 from seqdyconv.swap.distillation import DistillationTrainer
 from seqdyconv.training.classifiers import ModelArguments, build_config, known_labels
@@ -31,11 +32,11 @@ CLASS_WEIGHTS = ("none", "balanced")
 class ClassificationTrainingArguments(TokenBatchArguments):
     """The training arguments, and what only text classification has."""
 
-    class_weights: str = field(
+    class_weights: Annotated[str, OneOf(*CLASS_WEIGHTS)] = field(
         default="none",
         metadata={"help": "none, or balanced: every label counts alike in the loss, however many texts it has."},
     )
-    word_dropout: float = field(
+    word_dropout: Dropout = field(
         default=0.0, metadata={"help": "Replace that share of the tokens by the unknown or mask token in training."}
     )
     svm_baseline: bool = field(
@@ -47,12 +48,7 @@ class ClassificationTrainingArguments(TokenBatchArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
     save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints stay."})
 
-    def __post_init__(self) -> None:
-        if self.class_weights not in CLASS_WEIGHTS:
-            raise ValueError(f"class_weights must be {' or '.join(CLASS_WEIGHTS)}, got {self.class_weights!r}")
-        if not 0 <= self.word_dropout < 1:
-            raise ValueError(f"word_dropout must be in [0, 1), got {self.word_dropout}")
-        super().__post_init__()
+    metric_names: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "macro_f1")
 
 
 class ClassificationTrainer(TokenBatches):

@@ -12,6 +12,7 @@ from datasets import Dataset
 from seqdyconv.data.batching import TokenBatchSampler
 from seqdyconv.data.packing import PackingCollator
 from seqdyconv.models.loading import check_packing
+from seqdyconv.ranges import Count
 from seqdyconv.training.run_trainer import RunArguments, RunTrainer
 
 
@@ -19,11 +20,13 @@ from seqdyconv.training.run_trainer import RunArguments, RunTrainer
 class TokenBatchArguments(RunArguments):
     """The arguments of a run, and those of :class:`TokenBatches`."""
 
-    max_tokens: int = field(
+    max_tokens: Count = field(
         default=4000,
         metadata={"help": "Bound of a training batch per process: examples * longest one, padding included."},
     )
-    eval_max_tokens: int | None = field(default=None, metadata={"help": "The same for evaluation; None is max_tokens."})
+    eval_max_tokens: Count | None = field(
+        default=None, metadata={"help": "The same for evaluation; None is max_tokens."}
+    )
     packing: bool = field(
         default=False,
         metadata={"help": "A training batch is one row of its examples, one behind the other, without padding."},
@@ -43,11 +46,6 @@ class TokenBatchArguments(RunArguments):
     }
 
     def __post_init__(self) -> None:
-        for name, value in (("max_tokens", self.max_tokens), ("eval_max_tokens", self.eval_max_tokens)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if not 0 <= self.label_smoothing_factor < 1:
-            raise ValueError(f"label_smoothing_factor must be in [0, 1), got {self.label_smoothing_factor}")
         if self.mix_lengths and not self.packing:
             raise ValueError("mix_lengths needs packing: in padded batches it would be mostly padding")
         super().__post_init__()

@@ -13,6 +13,8 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
 from seqdyconv.models.losses import IGNORED_LABEL, label_smoothed_loss
+from seqdyconv.ranges import Weight
+from seqdyconv.training.arguments import ArgumentsError
 from seqdyconv.training.decoding import DecodingArguments, Hypothesis, batches_by_length, generate_batch
 from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches, example_lengths
 
@@ -24,6 +26,9 @@ __all__ = [
     "rdrop_loss",
 ]
 
+TEXT_METRICS = ("bleu", "chrf")
+"""What translation measures of generated texts."""
+
 
 @dataclass
 class TokenBatchTrainingArguments(TokenBatchArguments, Seq2SeqTrainingArguments):
@@ -32,7 +37,7 @@ class TokenBatchTrainingArguments(TokenBatchArguments, Seq2SeqTrainingArguments)
     Keys of the Trainer that have no effect here raise when they are set.
     """
 
-    rdrop_alpha: float = field(
+    rdrop_alpha: Weight = field(
         default=0.0,
         metadata={"help": "Weight of the R-Drop term (the paper uses 5), 0 for none. Doubles a step's cost."},
     )
@@ -50,11 +55,13 @@ class TokenBatchTrainingArguments(TokenBatchArguments, Seq2SeqTrainingArguments)
         "generation_max_length": "use max_length_factor and max_length_constant",
         "generation_config": "use num_beams, length_penalty, ...",
     }
+    metric_names: ClassVar[tuple[str, ...]] = ("loss", *TEXT_METRICS)
 
     def __post_init__(self) -> None:
-        if self.rdrop_alpha < 0:
-            raise ValueError(f"rdrop_alpha must be at least 0, got {self.rdrop_alpha}")
         super().__post_init__()
+        best = (self.metric_for_best_model or "").removeprefix("eval_")
+        if best in TEXT_METRICS and not self.predict_with_generate:
+            raise ArgumentsError(f"metric_for_best_model {best} is measured with predict_with_generate alone: set it")
 
 
 def rdrop_loss(logits: Tensor, other_logits: Tensor, labels: Tensor) -> Tensor:

@@ -71,9 +71,9 @@ class TestBatches:
     @pytest.mark.parametrize(
         "options, said",
         [
-            ({"speed_factors": [0.0]}, "factors must be numbers between 0.1 and 10"),
-            ({"noise_probability": 1.5}, "probability must be between 0 and 1"),
-            ({"time_mask_ratio": 2.0}, "time_mask_ratio must be between 0 and 1"),
+            ({"speed_factors": [0.0]}, r"speed_factors must be in \[0.1, 10\], got 0.0"),
+            ({"noise_probability": 1.5}, r"noise_probability must be in \[0, 1\], got 1.5"),
+            ({"time_mask_ratio": 2.0}, r"time_mask_ratio must be in \[0, 1\], got 2.0"),
         ],
     )
     def test_bad_arguments(self, options, said):

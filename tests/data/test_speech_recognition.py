@@ -13,6 +13,7 @@ from datasets import Audio, Dataset
 from seqdyconv.data import speech_recognition
 from seqdyconv.data.speech_recognition import DataArguments, Samples, load_speech
 from seqdyconv.data.tables import DataError
+from seqdyconv.errors import InputError
 from seqdyconv.speech import read_audio
 from tests.data.recordings import RATE, write_audio, write_manifest
 
@@ -127,8 +128,8 @@ class TestSources:
             ({"train_file": "{folder}/no_path.csv"}, "row 2 of"),
             ({"dataset": "fillets"}, "needs language: cs, nl or cs+nl"),
             ({"dataset": "fillets", "language": "de"}, "language is 'de', but fillets has cs, nl and cs+nl"),
-            ({"max_seconds": 0.01}, "they must rise"),
-            ({"max_bad_files": -1}, "max_bad_files is -1, but must be at least 0"),
+            ({"max_seconds": 0.01}, "min_seconds is 0.1, but must be below max_seconds 0.01"),
+            ({"max_bad_files": -1}, "max_bad_files must be at least 0, got -1"),
         ],
     )
     def test_what_is_wrong_is_one_line(self, tmp_path, options, said):
@@ -139,7 +140,7 @@ class TestSources:
         options = {
             name: value.format(folder=tmp_path) if isinstance(value, str) else value for name, value in options.items()
         }
-        with pytest.raises(DataError) as caught:
+        with pytest.raises(InputError) as caught:
             load(**options)
         assert said in str(caught.value) and "\n" not in str(caught.value)
 

@@ -5,6 +5,7 @@ from datasets import Dataset
 
 from seqdyconv.data.splits import HeldOutArguments, SourceArguments, load_splits, rows_by, sample, split_files
 from seqdyconv.data.tables import DataError
+from seqdyconv.errors import InputError
 
 
 def table(number=80, repeats=2):
@@ -79,13 +80,13 @@ def test_the_source_is_named():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_test_samples": 0}, "max_test_samples is 0, but must be at least 1"),
-        ({"validation_fraction": 0.9}, "validation_fraction is 0.9, but must be from 0 to 0.5"),
-        ({"test_fraction": -0.1}, "test_fraction is -0.1"),
+        ({"max_test_samples": 0}, "max_test_samples must be at least 1, got 0"),
+        ({"validation_fraction": 0.9}, r"validation_fraction must be in \[0, 0.5\], got 0.9"),
+        ({"test_fraction": -0.1}, r"test_fraction must be in \[0, 0.5\], got -0.1"),
     ],
 )
 def test_wrong_arguments(options, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(InputError, match=message):
         HeldOutArguments(**options)
 
 

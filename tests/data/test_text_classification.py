@@ -19,6 +19,7 @@ from seqdyconv.data.text_classification import (
     make_tokenizer,
 )
 from seqdyconv.data.word_tokenizers import train_word_tokenizer
+from seqdyconv.errors import InputError
 from seqdyconv.models.loading import ModelError
 
 ROWS = [("Good film!", "pos"), ("NA", "neg"), ('"So", he said, so', "pos"), ("12\u2028lines", "neg")]
@@ -255,7 +256,7 @@ class TestHeldOutFractions:
 
 class TestBadInput:
     def fails(self, message, *splits, **arguments):
-        with pytest.raises(DataError) as caught:
+        with pytest.raises(InputError) as caught:
             load(*splits, **arguments)
         assert re.search(message, str(caught.value)), caught.value
         assert "\n" not in str(caught.value)
@@ -370,13 +371,13 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"tokenizer_type": "letters"}, "tokenizer_type is 'letters', allowed are wordpiece, word"),
-            ({"long_texts": "cut"}, "long_texts is 'cut', allowed are truncate, windows"),
-            ({"max_train_samples": 0}, "max_train_samples is 0, but must be at least 1"),
-            ({"max_length": 0}, "max_length is 0"),
-            ({"vocab_size": -1}, "vocab_size is -1"),
-            ({"validation_fraction": 0.9}, "validation_fraction is 0.9, but must be from 0 to 0.5"),
-            ({"test_fraction": -0.1}, "test_fraction is -0.1"),
+            ({"tokenizer_type": "letters"}, "tokenizer_type must be one of wordpiece, word, got 'letters'"),
+            ({"long_texts": "cut"}, "long_texts must be one of truncate, windows, got 'cut'"),
+            ({"max_train_samples": 0}, "max_train_samples must be at least 1, got 0"),
+            ({"max_length": 0}, "max_length must be at least 1, got 0"),
+            ({"vocab_size": -1}, "vocab_size must be at least 1, got -1"),
+            ({"validation_fraction": 0.9}, r"validation_fraction must be in \[0, 0.5\], got 0.9"),
+            ({"test_fraction": -0.1}, r"test_fraction must be in \[0, 0.5\]"),
             ({"long_texts": "windows", "window_stride": 256}, "window_stride is 256"),
             ({"text_pair_column": "b"}, "text_pair_column is given without text_column"),
             ({"text_column": "b", "text_pair_column": "b"}, "are both 'b'"),
@@ -384,7 +385,7 @@ class TestBadInput:
         ],
     )
     def test_arguments(self, arguments, message):
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(InputError, match=message):
             DataArguments(**arguments)
 
 

@@ -10,6 +10,7 @@ from datasets import Dataset, DatasetDict
 from seqdyconv.data.sentencepiece_tokenizers import train_sentencepiece_tokenizer
 from seqdyconv.data.tables import DataError
 from seqdyconv.data.translation import DataArguments, load_translation_datasets, make_tokenizer, tokenize
+from seqdyconv.errors import InputError
 from seqdyconv.models.loading import ModelError
 
 PAIRS = [("Guten Tag!", "Good day!"), ("Ja", "NA"), ('"Nein", sagte er', '"No", he said'), ("12", "twelve\u2028lines")]
@@ -139,7 +140,7 @@ class TestLoading:
 
 class TestBadInput:
     def fails(self, message, splits=("train", "validation", "test"), **arguments):
-        with pytest.raises(DataError) as caught:
+        with pytest.raises(InputError) as caught:
             load_translation_datasets(DataArguments(**arguments), splits)
         assert re.search(message, str(caught.value))
         assert "\n" not in str(caught.value)
@@ -212,15 +213,15 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            ({"tokenizer_type": "words"}, "tokenizer_type is 'words', allowed are unigram, bpe"),
-            ({"max_train_samples": 0}, "max_train_samples is 0"),
-            ({"vocab_size": -1}, "vocab_size is -1"),
+            ({"tokenizer_type": "words"}, "tokenizer_type must be one of unigram, bpe, got 'words'"),
+            ({"max_train_samples": 0}, "max_train_samples must be at least 1, got 0"),
+            ({"vocab_size": -1}, "vocab_size must be at least 1, got -1"),
             ({"source_column": "de"}, "together"),
             ({"source_column": "de", "target_column": "en", "translation_column": "pair"}, "not both"),
         ],
     )
     def test_arguments(self, arguments, message):
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(InputError, match=message):
             DataArguments(**arguments)
 
 

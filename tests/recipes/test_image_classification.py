@@ -113,11 +113,11 @@ def test_summary_and_table():
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--layers", "transformer"], "layers must be some of static, static_wide, dyconv, condconv, odconv, got"),
+        (["--layers", "transformer"], "layers must be one of static, static_wide, dyconv, condconv, odconv, got"),
         (["--seeds", "1", "1"], "seeds must be some different values, got [1, 1]"),
         (["--seed", "1"], "seed has no effect here, use seeds; got 1"),
-        (["--num_kernels", "0"], "num_kernels is 0, but must be at least 1"),
-        (["--train_size", "0"], "train_size is 0, but must be at least 1"),
+        (["--num_kernels", "0"], "num_kernels must be at least 1, got 0"),
+        (["--train_size", "0"], "train_size must be at least 1, got 0"),
         (["--annealing_share", "2"], "share must be in (0, 1], got 2.0"),
         (["--train_size", "1700", "--validation_size", "97"], "leave some of the 1797 images to test, got 1700 and 97"),
         (["--chanels", "8"], "chanels"),

@@ -237,7 +237,7 @@ class TestBadInput:
         ]
         done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=60)
         assert done.returncode == 2
-        assert done.stderr == "train.py: error: num_beams must be at least 1, got 0\n"
+        assert done.stderr == "train.py: error: num_beams must be in [1, 1000], got 0\n"
 
 
 class TestEvaluate:

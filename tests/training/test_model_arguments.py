@@ -73,7 +73,7 @@ class TestConfig:
         assert config.encoder_layer_types == ["dynamic_conv"] and config.decoder_layer_types == ["dynamic_conv"] * 2
 
     def test_without_a_decoder_its_keys_are_left_out(self):
-        args = EncoderDecoderArguments(ffn_dim=64, decoder_kernel_sizes=[0], hidden_size=64)
+        args = EncoderDecoderArguments(ffn_dim=64, decoder_kernel_sizes=[3] * 9, hidden_size=64)
         config = args.config(SeqDyConvSpeechConfig, vocab_size=10)
         assert not config.is_encoder_decoder and config.decoder_ffn_dim == SeqDyConvSpeechConfig().decoder_ffn_dim
         assert config.encoder_ffn_dim == 64 and config.vocab_size == 10
@@ -84,7 +84,7 @@ class TestConfig:
         assert different == {"encoder_ffn_dim", "encoder_attention_heads"}
 
     def test_impossible_ones_are_one_line(self):
-        for options in ({"hidden_size": 15}, {"encoder_kernel_sizes": [3], "encoder_layer_types": ["a"]}):
+        for options in ({"hidden_size": 15}, {"encoder_kernel_sizes": [3], "config_overrides": {"ffn_groups": 0}}):
             with pytest.raises(ModelError, match=r"^this model can't be built: ") as caught:
                 EncoderArguments(**options).config()
             assert "\n" not in str(caught.value)

@@ -31,7 +31,7 @@ def test_a_decoder_begins_with_the_tokenizers_start():
     "options, said",
     [
         ({"encoder_kernel_sizes": [3], "encoder_layer_types": ["self_attention"] * 2}, "names 2 layers"),
-        ({"encoder_block": "rnn"}, "can't be built"),
+        ({"conv_dim": 3}, "can't be built"),
     ],
 )
 def test_an_impossible_architecture_is_one_line(options, said):
@@ -44,6 +44,7 @@ def test_an_impossible_architecture_is_one_line(options, said):
     "options, said",
     [
         ({"head": "rnnt"}, "head must be one of ctc, seq2seq"),
+        ({"encoder_block": "rnn"}, "encoder_block must be one of transformer, conformer, got 'rnn'"),
         ({"swap_mixer": "dynamic_conv"}, "give model_name_or_path"),
         ({"encoder_lookahead": 1, "feature_normalize": "utterance"}, "a streaming model"),
     ],

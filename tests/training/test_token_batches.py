@@ -72,7 +72,9 @@ class TestArguments:
 
     def test_that_do(self, tmp_path):
         TokenBatchArguments(str(tmp_path), average_checkpoints=3, save_total_limit=3)
-        TokenBatchArguments(str(tmp_path), early_stopping_patience=2, metric_for_best_model="loss")
+        TokenBatchArguments(
+            str(tmp_path), early_stopping_patience=2, metric_for_best_model="loss", eval_strategy="epoch"
+        )
 
     def test_all_without_effect_are_arguments_of_the_trainer(self, tmp_path):
         arguments = TokenBatchArguments(str(tmp_path))

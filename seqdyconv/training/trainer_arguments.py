@@ -1,0 +1,126 @@
+"""The arguments of the Trainer, of which the impossible ones are refused before any work is done."""
+
+import contextlib
+import copy
+import logging
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from huggingface_hub import HfApi
+from transformers import DefaultFlowCallback, Trainer, TrainingArguments
+from transformers.integrations.integration_utils import get_available_reporting_integrations
+
+from seqdyconv.errors import first_line
+from seqdyconv.models import SeqDyConvConfig, SeqDyConvForSequenceClassification
+from seqdyconv.ranges import Range, Rule, check_options
+from seqdyconv.training.arguments import ArgumentsError
+
+logger = logging.getLogger(__name__)
+
+_COUNT, _AMOUNT, _POSITIVE = Range(1), Range(0), Range(above=0)
+_BETA, _SEED = Range(0, below=1), Range(0, 2**32 - 1)
+RULES: dict[str, Rule] = {
+    "learning_rate": Range(above=0, most=1000),
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), _BETA),
+    **dict.fromkeys(("weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps", "neftune_noise_alpha"), _AMOUNT),
+    "num_train_epochs": Range(above=0, most=1_000_000),
+    "max_steps": Range(-1),
+    **dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), _POSITIVE),
+    "eval_delay": _AMOUNT,
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), _COUNT),
+    **dict.fromkeys(("gradient_accumulation_steps", "eval_accumulation_steps", "torch_empty_cache_steps"), _COUNT),
+    **dict.fromkeys(("save_total_limit", "ddp_bucket_cap_mb", "ddp_timeout"), _COUNT),
+    **dict.fromkeys(("seed", "data_seed"), _SEED),
+    "dataloader_num_workers": Range(0, 256),
+    "dataloader_prefetch_factor": Range(1, 10_000),
+}
+"""What the fields of the Trainer may be."""
+
+# What transformers, accelerate and torch raise for arguments that they can't use.
+_REFUSALS = (ValueError, TypeError, ImportError, OSError, RuntimeError, AttributeError, LookupError, AssertionError)
+
+
+@dataclass
+class CheckedTrainingArguments(TrainingArguments):
+    """The arguments of the Trainer; values and combinations that can't be raise an InputError with one line."""
+
+    metric_names: ClassVar[tuple[str, ...]] = ()
+    """What an evaluation measures, the choice of metric_for_best_model; empty where that is not known."""
+
+    def __post_init__(self) -> None:
+        check_options(self, RULES)
+        if not self.output_dir:
+            raise ArgumentsError("output_dir is missing: say where the run is written to")
+        if self.max_steps == 0:
+            raise ArgumentsError("max_steps must be at least 1, or -1 where num_train_epochs counts, got 0")
+        with _refusals():
+            super().__post_init__()
+        evaluates = self.eval_strategy != "no"
+        if self.save_strategy == "best" and not evaluates:
+            raise ArgumentsError("save_strategy: best needs evaluations: set eval_strategy")
+        available = [*get_available_reporting_integrations(), "flyte"]  # which it does not look for
+        if unknown := [name for name in self.report_to or () if name not in available]:
+            raise ArgumentsError(
+                f"report_to must be none, all, or of what is installed ({', '.join(available)}), got "
+                f"{', '.join(map(repr, unknown))}"
+            )
+        metric = (self.metric_for_best_model or "").removeprefix("eval_")
+        if metric and self.metric_names and metric not in self.metric_names:
+            raise ArgumentsError(
+                f"metric_for_best_model must be one of {', '.join(self.metric_names)}, which an evaluation here "
+                f"measures, got {self.metric_for_best_model!r}"
+            )
+
+
+def try_trainer(args: TrainingArguments) -> None:
+    """Make a Trainer with its optimizer and schedule for a tiny model: what can't be made is refused before any work.
+
+    Nothing is written in output_dir.
+
+    Raises:
+        ArgumentsError: An argument names what is unknown or not installed, or the machine does not have.
+    """
+    for name in ("eval_steps", "eval_delay"):
+        if args.eval_strategy == "no" and getattr(args, name):
+            logger.warning("%s has no effect with eval_strategy: no", name)
+    if 0 < args.max_steps < args.warmup_steps:
+        logger.warning("the %g warmup_steps do not end in %d max_steps", args.warmup_steps, args.max_steps)
+    config = SeqDyConvConfig(
+        vocab_size=8,
+        hidden_size=8,
+        encoder_kernel_sizes=[1],
+        encoder_attention_heads=1,
+        encoder_ffn_dim=8,
+        is_encoder_decoder=False,
+    )
+    model = SeqDyConvForSequenceClassification(config)
+    tried: Any = copy.copy(args)
+    rows: Any = [{"input_ids": torch.tensor([1, 2]), "labels": 0}]
+    with _refusals(), tempfile.TemporaryDirectory(prefix="seqdyconv-") as tried.output_dir:
+        if args.push_to_hub:
+            HfApi().whoami(token=args.hub_token)
+        tried.push_to_hub = False
+        trainer = Trainer(model, tried, train_dataset=rows, eval_dataset=rows)
+        trainer.create_optimizer_and_scheduler(num_training_steps=max(10, args.max_steps))
+        trainer.get_train_dataloader()
+        if args.torch_compile:
+            compiled = torch.compile(torch.sin, backend=str(args.torch_compile_backend), mode=args.torch_compile_mode)
+            compiled(torch.zeros(1, device=args.device))
+        elif not (args.fsdp or args.deepspeed):
+            tried.max_steps, tried.eval_strategy, tried.save_strategy, tried.logging_strategy = 1, "no", "no", "no"
+            for callback in trainer.callback_handler.callbacks.copy():
+                trainer.remove_callback(callback)
+            trainer.add_callback(DefaultFlowCallback())
+            trainer.accelerator.free_memory = lambda *_: []  # it would take more time than all else
+            trainer.train()
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except _REFUSALS as error:
+        raise ArgumentsError(f"the arguments of the training can't be used: {first_line(error)}") from None
