@@ -358,19 +358,19 @@ class TestBadInput:
             (["--mix_lengths"], "mix_lengths needs packing"),
             (["--max_tokens", "0"], "max_tokens must be at least 1, got 0"),
             (["--per_device_train_batch_size", "4"], "has no effect here: max_tokens bounds the batches"),
-            (["--class_weights", "some"], "class_weights must be none or balanced, got 'some'"),
+            (["--class_weights", "some"], "class_weights must be one of none, balanced, got 'some'"),
             (["--word_dropout", "1"], "word_dropout must be in [0, 1), got 1.0"),
             (["--train_file", "missing.csv"], "missing.csv"),
             (["--label_column", "sentiment"], "has no column 'sentiment'"),
             (["--text_column", "body"], "has no column 'body'"),
             (["--attention_heads", "5"], "can't be built"),
-            (["--encoder_layer_types", "magic"], "can't be built"),
-            (["--pooling", "median"], "can't be built"),
+            (["--encoder_layer_types", "magic"], "encoder_layer_types must be one of"),
+            (["--pooling", "median"], "pooling must be one of mean, max, first, got 'median'"),
             (["--encoder_layer_types", "dynamic_conv", "self_attention", "dynamic_conv"], "names 3 layers"),
             (["--config_overrides", '{"nonsense": 1}'], "no field of SeqDyConvConfig"),
             (["--swap_mixer", "dynamic_conv"], "swap_mixer swaps the self-attention of a pretrained model"),
             (["--distil_epochs", "1"], "a new model has no teacher"),
-            (["--distil_parameters", "heads"], "distil_parameters must be all or mixers, got 'heads'"),
+            (["--distil_parameters", "heads"], "distil_parameters must be one of all, mixers, got 'heads'"),
             (["--matching_until", "2"], "matching_until must be in [0, 1], got 2.0"),
             (["--swap_options", "{"], "swap_options must be JSON"),
         ],
@@ -382,7 +382,7 @@ class TestBadInput:
         "words, message",
         [
             (["--swap_layers", "7"], "can't swap the self-attention"),
-            (["--swap_mixer", "magic"], "can't swap the self-attention"),
+            (["--swap_mixer", "magic"], "swap_mixer must be one of"),
             (["--swap_num_heads", "5"], "can't swap the self-attention"),
             (["--swap_options", '{"kernel_size": 3}'], "swap_options has kernel_size"),
             (["--swap_options", '{"nonsense": 3}'], "can't swap the self-attention"),
@@ -470,7 +470,7 @@ class TestBadInput:
         command += ["--encoder_kernel_sizes", "0"]
         done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=60)
         assert done.returncode == 2
-        assert done.stderr == "train.py: error: this model can't be built: encoder_kernel_sizes must be >= 1, got [0]\n"
+        assert done.stderr == "train.py: error: encoder_kernel_sizes must be at least 1, got 0\n"
         assert not (tmp_path / "run").exists()
 
 
