@@ -36,10 +36,7 @@ class TranslationTrainingArguments(TokenBatchTrainingArguments):
     """The training arguments, and what only translation has."""
 
     generation_examples: Count | None = field(
-        default=200,
-        metadata={
-            "help": "predict_with_generate translates that many validation sentences for eval_bleu; None is all."
-        },
+        default=200, metadata={"help": "predict_with_generate translates that many validation sentences; None is all."}
     )
     sample_translations: Number = field(
         default=3, metadata={"help": "Print the translations of that many validation sentences at each evaluation."}
