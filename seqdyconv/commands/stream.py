@@ -96,9 +96,16 @@ def read_raw(stream: BinaryIO, args: StreamArguments) -> Iterator[Tensor]:
     """Samples (N,) of a pipe, as soon as a chunk is complete; channels are averaged."""
     size = 2 * args.channels
     chunk = size * max(1, round(args.chunk_seconds * args.sampling_rate))
-    while data := stream.read(chunk):
+    while data := _read(stream, chunk):
         samples = np.frombuffer(data[: len(data) // size * size], "<i2").reshape(-1, args.channels)
         yield torch.from_numpy(samples.mean(axis=1, dtype=np.float32) / 32768)
+
+
+def _read(stream: BinaryIO, size: int) -> bytes:
+    try:
+        return stream.read(size)
+    except OSError as error:
+        raise AudioError(f"standard input can't be read ({error.strerror})") from None
 
 
 def _and_end(pieces: Iterator[Tensor]) -> Iterator[Tensor | None]:

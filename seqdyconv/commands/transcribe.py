@@ -4,11 +4,14 @@
 
 Text is one line per file, with the file's name and a TAB before it where there are several. json is a line per file
 with its words and their times in seconds, srt are subtitles (with --output_dir a file each; else on standard output,
-of one file only). Files of any length are read in segments that end at pauses, so memory does not grow with them. A
-file that can't be used is one line on standard error; the others are transcribed, and the exit status is 1.
+of one file only). A transcript that is there already is replaced with --overwrite alone. Files of any length are read
+in segments that end at pauses, so memory does not grow with them. A file that can't be used is one line on standard
+error; the others are transcribed, and the exit status is 1.
 """
 
 import json
+import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -39,6 +42,7 @@ class TranscriptionArguments(ModelDirArguments):
     output_dir: str | None = field(
         default=None, metadata={"help": "Write a file for each audio file there, instead of standard output."}
     )
+    overwrite: bool = field(default=False, metadata={"help": "Replace transcripts that output_dir holds already."})
     segment_seconds: Annotated[float, Range(1, 600)] = field(
         default=20.0, metadata={"help": "The longest piece that is recognised at once."}
     )
@@ -52,12 +56,16 @@ class TranscriptionArguments(ModelDirArguments):
         names = [output_name(file, self.format) for file in self.files]
         if self.output_dir is not None and len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"two files would both be written to {twice} in output_dir: transcribe them one by one")
+            raise ValueError(f"two files would both be written to {twice} in output_dir: give each its own")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    words = list(sys.argv[1:] if argv is None else argv)
+    end = next((index for index, word in enumerate(words) if word.startswith("--")), len(words))
+    # A file's name may begin with a dash.
+    words[:end] = [f"./{word}" if word.startswith("-") and word != "-h" else word for word in words[:end]]
     args, decoding_args = parse_arguments(
-        (TranscriptionArguments, SpeechDecodingArguments), argv, first=("model_dir", "files"), description=__doc__
+        (TranscriptionArguments, SpeechDecodingArguments), words, first=("model_dir", "files"), description=__doc__
     )
     end_with_the_reader()
     with exit_on_error():
@@ -68,10 +76,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(args: TranscriptionArguments, decoding_args: SpeechDecodingArguments) -> int:
     """Transcribe; returns the number of files that could not be used."""
+    folder = None if args.output_dir is None else Path(args.output_dir)
+    if folder is not None:
+        _check_targets(folder, args)
     disable_progress_bar()  # That of loading weights.
     recogniser = load_recogniser(args.model_dir).to(args.device)
     decoder = Decoder(recogniser, decoding_args, args.model_dir)
-    folder = None if args.output_dir is None else Path(args.output_dir)
     if folder is not None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -86,12 +96,27 @@ def run(args: TranscriptionArguments, decoding_args: SpeechDecodingArguments) ->
             failed += 1
             continue
         if folder is not None:
-            write_text(folder / output_name(file, args.format), formatted(file, words, args.format, named=False))
+            target = folder / output_name(file, args.format)
+            try:
+                write_text(target, formatted(file, words, args.format, named=False))
+            except OSError as error:
+                raise ArgumentsError(f"can't write {target}: {error.strerror}") from None
         else:
             text = formatted(file, words, args.format, named=len(args.files) > 1)
             sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
             sys.stdout.buffer.flush()
     return failed
+
+
+def _check_targets(folder: Path, args: TranscriptionArguments) -> None:
+    """See before any work that nothing in output_dir is lost."""
+    targets = [folder / output_name(file, args.format) for file in args.files]
+    existing = [target for target in targets if os.path.lexists(target)]
+    if existing and not args.overwrite:
+        raise ArgumentsError(f"{existing[0]} is there already: set overwrite to replace it, or take another output_dir")
+    for target in existing:
+        if not target.is_file() or any(os.path.exists(file) and target.samefile(file) for file in args.files):
+            raise ArgumentsError(f"{target} is no transcript that could be replaced: take another output_dir")
 
 
 def formatted(file: str, words: Sequence[Word], kind: str, named: bool) -> str:
@@ -100,8 +125,10 @@ def formatted(file: str, words: Sequence[Word], kind: str, named: bool) -> str:
     if kind == "srt":
         return to_srt(words)
     if kind == "json":
-        return json.dumps({"file": file, "text": text, "words": to_rows(words)}, ensure_ascii=False) + "\n"
-    return f"{file}\t{text}\n" if named else f"{text}\n"
+        readable = file == file.encode("utf-8", "replace").decode()  # a name in other bytes is escaped
+        return json.dumps({"file": file, "text": text, "words": to_rows(words)}, ensure_ascii=not readable) + "\n"
+    name = re.sub("[\t\r\n]", " ", file)  # a line is a line, and its first TAB ends the name
+    return f"{name}\t{text}\n" if named else f"{text}\n"
 
 
 def output_name(file: str, kind: str) -> str:

@@ -1,0 +1,1 @@
+from tests.speech.conftest import streaming_folder as streaming_folder
