@@ -69,7 +69,7 @@ def train(
         if run.has_tokenizer:
             tokenizer = load_tokenizer(str(run.output_dir))
         else:
-            tokenizer = make_tokenizer(data_args, texts["train"])
+            tokenizer = make_tokenizer(data_args, texts["train"], new_model=model_args.model_name_or_path is None)
         data = tokenize(texts, tokenizer, data_args)
         set_seed(args.seed)
         model = build_model(model_args, tokenizer)

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
+from seqdyconv.data.external_tokenizers import check_texts, complete_tokenizer
 from seqdyconv.data.labelled_texts import DATASETS, load_labelled_texts, load_unlabelled, normalise
 from seqdyconv.data.packages import PackageUnavailableError
 from seqdyconv.data.splits import (
@@ -390,15 +391,22 @@ def _keys(table: Dataset) -> list[int]:
 # Tokenizer
 
 
-def make_tokenizer(args: DataArguments, train: Dataset) -> PreTrainedTokenizerBase:
+def make_tokenizer(args: DataArguments, train: Dataset, *, new_model: bool = True) -> PreTrainedTokenizerBase:
     """Load ``args.tokenizer_name``, or train a vocabulary on the texts of ``train``.
 
+    A loaded one is completed as :func:`seqdyconv.data.external_tokenizers.complete_tokenizer` says.
+
+    Args:
+        args: the tokenizer.
+        train: the texts.
+        new_model: it is for a new model, not for a pretrained one.
+
     Raises:
-        DataError: ``vocab_size`` is too small.
+        DataError: ``vocab_size`` is too small, or the tokenizer can't be used to train.
         ModelError: the tokenizer cannot be loaded.
     """
+    columns = [name for name in ("text", "text_pair") if name in train.column_names]
     if args.tokenizer_name is None:
-        columns = [name for name in ("text", "text_pair") if name in train.column_names]
         texts = (text for batch in train.iter(1000) for name in columns for text in batch[name])
         try:
             return train_word_tokenizer(
@@ -411,4 +419,8 @@ def make_tokenizer(args: DataArguments, train: Dataset) -> PreTrainedTokenizerBa
             )
         except ValueError as error:
             raise DataError(str(error)) from error
-    return load_tokenizer(args.tokenizer_name)
+    name = args.tokenizer_name
+    tokenizer = complete_tokenizer(load_tokenizer(name), name, new_model=new_model)
+    for column in columns:
+        check_texts(tokenizer, name, train[column])
+    return tokenizer

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
+from seqdyconv.data.external_tokenizers import check_texts, complete_tokenizer
 from seqdyconv.data.libreoffice_help import load_libreoffice_help
 from seqdyconv.data.packages import PackageUnavailableError
 from seqdyconv.data.sentencepiece_tokenizers import TOKENIZER_TYPES, train_sentencepiece_tokenizer
@@ -253,11 +254,18 @@ def _clean(dataset: Dataset, lowercase: bool, split: str) -> Dataset:
 # Tokenizer
 
 
-def make_tokenizer(args: DataArguments, train: Dataset) -> PreTrainedTokenizerBase:
+def make_tokenizer(args: DataArguments, train: Dataset, *, new_model: bool = True) -> PreTrainedTokenizerBase:
     """Load ``args.tokenizer_name``, or train a joint vocabulary on both sides of ``train``.
 
+    A loaded one is completed as :func:`seqdyconv.data.external_tokenizers.complete_tokenizer` says.
+
+    Args:
+        args: the tokenizer.
+        train: the pairs.
+        new_model: it is for a new model, not for a pretrained one.
+
     Raises:
-        DataError: ``vocab_size`` does not fit the data.
+        DataError: ``vocab_size`` does not fit the data, or the tokenizer can't be used to train.
         ModelError: the tokenizer cannot be loaded.
     """
     if args.tokenizer_name is None:
@@ -266,7 +274,11 @@ def make_tokenizer(args: DataArguments, train: Dataset) -> PreTrainedTokenizerBa
             return train_sentencepiece_tokenizer(texts, args.vocab_size, args.tokenizer_type, lowercase=args.lowercase)
         except ValueError as error:
             raise DataError(str(error)) from error
-    return load_tokenizer(args.tokenizer_name)
+    name = args.tokenizer_name
+    tokenizer = complete_tokenizer(load_tokenizer(name), name, new_model=new_model, writes=True)
+    for side in ("source", "target"):
+        check_texts(tokenizer, name, train[side], writes=side == "target")
+    return tokenizer
 
 
 # Token ids

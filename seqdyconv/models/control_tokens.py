@@ -41,4 +41,7 @@ def _found(tokenizer: Any, names: list[str]) -> bool:
     """Whether a text with these names, alone or inside words, has ids of control tokens."""
     texts = [text for name in names for text in (f"a {name} b", f"a{name}b", f"{name}b")]
     control = set(tokenizer.convert_tokens_to_ids(names))
-    return any(control.intersection(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
+    return any(
+        control.intersection(ids)
+        for ids in tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    )

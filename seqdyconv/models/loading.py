@@ -86,12 +86,17 @@ def load_tokenizer(name_or_path: str, **options: Any) -> PreTrainedTokenizerBase
         raise ModelError(f"can't load the tokenizer of {name_or_path}: {first_line(error)}") from None
 
 
+def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The rows of the embeddings that a tokenizer needs: more than its entries where its ids have gaps."""
+    return max(len(tokenizer), 1 + max(tokenizer.get_vocab().values(), default=-1))
+
+
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Raise ModelError where the tokenizer has ids for which the model `name` has no embedding."""
     embeddings: Any = model.get_input_embeddings()
-    if embeddings.num_embeddings < len(tokenizer):
+    if embeddings.num_embeddings < (size := vocabulary_size(tokenizer)):
         raise ModelError(
-            f"the tokenizer has {len(tokenizer)} entries, more than the {embeddings.num_embeddings} embeddings "
+            f"the tokenizer has {size} entries, more than the {embeddings.num_embeddings} embeddings "
             f"of {name}: use its own tokenizer"
         )
 

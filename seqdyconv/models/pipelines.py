@@ -6,6 +6,8 @@ from typing import Any
 from transformers import AutoModelForSeq2SeqLM, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from seqdyconv.models.control_tokens import read_as_text
+
 TASK = "seq2seq-translation"
 
 
@@ -31,6 +33,10 @@ class Seq2SeqTranslationPipeline(Pipeline):
     _load_feature_extractor: Any = False
     model: Any
     tokenizer: Any
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        read_as_text(self.tokenizer)
 
     def _sanitize_parameters(self, **generate_kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         return {}, generate_kwargs, {"number": generate_kwargs.get("num_return_sequences") or 1}

@@ -88,6 +88,8 @@ def build_model(
             name = resolve_name(args.model_name_or_path)
             model = load_pretrained(AutoModelForSequenceClassification, name, KIND, new_head=True, **_label_map(labels))
         check_vocabulary(model, tokenizer, args.model_name_or_path)
+        if model.config.pad_token_id is None:  # of decoders, which look for the last real token of a text
+            model.config.pad_token_id = tokenizer.pad_token_id
         return model
     return SeqDyConvForSequenceClassification(build_config(args, tokenizer, labels, pairs))
 

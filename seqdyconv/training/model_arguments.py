@@ -13,7 +13,7 @@ from seqdyconv.errors import first_line
 from seqdyconv.layers import MIXERS, mixer_options
 from seqdyconv.models import SeqDyConvConfig
 from seqdyconv.models.configuration import POSITION_TYPES
-from seqdyconv.models.loading import ModelError
+from seqdyconv.models.loading import ModelError, vocabulary_size
 from seqdyconv.ranges import Count, Dropout, OneOf, Options
 from seqdyconv.training.arguments import declared_defaults
 
@@ -163,7 +163,7 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:
     if tokenizer is None:
         return {}
     return {
-        "vocab_size": len(tokenizer),
+        "vocab_size": vocabulary_size(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,

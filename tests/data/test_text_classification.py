@@ -460,7 +460,7 @@ class TestTokenizer:
     def test_a_named_one_is_loaded(self, tmp_path):
         tokenizer = train_word_tokenizer(TEXTS, 90)
         tokenizer.save_pretrained(tmp_path)
-        train = Dataset.from_dict({"text": ["other"], "label": [0]})
+        train = Dataset.from_dict({"text": TEXTS[:1], "label": [0]})
         loaded = make_tokenizer(DataArguments(tokenizer_name=str(tmp_path)), train)
         assert loaded.get_vocab() == tokenizer.get_vocab()
 

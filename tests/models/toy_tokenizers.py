@@ -21,8 +21,11 @@ TEXTS = ("das alte <s>Wort</s> <s> a", "the <pad> old </s> word <s> b", "x<pad>y
 LETTERS = [(letter, -3.0) for letter in "abcdefghijklmnopqrstuvwxyz<>/_0123456789"]
 
 
-def trained(kind: str, post_processor: Any = None, **names: Any) -> PreTrainedTokenizerFast:
-    """A tokenizer of the library `tokenizers`: unigram, bpe, byte_bpe, word, or joined (without a pre-tokenizer)."""
+def trained(kind: str, template: str | None = None, **names: Any) -> PreTrainedTokenizerFast:
+    """A tokenizer of the library `tokenizers`: unigram, bpe, byte_bpe, word, or joined (without a pre-tokenizer).
+
+    The template says what is put around a text ("<s> $A </s>").
+    """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     options: dict[str, Any] = {"special_tokens": list(SPECIAL), "show_progress": False}
     model, pre_tokenizer, decoder, trainer = {
@@ -63,16 +66,10 @@ def trained(kind: str, post_processor: Any = None, **names: Any) -> PreTrainedTo
     if decoder is not None:
         tokenizer.decoder = decoder
     tokenizer.train_from_iterator(TEXTS * 20, trainer)
-    if post_processor is not None:
-        tokenizer.post_processor = post_processor
+    if template is not None:
+        around = [(token, tokenizer.token_to_id(token)) for token in template.split() if token != "$A"]
+        tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=around)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **(names or NAMES))
-
-
-def around(template: str, *tokens: str) -> processors.TemplateProcessing:
-    """What puts these special tokens around a text."""
-    return processors.TemplateProcessing(
-        single=template, special_tokens=[(token, SPECIAL.index(token)) for token in tokens]
-    )
 
 
 def of_a_model(kind: str) -> Any:
