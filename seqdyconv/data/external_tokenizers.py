@@ -60,7 +60,7 @@ def complete_tokenizer(
     return _for_writing(tokenizer, name) if writes else tokenizer
 
 
-def check_texts(tokenizer: Any, name: str, texts: Iterable[str], *, writes: bool = False) -> None:
+def try_tokenizer(tokenizer: Any, name: str, texts: Iterable[str], *, writes: bool = False) -> None:
     """Look at what a tokenizer makes of training texts, and tell where much of them is lost.
 
     Raises:

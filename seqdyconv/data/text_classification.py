@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from seqdyconv.data.external_tokenizers import check_texts, complete_tokenizer
+from seqdyconv.data.external_tokenizers import complete_tokenizer, try_tokenizer
 from seqdyconv.data.labelled_texts import DATASETS, load_labelled_texts, load_unlabelled, normalise
 from seqdyconv.data.packages import PackageUnavailableError
 from seqdyconv.data.splits import (
@@ -422,5 +422,5 @@ def make_tokenizer(args: DataArguments, train: Dataset, *, new_model: bool = Tru
     name = args.tokenizer_name
     tokenizer = complete_tokenizer(load_tokenizer(name), name, new_model=new_model)
     for column in columns:
-        check_texts(tokenizer, name, train[column])
+        try_tokenizer(tokenizer, name, train[column])
     return tokenizer

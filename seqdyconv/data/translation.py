@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from seqdyconv.data.external_tokenizers import check_texts, complete_tokenizer
+from seqdyconv.data.external_tokenizers import complete_tokenizer, try_tokenizer
 from seqdyconv.data.libreoffice_help import load_libreoffice_help
 from seqdyconv.data.packages import PackageUnavailableError
 from seqdyconv.data.sentencepiece_tokenizers import TOKENIZER_TYPES, train_sentencepiece_tokenizer
@@ -277,7 +277,7 @@ def make_tokenizer(args: DataArguments, train: Dataset, *, new_model: bool = Tru
     name = args.tokenizer_name
     tokenizer = complete_tokenizer(load_tokenizer(name), name, new_model=new_model, writes=True)
     for side in ("source", "target"):
-        check_texts(tokenizer, name, train[side], writes=side == "target")
+        try_tokenizer(tokenizer, name, train[side], writes=side == "target")
     return tokenizer
 
 

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from seqdyconv.data.external_tokenizers import check_texts, complete_tokenizer
+from seqdyconv.data.external_tokenizers import try_tokenizer, complete_tokenizer
 from seqdyconv.data.tables import DataError
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.models.tokenization import SeqDyConvTokenizer
@@ -146,19 +146,19 @@ def test_no_entries_and_far_ids():
 class TestTexts:
     def test_nothing_is_known(self):
         with pytest.raises(DataError, match=r"t knows nothing of the training texts, such as '我们'$"):
-            check_texts(trained("bpe"), "t", ["", "我们", "昨天"])
-        check_texts(trained("bpe"), "t", ["", " "])
+            try_tokenizer(trained("bpe"), "t", ["", "我们", "昨天"])
+        try_tokenizer(trained("bpe"), "t", ["", " "])
 
     def test_much_is_unknown(self, caplog):
-        check_texts(trained("bpe"), "t", ["old words 我", "我们 昨天"])
+        try_tokenizer(trained("bpe"), "t", ["old words 我", "我们 昨天"])
         assert "To the tokenizer t 45% of the training texts are unknown" in caplog.text
 
     def test_texts_do_not_come_back(self, caplog):
-        check_texts(trained("byte_bpe"), "t", ["Old  words"], writes=True)
+        try_tokenizer(trained("byte_bpe"), "t", ["Old  words"], writes=True)
         assert not caplog.text
-        check_texts(make("bert", None), "t", ["the Old word"] * 3)
+        try_tokenizer(make("bert", None), "t", ["the Old word"] * 3)
         assert not caplog.text
-        check_texts(make("bert", None), "t", ["the Old word"] * 3, writes=True)
+        try_tokenizer(make("bert", None), "t", ["the Old word"] * 3, writes=True)
         assert (
             "changes 100% of the texts, which no model can then write as they are: 'the Old word' becomes"
             in caplog.text
