@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from seqdyconv.data.external_tokenizers import try_tokenizer, complete_tokenizer
+from seqdyconv.data.external_tokenizers import complete_tokenizer, try_tokenizer
 from seqdyconv.data.tables import DataError
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.models.tokenization import SeqDyConvTokenizer
