@@ -63,7 +63,17 @@ class OneOf:
         return f"one of {', '.join(self.words)}"
 
 
-Rule = Range | OneOf
+class FileName:
+    """The name of a file that is there: in any bytes that the system allows, UTF-8 or not."""
+
+    def __contains__(self, value: Any) -> bool:
+        return "\0" not in value
+
+    def __str__(self) -> str:
+        return "the name of a file"
+
+
+Rule = Range | OneOf | FileName
 
 Count = Annotated[int, Range(1)]
 Number = Annotated[int, Range(0)]
@@ -139,7 +149,11 @@ def _check(name: str, value: Any, rule: Rule | None) -> None:
         raise InputError(f"{name} must be a number of at most 64 bits, got {shown}")
     if isinstance(value, float) and not math.isfinite(value) and rule is None:
         raise InputError(f"{name} must be a finite number, got {shown}")
-    if isinstance(value, str) and ("\0" in value or value != value.encode("utf-8", "replace").decode("utf-8")):
+    if (
+        isinstance(value, str)
+        and not isinstance(rule, FileName)
+        and ("\0" in value or value != value.encode("utf-8", "replace").decode("utf-8"))
+    ):
         raise InputError(f"{name} must be text that can be written in UTF-8, got {shown}")
     if rule is not None and value not in rule:
         raise InputError(f"{name} must be {rule}, got {shown}")

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.commands.streams import end_with_the_reader, standard_input
-from seqdyconv.ranges import Range
+from seqdyconv.ranges import FileName, Range
 from seqdyconv.speech.audio import AudioError, audio_info, read_blocks
 from seqdyconv.speech.recogniser import load_recogniser
 from seqdyconv.speech.stream import RecognitionStream, StreamResampler
@@ -32,7 +32,9 @@ from seqdyconv.training.evaluation import ModelDirArguments
 class StreamArguments(ModelDirArguments):
     """What to recognise."""
 
-    file: str = field(default="", metadata={"help": "The audio file, or - for raw samples; also the second word."})
+    file: Annotated[str, FileName()] = field(
+        default="", metadata={"help": "The audio file, or - for raw samples; also the second word."}
+    )
     sampling_rate: Annotated[int, Range(1000, 1_000_000)] = field(
         default=16000, metadata={"help": "Of raw samples, in hertz."}
     )

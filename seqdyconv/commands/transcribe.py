@@ -22,7 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.commands.streams import end_with_the_reader
 from seqdyconv.files import write_text
-from seqdyconv.ranges import OneOf, Range
+from seqdyconv.ranges import FileName, OneOf, Range
 from seqdyconv.speech.alignment import Word, to_rows, to_srt
 from seqdyconv.speech.audio import AudioError
 from seqdyconv.speech.decoding import Decoder, SpeechDecodingArguments
@@ -37,7 +37,9 @@ FORMATS = {"text": ".txt", "json": ".json", "srt": ".srt"}
 class TranscriptionArguments(ModelDirArguments):
     """What to transcribe, and how to write it."""
 
-    files: list[str] = field(default_factory=list, metadata={"help": "Audio files; also the words after MODEL_DIR."})
+    files: Annotated[list[str], FileName()] = field(
+        default_factory=list, metadata={"help": "Audio files; also the words after MODEL_DIR."}
+    )
     format: Annotated[str, OneOf(*FORMATS)] = field(default="text", metadata={"help": "text, json or srt."})
     output_dir: str | None = field(
         default=None, metadata={"help": "Write a file for each audio file there, instead of standard output."}

@@ -109,6 +109,10 @@ class TestFiles:
         assert run(*files, "--format", kind, "--output_dir", tmp_path / "out")[0] == 0
         assert len(os.listdir(tmp_path / "out")) == 4
 
+    def test_a_name_that_no_file_can_have(self, run):
+        status, _, error = run("a\0.wav")
+        assert status == 2 and b"files must be the name of a file, got" in error and error.count(b"\n") == 1
+
     def test_a_name_that_begins_with_a_dash(self, run, recording, tmp_path, monkeypatch):
         copy(recording, tmp_path / "-e.wav")
         monkeypatch.chdir(tmp_path)
