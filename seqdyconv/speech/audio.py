@@ -301,9 +301,11 @@ def _blocks(
     # The decoder of mp3 files writes to standard error what it thinks of them.
     quiet = quiet_libraries if "MPEG" in sound.subtype else nullcontext
     try:
-        while number is None or count < number:
+        asked, block = 0, ()
+        while len(block) == asked and count != number:  # after a short block the decoder may go back
+            asked = size if number is None else min(size, number - count)
             with quiet():
-                block = sound.read(size if number is None else min(size, number - count), "float32", always_2d=True)
+                block = sound.read(asked, "float32", always_2d=True)
             if not len(block):
                 break
             if not numpy.isfinite(block).all():
@@ -325,8 +327,8 @@ def _blocks(
 
 def _is_truncated(sound: soundfile.SoundFile, stream: BinaryIO, num_samples: int) -> bool:
     """Whether there is less than the file promises, as far as its format tells."""
-    if sound.format == "OGG":
-        return not _ends_with_last_ogg_page(stream)
+    if sound.format == "OGG":  # pages that are damaged or missing are passed over
+        return not _ends_with_last_ogg_page(stream) or (num_samples < sound.frames and _begins_with_first_page(stream))
     if sound.format == "MP3":
         stream.seek(0)
         head = stream.read(4096)
@@ -346,3 +348,17 @@ def _ends_with_last_ogg_page(stream: BinaryIO) -> bool:
     if len(page) < 27 or len(page) < 27 + page[26]:
         return False
     return len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]]) and bool(page[5] & 4)
+
+
+def _begins_with_first_page(stream: BinaryIO) -> bool:
+    """Whether the first ogg page with sound follows the headers; if not, it was recorded from a broadcast."""
+    position = number = 0
+    while True:
+        stream.seek(position)
+        page = stream.read(27 + 255)
+        if len(page) < 27 or not page.startswith(b"OggS") or int.from_bytes(page[18:22], "little") != number:
+            return False
+        if int.from_bytes(page[6:14], "little", signed=True) > 0:  # the samples until its end
+            return True
+        position += 27 + page[26] + sum(page[27 : 27 + page[26]])
+        number += 1

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 
 import numpy
 import pytest
@@ -195,6 +196,16 @@ class TestTruncation:
         with pytest.raises(AudioError, match="truncated or damaged"):
             read_audio(content)
         assert len(read_audio(content, allow_truncated=True)) > 16000
+
+    @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+    def test_of_an_ogg_file_with_a_damaged_page(self, subtype):
+        content = encoded(numpy.random.default_rng(0).uniform(-0.5, 0.5, 80000), format="ogg", subtype=subtype)
+        pages = [match.start() for match in re.finditer(b"OggS", content)]
+        broken = bytearray(content)
+        broken[pages[-3] + 200] ^= 255
+        with pytest.raises(AudioError, match="truncated or damaged: its OGG data end after"):
+            read_audio(bytes(broken))
+        assert len(read_audio(content[: pages[2]] + content[pages[-3] :])) < 80000  # as recorded from a broadcast
 
     @pytest.mark.parametrize("size", [b"\xff\xff\xff\xff", b"\x00\xf0\xff\x7f"])
     def test_is_not_seen_in_the_unknown_size_of_a_pipe(self, size):
