@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.commands.streams import end_with_the_reader, read_windows, standard_input
+from seqdyconv.data.long_texts import cut_text
 from seqdyconv.files import one_line, strip_text
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.ranges import Count, Range
@@ -64,11 +65,12 @@ def translate(
     """The translation of each line, on one line; `number` lines came before these, which notes count from."""
     translations = [""] * len(lines)
     texts = {index: text for index, line in enumerate(lines) if (text := strip_text(line))}
-    inputs: list[list[int]] = tokenizer(list(texts.values()))["input_ids"] if texts else []
-    for index, ids in zip(texts, inputs):
-        if len(ids) > args.max_line_tokens:
+    read = [cut_text(text, args.max_line_tokens) for text in texts.values()]
+    inputs: list[list[int]] = tokenizer(read)["input_ids"] if texts else []
+    for index, start, ids in zip(texts, read, inputs):
+        if len(ids) > args.max_line_tokens or len(start) < len(texts[index]):
             print(f"line {number + index + 1} is cut to {args.max_line_tokens} tokens", file=sys.stderr)
-            ids[args.max_line_tokens - 1 :] = ids[-1:]  # The end of the sentence stays.
+            ids[args.max_line_tokens - 1 : -1] = []  # The end of the sentence stays.
     for index, beams in zip(texts, generate(model, tokenizer, inputs, decoding_args)):
         translations[index] = strip_text(one_line(beams[0].text))
     return translations

@@ -9,6 +9,8 @@ from typing import Any
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from seqdyconv.data.long_texts import cut_words
+
 SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>")  # their ids are 0, 1, 2, 3
 TOKENIZER_TYPES = ("unigram", "bpe")
 # Characters that make up the rarest 0.01% of the training text get no piece of their own: they are written as bytes.
@@ -43,7 +45,7 @@ def train_sentencepiece_tokenizer(
     """
     if model_type not in TOKENIZER_TYPES:
         raise ValueError(f"model_type is {model_type!r}, allowed are {', '.join(TOKENIZER_TYPES)}")
-    texts = [text.lower() for text in texts] if lowercase else list(texts)
+    texts = [text.lower() if lowercase else text for text in cut_words(texts)]
     alphabet, rare = _alphabet(texts)
     reserved = len(SPECIAL_TOKENS) + len(_BYTE_TOKENS)
     if vocab_size <= reserved + len(alphabet):

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from datasets import DatasetDict
 from transformers import PreTrainedTokenizerBase
 
+from seqdyconv.data.long_texts import cut_text
 from seqdyconv.data.tables import DataError, map_batches
 from seqdyconv.ranges import Count, Number, OneOf, Options
 
@@ -49,11 +50,17 @@ def tokenize(datasets: DatasetDict, tokenizer: PreTrainedTokenizerBase, args: Le
     """
     _check_lengths(datasets, tokenizer, args)
     windows = args.long_texts == "windows"
+    most = args.max_length * args.max_windows if windows and args.max_windows else 0 if windows else args.max_length
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        texts = {
+            name: [cut_text(text, most, tokenizer.truncation_side) for text in batch[name]] if most else batch[name]
+            for name in ("text", "text_pair")
+            if name in batch
+        }
         encoded = tokenizer(
-            batch["text"],
-            batch.get("text_pair"),
+            texts["text"],
+            texts.get("text_pair"),
             truncation=True,
             max_length=args.max_length,
             return_attention_mask=False,

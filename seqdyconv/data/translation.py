@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import compress
 from typing import Annotated, Any
 
 from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
@@ -15,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from seqdyconv.data.external_tokenizers import complete_tokenizer, try_tokenizer
 from seqdyconv.data.libreoffice_help import load_libreoffice_help
+from seqdyconv.data.long_texts import cut_text
 from seqdyconv.data.packages import PackageUnavailableError
 from seqdyconv.data.sentencepiece_tokenizers import TOKENIZER_TYPES, train_sentencepiece_tokenizer
 from seqdyconv.data.splits import SPLITS, SourceArguments
@@ -24,6 +27,9 @@ from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.ranges import Count, OneOf
 
 logger = logging.getLogger(__name__)
+
+LONGEST_TEXT = 10_000
+"""Tokens of a text of validation or test; more would fill the memory."""
 
 _SIDES = ("source", "target")
 _TEXTS = Features({side: Value("string") for side in _SIDES})
@@ -295,26 +301,29 @@ def tokenize(datasets: DatasetDict, tokenizer: PreTrainedTokenizerBase, args: Da
     splits keep all of theirs in full.
 
     Raises:
-        DataError: no training pair is short enough.
+        DataError: no training pair is short enough, or a text of another split has more than ``LONGEST_TEXT`` tokens.
     """
 
-    def encode(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
-        encoded = tokenizer(batch["source"], text_target=batch["target"], return_attention_mask=False)
-        sources, targets = encoded["input_ids"], encoded["labels"]
-        lengths = [max(len(source), len(target)) for source, target in zip(sources, targets)]
-        return {"input_ids": sources, "labels": targets, "length": lengths}
-
-    def encode_short(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
-        rows = encode(batch)
-        keep = [
-            len(source) <= args.max_source_length and len(target) <= args.max_target_length
-            for source, target in zip(rows["input_ids"], rows["labels"])
+    def encode(batch: dict[str, list[str]], rows: list[int], split: str) -> dict[str, list[Any]]:
+        most = (args.max_source_length, args.max_target_length) if split == "train" else (LONGEST_TEXT, LONGEST_TEXT)
+        limits = dict(zip(_SIDES, most))
+        read = {side: [cut_text(text, limit) for text in batch[side]] for side, limit in limits.items()}
+        encoded = tokenizer(read["source"], text_target=read["target"], return_attention_mask=False)
+        ids = {"source": encoded["input_ids"], "target": encoded["labels"]}
+        short = [
+            all(len(ids[side][row]) <= limits[side] and read[side][row] == batch[side][row] for side in _SIDES)
+            for row in range(len(rows))
         ]
-        return {name: [value for value, kept in zip(column, keep) if kept] for name, column in rows.items()}
+        if split != "train" and not all(short):
+            raise DataError(f"pair {rows[short.index(False)] + 1} of {split} has more than {LONGEST_TEXT:,} tokens")
+        lengths = [max(map(len, pair)) for pair in zip(*ids.values())]
+        columns = {"input_ids": ids["source"], "labels": ids["target"], "length": lengths}
+        return {name: list(compress(column, short)) for name, column in columns.items()}
 
     result = DatasetDict()
     for split, dataset in datasets.items():
-        result[split] = map_batches(dataset, encode_short if split == "train" else encode, f"Tokenising {split}")
+        description = f"Tokenising {split}"
+        result[split] = map_batches(dataset, partial(encode, split=split), description, with_indices=True)
         if dropped := len(dataset) - len(result[split]):
             limits = f"{args.max_source_length} source or {args.max_target_length} target tokens"
             if dropped == len(dataset):

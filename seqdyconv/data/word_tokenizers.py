@@ -6,6 +6,8 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from seqdyconv.data.long_texts import cut_words
+
 TOKENIZER_TYPES = ("wordpiece", "word")
 
 # Their ids are 0 to 4; that of [PAD] is the default of SeqDyConvConfig.
@@ -41,6 +43,7 @@ def train_word_tokenizer(
     """
     if tokenizer_type not in TOKENIZER_TYPES:
         raise ValueError(f"tokenizer_type is {tokenizer_type!r}, allowed are {', '.join(TOKENIZER_TYPES)}")
+    texts = cut_words(texts)
     model: models.Model
     words = Tokenizer(models.WordPiece() if tokenizer_type == "wordpiece" else models.WordLevel())
     words.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=False)
