@@ -86,14 +86,13 @@ def train(
         return score(probabilities, labels_of_texts(data["validation"]))["accuracy"]
 
     swap_layers(model, tokenizer, data["train"], swap_args, args, accuracy)
-    metrics: dict[str, Any] = {}
     is_distilled = run.checkpoint is not None or (args.resume and is_finished(run.output_dir))
     if teacher is not None and distil_args.distil_epochs and not is_distilled:
         unlabelled = tokenize(DatasetDict({"unlabelled": load_unlabelled_texts(data_args)}), tokenizer, data_args)
-        metrics |= distil(model, teacher, tokenizer, unlabelled["unlabelled"], distil_args, args)
+        distil(model, teacher, tokenizer, unlabelled["unlabelled"], distil_args, args)
 
     trainer = make_trainer(model, teacher, tokenizer, data, distil_args, args)
-    metrics |= run.train(trainer, "examples") | distillation_metrics(run.output_dir)
+    metrics = run.train(trainer, "examples") | distillation_metrics(run.output_dir)
 
     examples: list[dict[str, str]] = []
     for split in HELD_OUT:

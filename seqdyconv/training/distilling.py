@@ -1,6 +1,7 @@
 """A teacher in the training of a text classifier: first on texts without labels, then beside the task."""
 
 import copy
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,6 @@ from transformers import (
     IntervalStrategy,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TrainerState,
 )
 from transformers.trainer_utils import SaveStrategy
 
@@ -19,13 +19,17 @@ from seqdyconv.models.loading import ModelError
 from seqdyconv.pictures import plot_learning_curves
 from seqdyconv.ranges import Count, LearningRate, OneOf, Options, Positive, Share, Weight
 from seqdyconv.swap.distillation import DistillationTrainer
-from seqdyconv.training.checkpoints import latest_checkpoint
+from seqdyconv.training.checkpoints import resumable_checkpoint
 from seqdyconv.training.classifiers import known_labels, load_model
-from seqdyconv.training.runs import STATE_FILE, is_finished, train_or_load
+from seqdyconv.training.reports import write_metrics
+from seqdyconv.training.runs import is_finished, train_or_load
 from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches
 
 DISTILLATION_FOLDER = "distillation"
 """Below output_dir: the run on texts without labels."""
+
+METRICS_FILE = "metrics.json"
+"""In that folder: what :func:`distillation_metrics` reads."""
 
 
 @dataclass
@@ -124,8 +128,8 @@ def distil(
     data: Dataset,
     distil_args: DistillationArguments,
     args: TokenBatchArguments,
-) -> dict[str, Any]:
-    """Match the teacher on texts without labels, in a run of its own below output_dir; returns its metrics.
+) -> None:
+    """Match the teacher on texts without labels, in a run of its own below output_dir.
 
     Args:
         model: What learns; all its parameters require gradients afterwards.
@@ -159,26 +163,27 @@ def distil(
         temperature=distil_args.distil_temperature,
         mixers_only=distil_args.distil_parameters == "mixers",
     )
-    seconds = train_or_load(trainer, latest_checkpoint(output_dir))
+    checkpoint = None if is_finished(output_dir) else resumable_checkpoint(output_dir, args.world_size)
+    train_or_load(trainer, checkpoint)
     model.requires_grad_(True)
-    metrics: dict[str, Any] = {"distillation_texts": len(set(data["example"][:]))}
-    if seconds is not None:
-        metrics["distillation_seconds"] = seconds
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    metrics = {
+        "distillation_texts": len(set(data["example"][:])),
+        "distillation_seconds": trainer.counts.seconds,
+        "distillation_steps": trainer.state.global_step,
+        **({"distillation_loss": losses[-1]} if losses else {}),
+    }
     if trainer.is_world_process_zero():
+        write_metrics(output_dir / METRICS_FILE, metrics)
         plot_learning_curves(
             trainer.state.log_history,
             output_dir / "learning_curves.png",
             "Distillation on texts without labels",
             loss_label="distance to the teacher",
         )
-    return metrics
 
 
 def distillation_metrics(output_dir: Path) -> dict[str, Any]:
-    """Steps and last loss of the distillation of a run, if it had one, also one that ended before a resumption."""
-    folder = output_dir / DISTILLATION_FOLDER
-    if not is_finished(folder):
-        return {}
-    state = TrainerState.load_from_json(str(folder / STATE_FILE))
-    losses = [row["loss"] for row in state.log_history if "loss" in row]
-    return {"distillation_steps": state.global_step, **({"distillation_loss": losses[-1]} if losses else {})}
+    """What :func:`distil` has measured in a run, if it had a distillation, be it in an earlier part of it."""
+    file = output_dir / DISTILLATION_FOLDER / METRICS_FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

@@ -3,6 +3,7 @@
 import fnmatch
 import logging
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,12 @@ RUN_FILE = "run.yaml"
 REPLACED = "replaced_run"
 """The folder in which a run that is being replaced waits until the new one has begun."""
 
+CHECKPOINT = r"checkpoint-(0|[1-9][0-9]*)"
+"""The names of a run's checkpoints, by their steps."""
+
+FINAL_MODEL = ".final_model"
+"""The folder in which the final model's files are written, before they take their places all at once."""
+
 # The first line of a run.yaml of ours: other programs call their settings so too.
 _MARK = "# A run of seqdyconv: all its arguments."
 
@@ -32,11 +39,11 @@ _FILES = (
     *("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
     *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "source.spm", "target.spm", "normalizer.json"),
     *("training_args.bin", "trainer_state.json", "optimizer.pt", "optimizer.bin", "scheduler.pt", "scaler.pt"),
-    *("rng_state*.pth", "events.out.tfevents.*", "*.distcp", ".metadata"),
+    *("rng_state*.pth", "SHA256SUMS", "events.out.tfevents.*", "*.distcp", ".metadata"),
 )
 # The folders that a run makes in its directory, and in a folder of its own.
 _FOLDERS = (
-    *("checkpoint-[0-9]*", "runs", "evaluation", "distillation", "pytorch_model_fsdp_0", "optimizer_0"),
+    *("checkpoint-[0-9]*", "runs", "evaluation", "distillation", "pytorch_model_fsdp_0", "optimizer_0", FINAL_MODEL),
     "[A-Z][a-z][a-z][0-9][0-9]_*",  # of TensorBoard, below runs: Nov27_20-15-06_hostname
 )
 
@@ -77,6 +84,10 @@ def check_output_dir(path: str | Path, resume: bool = False, overwrite: bool = F
         raise OutputDirError(f"output_dir {path} holds {what}, or choose another output_dir")
     if not holds_run and not (overwrite and is_run(path / REPLACED)):
         raise OutputDirError(f"output_dir {path} holds files that no run has written (no {RUN_FILE} in it)")
+    for child in path.iterdir():
+        if re.fullmatch(CHECKPOINT, child.name) and (child.is_symlink() or not child.is_dir()):
+            what = "a link" if child.is_symlink() else "a file"
+            raise OutputDirError(f"{child} is {what}, where a checkpoint may be written: move it elsewhere")
     if overwrite:
         _check_may_replace(path)
 
@@ -142,7 +153,8 @@ def check_resumed_arguments(
         if key not in may_change and before.get(key) != arguments.get(key)
     ]
     if changed:
-        raise OutputDirError(f"can't resume the run in {path} with other arguments: {'; '.join(changed)}")
+        more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise OutputDirError(f"can't resume the run in {path} with other arguments: {'; '.join(changed[:5])}{more}")
 
 
 def run_arguments(model_dir: str | Path, names: Collection[str]) -> dict[str, Any]:
@@ -155,7 +167,12 @@ def run_arguments(model_dir: str | Path, names: Collection[str]) -> dict[str, An
 
 
 def remove_run_folder(folder: str | Path) -> None:
-    """Remove what a run has written in a folder of its own, such as a checkpoint; the folder too if that was all."""
+    """Remove what a run has written in a folder of its own, such as a checkpoint; the folder too if that was all.
+
+    What marks a checkpoint as complete goes first.
+    """
+    for name in ("SHA256SUMS", "trainer_state.json"):
+        (Path(folder) / name).unlink(missing_ok=True)
     _remove(Path(folder))
 
 

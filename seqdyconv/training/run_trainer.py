@@ -6,18 +6,32 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from seqdyconv.data.batching import SetEpochCallback
+from seqdyconv.errors import first_line
 from seqdyconv.ranges import Number, check_options
 from seqdyconv.training.arguments import ArgumentsError
+from seqdyconv.training.bookkeeping import Counts, FiniteNumbers, StepWatch, diverged
+from seqdyconv.training.checkpoints import (
+    STATE_FILE,
+    damaged,
+    is_complete,
+    latest_checkpoint,
+    read_state,
+    seal_checkpoint,
+)
+from seqdyconv.training.fitting import check_optimizer, check_scheduler, check_weights
+from seqdyconv.training.output_dir import OutputDirError, remove_run_folder
 from seqdyconv.training.trainer_arguments import RULES, CheckedTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -57,6 +71,9 @@ class RunArguments(CheckedTrainingArguments):
     )
     bf16: bool = field(
         default=False, metadata={"help": "Compute in bfloat16 where the device has instructions for it."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "No effect: a loss that is NaN ends the run."}
     )
     restore_callback_states_from_checkpoint: bool = field(
         default=True, metadata={"help": "Resume the patience of early stopping too."}
@@ -119,10 +136,15 @@ class RunTrainer(Trainer):
         if self.args.float32_instead:
             logger.warning("bf16: this processor has no instructions for it, which is slow: training in float32")
         self.trained_items: Tensor | int = 0
-        """Labels of all processes, target tokens or classes, that this call of train() has trained on."""
+        """Labels of all processes, target tokens or classes, that the run has trained on."""
         self.evaluation_seconds = 0.0
+        self.finite = FiniteNumbers()
         self.train_collator: Any = self.data_collator
+        self._started = self._earlier_seconds = 0.0
+        self._has_ended = False
         self.add_callback(SetEpochCallback())
+        self.add_callback(Counts())
+        self.add_callback(StepWatch(self))
         if self.args.early_stopping_patience:
             self.add_callback(EarlyStoppingCallback(self.args.early_stopping_patience))
 
@@ -162,6 +184,138 @@ class RunTrainer(Trainer):
             # Gradients are averaged over processes, while the items are counted over all of them.
             loss_sum = loss_sum * self.accelerator.num_processes
         return loss_sum / num_items_in_batch
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss of a batch and its gradients; whether it is a finite number is noted."""
+        loss = super().training_step(*args, **kwargs)
+        self.finite.add_loss(loss)
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        # The scaler of fp16 looks for the largest scale that works, and leaves out the steps where it did not.
+        self.finite.end_step(None if self.accelerator.scaler is not None else norm)
+        return norm
+
+    # Counts of a run, over all its parts
+
+    @property
+    def counts(self) -> Counts:
+        """What has been counted up to the last checkpoint; the Trainer makes it anew from the one that it resumes."""
+        return next(found for found in self.callback_handler.callbacks if isinstance(found, Counts))
+
+    def begin_counts(self) -> None:
+        """Go on counting where the state, which may be that of a checkpoint, has come to."""
+        counts = self.counts
+        if Counts.__name__ not in self.state.stateful_callbacks:
+            counts.first_step = counts.logged_step = self.state.global_step
+            self.state.stateful_callbacks[Counts.__name__] = counts.state()
+        elif losses := counts.unlogged_loss:
+            # What the Trainer counts in attributes alone, and would start anew.
+            own = losses[self.args.process_index] if len(losses) == self.args.world_size else sum(losses) / len(losses)
+            self._tr_loss += own
+            self._total_loss_scalar, self._globalstep_last_logged = counts.logged_loss, counts.logged_step
+            self._initial_global_step = counts.first_step
+        self.trained_items, self.evaluation_seconds = counts.items, counts.evaluation_seconds
+        self._earlier_seconds = counts.seconds
+
+    def note_counts(self) -> None:
+        """Put the counts into the state, which is to be saved; all processes must call it."""
+        counts = self.counts
+        counts.items = int(self.trained_items)
+        counts.seconds = self._earlier_seconds + time.perf_counter() - self._started
+        counts.evaluation_seconds = self.evaluation_seconds
+        counts.logged_loss, counts.logged_step = self._total_loss_scalar, self._globalstep_last_logged
+        counts.unlogged_loss = self.accelerator.gather(self._tr_loss.reshape(1)).tolist()
+        self.state.stateful_callbacks[Counts.__name__] = counts.state()
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as the Trainer does; the time is counted."""
+        self._started = time.perf_counter()
+        return super().train(*args, **kwargs)
+
+    def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
+        return super()._finalize_training(trial, num_train_samples, start_time - self._earlier_seconds)
+
+    # Checkpoints
+
+    @contextlib.contextmanager
+    def saving(self, what: str) -> Iterator[None]:
+        """A block that saves something: a full disk is one line.
+
+        Raises:
+            OutputDirError: It could not be written.
+        """
+        try:
+            yield
+        except (OSError, SafetensorError, RuntimeError) as error:
+            # torch tells of a full disk by a RuntimeError of its writer.
+            if type(error) is RuntimeError and "PytorchStreamWriter" not in str(error) and "enforce" not in str(error):
+                raise
+            newest = latest_checkpoint(str(self.args.output_dir))
+            kept = "" if newest is None else f"; {newest} stays: --resume goes on from it"
+            raise OutputDirError(f"can't write {what} in {self.args.output_dir}: {first_line(error)}{kept}") from None
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model as the Trainer does, but never one whose weights are no numbers any more."""
+        if not self.is_sharded() and not all(
+            bool(weight.isfinite().all()) for weight in self.model.parameters() if weight.is_floating_point()
+        ):
+            raise diverged(self, "the weights are NaN or infinite", self.state.global_step)
+        super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.note_counts()
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        try:
+            with self.saving(folder.name):
+                super()._save_checkpoint(model, trial)
+                if self.is_world_process_zero():
+                    seal_checkpoint(folder)
+        except OutputDirError:
+            remove_run_folder(folder)  # its part of a full disk
+            raise
+
+    def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
+        checkpoint = args[2]
+        try:
+            found = super()._init_training_state(max_steps, *args)
+        except (TypeError, AttributeError, LookupError) as error:  # by what the state's callbacks are said to be
+            raise damaged(checkpoint, STATE_FILE, first_line(error)) from None
+        if checkpoint is not None:
+            self.state.compute_steps(self.args, max_steps)  # those of now, not those of then
+            if self.state.global_step > max_steps:
+                raise damaged(checkpoint, STATE_FILE, f"it is of step {self.state.global_step} of {max_steps}")
+            self._has_ended = self.control.should_training_stop or self.state.global_step == max_steps
+            self._find_best_checkpoint(checkpoint)
+        return found
+
+    def _find_best_checkpoint(self, checkpoint: str) -> None:
+        """Where it is now: the state holds the place where it was saved, from which a run may have been moved."""
+        best = read_state(checkpoint).best_model_checkpoint
+        if best is not None:
+            folder = Path(str(self.args.output_dir)) / Path(best).name
+            if not is_complete(folder) and self.args.load_best_model_at_end:
+                raise damaged(checkpoint, STATE_FILE, f"the best checkpoint so far, {folder}, is missing")
+            self.state.best_model_checkpoint = str(folder) if is_complete(folder) else None
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self._has_ended:  # The Trainer would do one more step.
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if not self.is_fsdp_enabled:
+            check_weights(self.model, resume_from_checkpoint)  # The Trainer warns where names differ, and goes on.
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            check_scheduler(self.lr_scheduler, checkpoint)
+            check_optimizer(self.optimizer, checkpoint)
+        super()._load_optimizer_and_scheduler(checkpoint)
+        self._load_rng_state(checkpoint)  # Again at its first step, if there is one left.
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)

@@ -2,23 +2,37 @@
 
 import contextlib
 import dataclasses
-import json
+import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from safetensors import SafetensorError
 from transformers import TrainerCallback
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.data.tables import DataError
+from seqdyconv.errors import first_line
 from seqdyconv.pictures import plot_learning_curves
 from seqdyconv.training.arguments import changed_arguments, declared_defaults, resolved_arguments
 from seqdyconv.training.averaging import WEIGHTS_FILE, average_checkpoints
-from seqdyconv.training.checkpoints import checkpoints, latest_checkpoint, remove_incomplete_checkpoints
+from seqdyconv.training.bookkeeping import Counts
+from seqdyconv.training.checkpoints import (
+    STATE_FILE,
+    checkpoints,
+    damaged,
+    is_complete,
+    latest_checkpoint,
+    read_state,
+    remove_incomplete_checkpoints,
+    resumable_checkpoint,
+)
 from seqdyconv.training.decoding import DecodingArguments
+from seqdyconv.training.fitting import check_weights
 from seqdyconv.training.output_dir import (
+    FINAL_MODEL,
     begin_run,
     check_output_dir,
     check_resumed_arguments,
@@ -29,12 +43,21 @@ from seqdyconv.training.reports import format_example, write_metrics, write_mode
 from seqdyconv.training.run_trainer import RunArguments, RunTrainer
 from seqdyconv.training.trainer_arguments import try_trainer
 
-STATE_FILE = "trainer_state.json"
+logger = logging.getLogger(__name__)
+
 LEARNING_CURVES = "learning_curves.png"
 
 MAY_CHANGE = {
     *("output_dir", "resume", "overwrite", "run_name", "report_to", "disable_tqdm"),
-    *("logging_strategy", "logging_steps", "logging_first_step", "log_level", "log_level_replica", "log_on_each_node"),
+    *(
+        "logging_strategy",
+        "logging_steps",
+        "logging_first_step",
+        "logging_nan_inf_filter",
+        "log_level",
+        "log_level_replica",
+        "log_on_each_node",
+    ),
     *("save_strategy", "save_steps", "save_total_limit", "average_checkpoints"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
     *("hub_token", "push_to_hub_token", "ddp_timeout", "preprocessing_num_workers"),
@@ -97,13 +120,23 @@ class Run:
                     defaults = {name: known.get(name) for name in self.arguments}
                     check_resumed_arguments(self.output_dir, self.arguments, MAY_CHANGE, defaults)
             if self.args.resume:
-                self.checkpoint = latest_checkpoint(self.output_dir)
+                self.checkpoint = self._checked_checkpoint()
             yield
+
+    def _checked_checkpoint(self) -> Path | None:
+        if self.args.resume and is_finished(self.output_dir):
+            read_state(self.output_dir)
+        elif self.is_first:
+            return resumable_checkpoint(self.output_dir, self.args.world_size)
+        return latest_checkpoint(self.output_dir)
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether the tokenizer is in output_dir: of the first process, or of the run that is resumed."""
-        return not self.is_first or (self.args.resume and (self.output_dir / "tokenizer_config.json").is_file())
+        """Whether the tokenizer is in output_dir: of the first process, or of the run that is resumed.
+
+        What a process that was killed before its first checkpoint has left there may be incomplete: it is made anew.
+        """
+        return not self.is_first or self.checkpoint is not None or (self.args.resume and is_finished(self.output_dir))
 
     def check_splits(self, splits: Collection[str]) -> None:
         """Raise a DataError if there is nothing to evaluate on between epochs."""
@@ -129,28 +162,28 @@ class Run:
             items: What it counts to divide a loss by: "tokens", "examples".
 
         Returns:
-            The metrics parameters, train_steps, resumed_from_step (of a resumed training), and of a training that this
-            call has done: train_seconds, train_seconds_without_evaluation, and `items` in all and per second.
+            The metrics parameters, train_steps, train_seconds, train_seconds_without_evaluation, and `items` in all and
+            per second. They are those of the whole run, however often it was resumed: see
+            :class:`seqdyconv.training.bookkeeping.Counts`.
         """
-        seconds = train_or_load(trainer, self.checkpoint)
+        train_or_load(trainer, self.checkpoint)
+        counts = trainer.counts
         metrics: dict[str, Any] = {
             "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
             "train_steps": trainer.state.global_step,
         }
-        if seconds is not None:
-            training_seconds = seconds - trainer.evaluation_seconds
+        if counts.first_step == 0:
+            training_seconds = counts.seconds - counts.evaluation_seconds
             metrics |= {
-                "train_seconds": seconds,
+                "train_seconds": counts.seconds,
                 "train_seconds_without_evaluation": training_seconds,
-                f"train_{items}": int(trainer.trained_items),
-                f"train_{items}_per_second": int(trainer.trained_items) / training_seconds,
+                f"train_{items}": counts.items,
+                f"train_{items}_per_second": counts.items / training_seconds,
             }
-        if self.checkpoint is not None:
-            metrics["resumed_from_step"] = int(self.checkpoint.name.split("-")[1])
         return metrics
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
-        """Write metrics.json, with the seconds since the start as one more, wall_seconds."""
+        """Write metrics.json, with the seconds since the start of this call as one more, wall_seconds."""
         metrics["wall_seconds"] = time.perf_counter() - self._started
         write_metrics(self.output_dir / "metrics.json", metrics)
 
@@ -200,51 +233,74 @@ class Run:
 
 def is_finished(output_dir: str | Path) -> bool:
     """Whether the training that writes there has ended: its state is written after the final model."""
-    try:
-        json.loads((Path(output_dir) / STATE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # none, or one that was cut off
-        return False
-    return True
+    return is_complete(output_dir)
 
 
-def train_or_load(trainer: RunTrainer, checkpoint: Path | None) -> float | None:
+def train_or_load(trainer: RunTrainer, checkpoint: Path | None) -> None:
     """Train, average checkpoints if asked for, and save the final model; or, where that is done, load it.
 
     Args:
         trainer: Its arguments say where to write, and whether to resume.
         checkpoint: The newest complete checkpoint to go on from, if any.
 
-    Returns:
-        The seconds of the training, evaluations included; None if it had ended before.
+    Raises:
+        InputError: The training has come to numbers that are none, the disk is full, or what was saved is damaged.
     """
     args: Any = trainer.args
-    weights = Path(args.output_dir) / WEIGHTS_FILE
     if args.resume and is_finished(args.output_dir):
-        trainer.state = trainer.state.load_from_json(str(Path(args.output_dir) / STATE_FILE))
-        safetensors.torch.load_model(trainer.model, weights)
-        return None
-    if args.resume and trainer.is_world_process_zero():
-        remove_incomplete_checkpoints(args.output_dir)
-    trainer.add_callback(_Tidying(args.save_total_limit))
+        _load_final(trainer, Path(args.output_dir))
+        return
+    tidying = _Tidying(args.save_total_limit)
+    trainer.add_callback(tidying)
     args.save_total_limit = None
-    start = time.perf_counter()
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    seconds = time.perf_counter() - start
     # Mixed precision has wrapped the model. From here on it computes as for anybody who loads it.
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     # What that leaves is a forward without the decorators of the class's own, which generate needs.
     vars(trainer.model).pop("forward", None)
     # By this mark accelerate would take the model for wrapped in a second training, which would go on in float32.
     vars(trainer.model).pop("_is_accelerate_prepared", None)
+    trainer.note_counts()
+    with trainer.saving("the final model"):
+        _save_final(trainer, Path(args.output_dir))
+    tidying.rotate(args, trainer.state, newest_stays=False)
 
-    trainer.save_model()
+
+def _save_final(trainer: RunTrainer, output_dir: Path) -> None:
+    """Save the final model and then the state, which says that it is there; each file appears as a whole."""
+    args: Any = trainer.args
+    folder = output_dir / FINAL_MODEL
+    folder.mkdir(exist_ok=True)
+    trainer.save_model(str(folder), _internal_call=True)
+    if trainer.is_world_process_zero():
+        if args.average_checkpoints > 1:
+            parts = checkpoints(output_dir)[-args.average_checkpoints :]
+            for part in parts:
+                check_weights(trainer.model, part)
+            average_checkpoints(parts, folder / WEIGHTS_FILE)
+        for file in folder.iterdir():
+            file.replace(output_dir / file.name)
+        folder.rmdir()
+    trainer.accelerator.wait_for_everyone()
     if args.average_checkpoints > 1:
-        if trainer.is_world_process_zero():
-            average_checkpoints(checkpoints(args.output_dir)[-args.average_checkpoints :], weights)
-        trainer.accelerator.wait_for_everyone()
-        safetensors.torch.load_model(trainer.model, weights)
+        safetensors.torch.load_model(trainer.model, output_dir / WEIGHTS_FILE)
     trainer.save_state()
-    return seconds
+    if args.push_to_hub:
+        trainer.push_to_hub(commit_message="Model save", revision=args.hub_revision)
+
+
+def _load_final(trainer: RunTrainer, output_dir: Path) -> None:
+    """Load what a training that has ended left behind."""
+    trainer.state = read_state(output_dir)
+    saved = trainer.state.stateful_callbacks.get(Counts.__name__, {"args": {"first_step": trainer.state.global_step}})
+    try:
+        vars(trainer.counts).update(vars(Counts(**saved["args"])))
+    except (TypeError, KeyError) as error:
+        raise damaged(output_dir, STATE_FILE, first_line(error)) from None
+    try:
+        safetensors.torch.load_model(trainer.model, output_dir / WEIGHTS_FILE)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise damaged(output_dir, WEIGHTS_FILE, first_line(error)) from None
 
 
 class _Tidying(TrainerCallback):
@@ -258,24 +314,27 @@ class _Tidying(TrainerCallback):
         self.save_total_limit = save_total_limit
         self.has_begun = False
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.resume and state.is_world_process_zero:
+            for folder in remove_incomplete_checkpoints(args.output_dir):
+                logger.warning("%s was not saved to its end, and is removed", folder)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero and not self.has_begun:
             remove_replaced_run(args.output_dir)
         self.has_begun = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._rotate(args, state, newest_stays=True)
+        self.rotate(args, state, newest_stays=True)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._rotate(args, state, newest_stays=False)
-
-    def _rotate(self, args: Any, state: Any, newest_stays: bool) -> None:
+    def rotate(self, args: Any, state: Any, newest_stays: bool) -> None:
+        """Keep the limit; until the training has ended, one that is resumed goes on from the newest."""
         if not self.save_total_limit or not state.is_world_process_zero:
             return
         best = Path(state.best_model_checkpoint or "").name
         found = [folder for folder in checkpoints(args.output_dir) if folder.name != best]
         kept = self.save_total_limit - bool(best)
         if newest_stays:
-            kept = max(1, kept)  # a resumed training goes on from it
+            kept = max(1, kept)
         for folder in found[: max(0, len(found) - kept)]:
             remove_run_folder(folder)

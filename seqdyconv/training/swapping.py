@@ -151,8 +151,11 @@ def _layers_before(output_dir: Path) -> list[int] | None:
     for folder in (output_dir, output_dir / DISTILLATION_FOLDER):
         path = folder if is_finished(folder) else latest_checkpoint(folder)
         if path is not None:
-            config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-            return sorted(map(int, config["seqdyconv"]["layers"]))
+            try:
+                config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+                return sorted(map(int, config["seqdyconv"]["layers"]))
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                raise ModelError(f"{path / 'config.json'} does not say which layers are swapped: {error}") from None
     return None
 
 

@@ -10,11 +10,12 @@ from transformers import BertConfig, BertForSequenceClassification, DataCollator
 
 from seqdyconv.data.tables import DataError
 from seqdyconv.errors import InputError
+from seqdyconv.training.arguments import resolved_arguments
 from seqdyconv.training.averaging import average_checkpoints
-from seqdyconv.training.checkpoints import checkpoints, latest_checkpoint
+from seqdyconv.training.checkpoints import STATE_FILE, checkpoints, latest_checkpoint
 from seqdyconv.training.decoding import DecodingArguments
 from seqdyconv.training.output_dir import OutputDirError, begin_run, is_run
-from seqdyconv.training.runs import STATE_FILE, Run, is_finished, train_or_load
+from seqdyconv.training.runs import Run, is_finished, train_or_load
 from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches
 from tests.training.test_token_batches import make_rows, make_tokenizer
 
@@ -44,7 +45,8 @@ def equal(first, second):
 def test_trains_and_saves(tmp_path):
     trainer = make_trainer(tmp_path)
     assert not is_finished(tmp_path)
-    assert train_or_load(trainer, None) > 0
+    train_or_load(trainer, None)
+    assert trainer.counts.seconds > 0
     assert is_finished(tmp_path)
     assert json.loads((tmp_path / STATE_FILE).read_text())["global_step"] == 4
     assert equal(weights(tmp_path), weights(checkpoints(tmp_path)[-1]))
@@ -54,7 +56,7 @@ def test_trains_and_saves(tmp_path):
 def test_goes_on_from_a_checkpoint(tmp_path):
     train_or_load(make_trainer(tmp_path / "whole"), None)
     resumed = make_trainer(tmp_path / "resumed", resume=True)
-    assert train_or_load(resumed, tmp_path / "whole" / "checkpoint-2") > 0
+    train_or_load(resumed, tmp_path / "whole" / "checkpoint-2")
     assert resumed.state.global_step == 4
     assert equal(weights(tmp_path / "resumed"), weights(tmp_path / "whole"))
 
@@ -73,7 +75,7 @@ def test_a_run_that_has_ended_is_loaded(tmp_path, average):
     train_or_load(make_trainer(tmp_path, average_checkpoints=average), None)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     again = make_trainer(tmp_path, average_checkpoints=average, resume=True)
-    assert train_or_load(again, latest_checkpoint(tmp_path)) is None
+    train_or_load(again, latest_checkpoint(tmp_path))
     assert again.state.global_step == 4
     assert equal(dict(again.model.state_dict()), weights(tmp_path))
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
@@ -84,7 +86,7 @@ def test_a_final_model_without_its_state_has_not_ended(tmp_path):
     expected = weights(tmp_path)
     (tmp_path / STATE_FILE).unlink()
     assert not is_finished(tmp_path)
-    assert train_or_load(make_trainer(tmp_path, resume=True), latest_checkpoint(tmp_path)) is not None
+    train_or_load(make_trainer(tmp_path, resume=True), latest_checkpoint(tmp_path))
     assert is_finished(tmp_path) and equal(weights(tmp_path), expected)
 
 
@@ -146,11 +148,12 @@ class TestRun:
             raise DataError("no such file")
         assert (tmp_path / "run.yaml").read_text() == before
 
-    def test_a_resumed_run_keeps_its_arguments_and_its_tokenizer(self, tmp_path):
+    def test_a_resumed_run_keeps_its_arguments(self, tmp_path):
         make_tokenizer().save_pretrained(self.begun(tmp_path, seed=3).output_dir)
         resumed = self.run(tmp_path, seed=3, resume=True, logging_steps=7)
         with resumed.preparation():
-            assert resumed.has_tokenizer and resumed.checkpoint is None
+            # Whoever was killed before the first checkpoint may have been writing the tokenizer.
+            assert resumed.checkpoint is None and not resumed.has_tokenizer
         with pytest.raises(OutputDirError, match="seed was 3 and is now 4"):
             self.run(tmp_path, DecodingArguments(num_beams=2), seed=4, resume=True).preparation().__enter__()
 
@@ -193,17 +196,36 @@ class TestRun:
         assert any(line.startswith("training, labels/s ") for line in lines)
         assert lines[-1] == f"{'written to':<28}{tmp_path}"
 
-    def test_a_resumed_training_says_from_where(self, tmp_path):
+    def test_a_run_keeps_its_tokenizer_and_reports_as_a_whole(self, tmp_path):
+        found = []
+        for resume in (False, True, True):
+            trainer = make_trainer(tmp_path, max_steps=5, resume=resume)
+            with (run := Run(trainer.args, (), "")).preparation():
+                assert run.has_tokenizer == resume
+                assert run.begin() != resume
+            found.append(run.train(trainer, "labels"))
+            if len(found) == 1:
+                assert run.checkpoint is None
+                (tmp_path / STATE_FILE).unlink()
+            else:
+                assert run.checkpoint == tmp_path / "checkpoint-5"
+        assert found[0]["train_labels"] > 10
+        for name in ("parameters", "train_steps", "train_labels"):
+            assert found[0][name] == found[1][name] == found[2][name]
+        assert found[1] == found[2] and found[1]["train_seconds"] > found[0]["train_seconds_without_evaluation"]
+
+    def test_a_run_of_a_version_that_did_not_count_gives_no_counts(self, tmp_path):
         trainer = make_trainer(tmp_path)
-        with (run := Run(trainer.args, (), "")).preparation():
-            run.begin()
-        run.train(trainer, "labels")
-        (tmp_path / STATE_FILE).unlink()
-        resumed = make_trainer(tmp_path, resume=True)
-        with (run := Run(resumed.args, (), "")).preparation():
-            assert run.checkpoint == tmp_path / "checkpoint-4" and not run.begin()
-        assert run.train(resumed, "labels")["resumed_from_step"] == 4
-        again = make_trainer(tmp_path, resume=True)
-        with (run := Run(again.args, (), "")).preparation():
-            run.begin()
-        assert "train_seconds" not in run.train(again, "labels")
+        train_or_load(trainer, None)
+        for folder in (tmp_path, tmp_path / "checkpoint-4"):
+            state = json.loads((folder / STATE_FILE).read_text())
+            del state["stateful_callbacks"]["Counts"]
+            (folder / STATE_FILE).write_text(json.dumps(state))
+        (tmp_path / "checkpoint-4" / "SHA256SUMS").unlink()
+        begin_run(tmp_path, resolved_arguments(trainer.args))
+        for _ in range(2):
+            again = make_trainer(tmp_path, resume=True)
+            with (run := Run(again.args, (), "")).preparation():
+                run.begin()
+            assert run.train(again, "labels").keys() == {"parameters", "train_steps"}
+            (tmp_path / STATE_FILE).unlink(missing_ok=True)
