@@ -1,7 +1,6 @@
 """What a training keeps an eye on from step to step: its counts, whether its numbers are finite, when to save."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +41,11 @@ class Counts(TrainerCallback, ExportableState):
     """The sum of the losses of the steps up to that one."""
     unlogged_loss: list[float] = field(default_factory=list)
     """The sum of the losses since, of each process."""
+
+    def __post_init__(self) -> None:
+        *numbers, losses = vars(self).values()
+        if not isinstance(losses, list) or not all(isinstance(number, (int, float)) for number in [*numbers, *losses]):
+            raise TypeError(f"counts must be numbers, got {vars(self)}")
 
     def state(self) -> dict[str, Any]:
         """The counts, as a checkpoint holds them."""
@@ -101,10 +105,10 @@ class StepWatch(TrainerCallback):
         self._check(args, control)
         control.should_save, self._save_is_due = control.should_save or self._save_is_due, False
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Mapping[str, Any], **kwargs: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Check what decides on the best checkpoint."""
         best = (args.metric_for_best_model or "loss").removeprefix("eval_")
-        for name, value in metrics.items():
+        for name, value in kwargs["metrics"].items():
             if (name.endswith("_loss") or name == f"eval_{best}") and not math.isfinite(value):
                 raise diverged(self.trainer, f"the validation's {name} is {value}", state.global_step)
 

@@ -207,9 +207,10 @@ class RunTrainer(Trainer):
     def begin_counts(self) -> None:
         """Go on counting where the state, which may be that of a checkpoint, has come to."""
         counts = self.counts
-        if Counts.__name__ not in self.state.stateful_callbacks:
+        saved: Any = self.state.stateful_callbacks
+        if Counts.__name__ not in saved:
             counts.first_step = counts.logged_step = self.state.global_step
-            self.state.stateful_callbacks[Counts.__name__] = counts.state()
+            saved[Counts.__name__] = counts.state()
         elif losses := counts.unlogged_loss:
             # What the Trainer counts in attributes alone, and would start anew.
             own = losses[self.args.process_index] if len(losses) == self.args.world_size else sum(losses) / len(losses)
@@ -227,7 +228,8 @@ class RunTrainer(Trainer):
         counts.evaluation_seconds = self.evaluation_seconds
         counts.logged_loss, counts.logged_step = self._total_loss_scalar, self._globalstep_last_logged
         counts.unlogged_loss = self.accelerator.gather(self._tr_loss.reshape(1)).tolist()
-        self.state.stateful_callbacks[Counts.__name__] = counts.state()
+        saved: Any = self.state.stateful_callbacks
+        saved[Counts.__name__] = counts.state()
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the Trainer does; the time is counted."""

@@ -292,7 +292,8 @@ def _save_final(trainer: RunTrainer, output_dir: Path) -> None:
 def _load_final(trainer: RunTrainer, output_dir: Path) -> None:
     """Load what a training that has ended left behind."""
     trainer.state = read_state(output_dir)
-    saved = trainer.state.stateful_callbacks.get(Counts.__name__, {"args": {"first_step": trainer.state.global_step}})
+    callbacks: Any = trainer.state.stateful_callbacks
+    saved = callbacks.get(Counts.__name__, {"args": {"first_step": trainer.state.global_step}})
     try:
         vars(trainer.counts).update(vars(Counts(**saved["args"])))
     except (TypeError, KeyError) as error:
