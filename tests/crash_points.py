@@ -2,6 +2,7 @@
 
 import builtins
 import io
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -15,12 +16,13 @@ import torch
 
 
 @contextmanager
-def crash_points(folder: Path, copies: Path) -> Iterator[list[Path]]:
+def crash_points(folder: Path, copies: Path, every: int = 1) -> Iterator[list[Path]]:
     """A block that works in a folder; the list holds a copy of it as it was before each of its file operations.
 
     What a killed process has written stays, so that these are what kills leave behind. The file that was written last
-    is there as a whole, and in another copy its first half only.
+    is there as a whole, and in another copy its first half only. `every` n-th copy is made.
     """
+    number = itertools.count()
     found: list[Path] = []
     last: list[Callable[..., Any]] = []
     before: dict[str, tuple[int, int]] = {}
@@ -38,6 +40,8 @@ def crash_points(folder: Path, copies: Path) -> Iterator[list[Path]]:
         before.clear()
         before.update(now)
         for cut in [None, *new[-1:]]:
+            if next(number) % every:
+                continue
             copy = copies / str(len(found))
             shutil.copytree(folder, copy)
             if cut is not None:

@@ -111,7 +111,7 @@ def begin_run(path: str | Path, arguments: Mapping[str, Any], overwrite: bool = 
         write_text(path / RUN_FILE, f"{_MARK}\n{dump_yaml(arguments)}")
     except OSError as error:
         raise OutputDirError(f"can't write to output_dir {path}: {error.strerror}") from None
-    if foreign:
+    if foreign and overwrite:
         logger.warning("output_dir %s keeps what no run has written: %s", path, ", ".join(foreign))
 
 

@@ -1,21 +1,22 @@
 """What the tests of all recipes' commands share."""
 
+import hashlib
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
-from itertools import product
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
-from safetensors.torch import load_file
 
 from seqdyconv.training.output_dir import begin_run, remove_replaced_run
+from tests.crash_points import crash_points
 
 REPOSITORY = Path(__file__).parents[2]
 RECIPES = REPOSITORY / "recipes"
@@ -45,23 +46,55 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY), **more}
 
 
+def results(folder: Path) -> dict[str, Any]:
+    """What a run has ended with, times aside: its metrics, its log and its weights."""
+    times = re.compile("second|runtime|real_time_factor")
+    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    rows = [json.loads((folder / "metrics.json").read_text()), *history]
+    digests = {
+        str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.rglob("model.safetensors"))
+        if "checkpoint" not in str(file.relative_to(folder))
+    }
+    return {
+        "log": [{name: value for name, value in row.items() if not times.search(name)} for row in rows],
+        "weights": digests,
+    }
+
+
+def check_crash_points(main: Callable, words: list[str], folder: Path, shares: Sequence[float]) -> None:
+    """A process that is killed at a file operation, and resumed, ends like an undisturbed one.
+
+    Args:
+        main: That of train.py.
+        words: The command's words, all but --output_dir.
+        folder: Where to write to.
+        shares: Of the file operations that are done before the kill.
+    """
+    with crash_points(folder / "all", folder / "points", every=12) as points:
+        main([*words, f"--output_dir={folder / 'all'}"])
+    expected = results(folder / "all")
+    for share in shares:
+        point = points[int(share * len(points))]
+        main([*words, f"--output_dir={point}", "--resume"])
+        assert results(point) == expected
+
+
 class Killed(NamedTuple):
     """Runs of one configuration of a recipe that are killed.
 
     words: The command's words, all but --output_dir.
     moments: When to kill (see killed_runs.py), one for each run.
     processes: How many train together.
-    files: The weights to compare, below output_dir.
     """
 
     words: list[str]
     moments: list[str]
     processes: int = 1
-    files: tuple[str, ...] = ("model.safetensors",)
 
 
 def check_resumed_runs(recipe: str, cases: dict[str, Killed], folder: Path) -> None:
-    """Runs that are killed and resumed end like an undisturbed one, bit for bit.
+    """Runs that are killed and resumed end like an undisturbed one: its weights, bit for bit, its metrics and its log.
 
     Args:
         recipe: The folder of its train.py.
@@ -91,9 +124,8 @@ def check_resumed_runs(recipe: str, cases: dict[str, Killed], folder: Path) -> N
         else:
             assert -9 in found
     for name, case in cases.items():
-        for moment, file in product(case.moments, case.files):
-            expected, found = (load_file(folder / name / output / file) for output in ("all", moment))
-            assert all((found[key] == tensor).all() for key, tensor in expected.items()), f"{name}, {file}, {moment}"
+        for moment in case.moments:
+            assert results(folder / name / moment) == results(folder / name / "all")
 
 
 def check_overwrite(main: Callable, words: list[str], run: Path, folder: Path, wrong: list[str], capsys: Any) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -35,7 +36,16 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from seqdyconv.speech import load_recogniser
 from seqdyconv.swap import load_swapped, swapped_attention
-from tests.recipes.commands import RECIPES, Killed, check_overwrite, check_resumed_runs, environment, error_of, script
+from tests.recipes.commands import (
+    RECIPES,
+    Killed,
+    check_crash_points,
+    check_overwrite,
+    check_resumed_runs,
+    environment,
+    error_of,
+    script,
+)
 
 RECIPE = RECIPES / "speech_recognition"
 train, evaluate, transcribe = (script("speech_recognition", name) for name in ("train", "evaluate", "transcribe"))
@@ -246,13 +256,6 @@ class TestTraining:
         assert [recognise(file)["text"] for file in files] == said
         assert "recognise(" in (folder / "README.md").read_text()
 
-    def test_killed_runs_resume_to_the_same_weights(self, manifest, tmp_path):
-        augmented = {"speed_factors": [0.9, 1.0, 1.1], "num_time_masks": 1, "time_mask_width": 5, "dropout": 0.1}
-        words = options(manifest, "", **augmented, max_steps=6, save_strategy="steps", save_steps=2)
-        place = words.index("--output_dir")
-        killed = Killed(words[:place] + words[place + 2 :], ["step:5", "optimizer.pt:2"])
-        check_resumed_runs("speech_recognition", {"augmented": killed}, tmp_path)
-
     def test_seq2seq_trains_and_generates(self, manifest, tmp_path):
         more = {"head": "seq2seq", "decoder_kernel_sizes": [3], "max_steps": 2, "max_label_length": 8, "bf16": True}
         train.main(options(manifest, tmp_path / "run", **more, max_test_samples=2, max_validation_samples=2))
@@ -336,6 +339,26 @@ class TestTraining:
         train.main(options(manifest, tmp_path / "run", train_file=mixed, max_bad_files=2, **few))
         listed = (tmp_path / "run" / "bad_files.tsv").read_text()
         assert "broken.ogg" in listed and "nan.wav" in listed
+
+
+class TestResume:
+    """Killed at any moment, then --resume: the weights and metrics of an undisturbed run, bit for bit."""
+
+    AUGMENTED: ClassVar = {"speed_factors": [0.9, 1.0, 1.1], "num_time_masks": 1, "time_mask_width": 5, "dropout": 0.1}
+    SAVED: ClassVar = {"max_steps": 5, "save_strategy": "steps", "save_steps": 2, "logging_steps": 3}
+
+    def words(self, manifest, **more):
+        words = options(manifest, "", **self.SAVED, **more)
+        place = words.index("--output_dir")
+        return words[:place] + words[place + 2 :]
+
+    def test_killed_processes(self, manifest, tmp_path):
+        killed = Killed(self.words(manifest, **self.AUGMENTED), ["optimizer.pt:2"])
+        check_resumed_runs("speech_recognition", {"augmented": killed}, tmp_path)
+
+    def test_crashes(self, manifest, tmp_path):
+        joint = {"head": "seq2seq", "decoder_kernel_sizes": [3], "max_label_length": 8}
+        check_crash_points(train.main, self.words(manifest, **joint), tmp_path, (0.85,))
 
 
 class TestUse:

@@ -20,7 +20,16 @@ from seqdyconv.data.word_tokenizers import train_word_tokenizer
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.swap import load_swapped, swapped_attention
 from seqdyconv.training.classifiers import load_model
-from tests.recipes.commands import RECIPES, Killed, check_overwrite, check_resumed_runs, environment, error_of, script
+from tests.recipes.commands import (
+    RECIPES,
+    Killed,
+    check_crash_points,
+    check_overwrite,
+    check_resumed_runs,
+    environment,
+    error_of,
+    script,
+)
 
 RECIPE = RECIPES / "text_classification"
 train, evaluate, predict = (script("text_classification", name) for name in ("train", "evaluate", "predict"))
@@ -254,18 +263,15 @@ class TestTrain:
         evaluate.main([str(tmp_path / "run"), "--use_cpu"])
 
 
-class TestResume:
-    """SIGKILL at any moment, then --resume: the weights of an undisturbed run, bit for bit."""
+FEWER = ["--max_steps=5", "--save_steps=2", "--eval_steps=4"]
 
-    def test_weights_are_those_of_an_undisturbed_run(self, config, swap_config, tmp_path):
-        files = ("distillation/model.safetensors", "model.safetensors")
-        # Distillation takes 5 steps, or 3 on two processes; then comes the task.
-        cases = {
-            "new": Killed([str(config)], ["optimizer.pt:2"]),
-            "packed": Killed([str(config), "--packing", "--mix_lengths"], ["step:6"], processes=2),
-            "swapped": Killed([str(swap_config)], ["step:5", "step:12"], files=files),
-            "swapped on two processes": Killed([str(swap_config)], ["step:6"], 2, files),
-        }
+
+class TestResume:
+    """Killed at any moment, then --resume: the weights and metrics of an undisturbed run, bit for bit."""
+
+    def test_killed_processes(self, config, swap_config, tmp_path):
+        # Distillation takes 3 steps on two processes; then comes the task.
+        cases = {"swapped on two processes": Killed([str(swap_config), *FEWER], ["step:6"], processes=2)}
         check_resumed_runs("text_classification", cases, tmp_path)
         # Two processes evaluate each text once.
         run = tmp_path / "swapped on two processes" / "all"
@@ -274,6 +280,19 @@ class TestResume:
         found = json.loads((run / "evaluation" / "metrics.json").read_text())
         for name in ("test_loss", "test_accuracy", "test_examples"):
             assert found[name] == pytest.approx(expected[name], abs=1e-5)
+
+    def test_crashes_of_a_new_model(self, config, tmp_path):
+        words = [
+            str(config),
+            "--packing",
+            "--mix_lengths",
+            "--load_best_model_at_end",
+            "--metric_for_best_model=accuracy",
+        ]
+        check_crash_points(train.main, [*words, "--save_total_limit=1"], tmp_path, (0.4, 0.9))
+
+    def test_crashes_of_a_distillation_and_of_what_follows(self, swap_config, tmp_path):
+        check_crash_points(train.main, [str(swap_config), *FEWER], tmp_path, (0.3, 0.6))
 
     def test_a_changed_argument_is_refused(self, trained, config, capsys):
         words = [str(config), "--output_dir", str(trained), *LONGER, "--resume", "--word_dropout", "0.5"]

@@ -18,7 +18,16 @@ from seqdyconv.data.translation import DataArguments
 from seqdyconv.training.arguments import parse_arguments
 from seqdyconv.training.decoding import DecodingArguments
 from seqdyconv.training.model_arguments import EncoderDecoderArguments
-from tests.recipes.commands import RECIPES, Killed, check_overwrite, check_resumed_runs, environment, error_of, script
+from tests.recipes.commands import (
+    RECIPES,
+    Killed,
+    check_crash_points,
+    check_overwrite,
+    check_resumed_runs,
+    environment,
+    error_of,
+    script,
+)
 
 RECIPE = RECIPES / "translation"
 
@@ -157,16 +166,19 @@ MODEL_KEYS = {
 }
 
 
-class TestResume:
-    """SIGKILL at any moment, then --resume: the weights of an undisturbed run, bit for bit."""
+SMALL = ["--max_steps=5", "--save_steps=2", "--num_beams=1", "--max_validation_samples=3", "--max_test_samples=3"]
 
-    def test_weights_are_those_of_an_undisturbed_run(self, config, tmp_path):
-        packed = [str(config), "--packing", "--gradient_accumulation_steps", "2"]
-        cases = {
-            "padded": Killed([str(config)], ["step:3", "step:12", "trainer_state.json:2"]),
-            "packed on two processes": Killed(packed, ["rng_state_1.pth:2"], processes=2),
-        }
-        check_resumed_runs("translation", cases, tmp_path)
+
+class TestResume:
+    """Killed at any moment, then --resume: the weights and metrics of an undisturbed run, bit for bit."""
+
+    def test_killed_processes(self, config, tmp_path):
+        packed = [str(config), *SMALL, "--packing", "--gradient_accumulation_steps=2"]
+        check_resumed_runs("translation", {"packed": Killed(packed, ["rng_state_1.pth:2"], processes=2)}, tmp_path)
+
+    def test_crashes_while_checkpoints_and_the_final_model_are_saved(self, config, tmp_path):
+        words = [str(config), *SMALL, "--logging_steps=3", "--bf16=false"]
+        check_crash_points(train.main, words, tmp_path, (0.5, 0.85))
 
     def test_a_changed_argument_is_refused(self, trained, config, capsys):
         steps = ["--max_steps", "60", "--eval_steps", "30", "--save_steps", "30"]
