@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
@@ -12,9 +12,6 @@ from transformers.trainer_callback import ExportableState
 
 from seqdyconv.errors import InputError
 from seqdyconv.training.checkpoints import latest_checkpoint
-
-if TYPE_CHECKING:
-    from seqdyconv.training.run_trainer import RunTrainer
 
 
 class DivergedError(InputError):
@@ -82,9 +79,12 @@ class StepWatch(TrainerCallback):
 
     A checkpoint at the end of an epoch waits until the epoch's evaluation and log are done, which a run that is resumed
     from it would miss.
+
+    Args:
+        trainer: A :class:`seqdyconv.training.run_trainer.RunTrainer`.
     """
 
-    def __init__(self, trainer: "RunTrainer") -> None:
+    def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self._save_is_due = False
 
@@ -123,7 +123,7 @@ class StepWatch(TrainerCallback):
                 raise diverged(self.trainer, f"the {what} is NaN or infinite", self._first_step + good + 1)
 
 
-def diverged(trainer: "RunTrainer", what: str, step: int) -> DivergedError:
+def diverged(trainer: Any, what: str, step: int) -> DivergedError:
     """The error of a training whose numbers are none any more: what is wrong since which step, and what to do."""
     args = trainer.args
     causes = ["the data (an infinite feature, an example without labels)"]

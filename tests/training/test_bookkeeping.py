@@ -77,7 +77,7 @@ def test_a_gradient_that_is_none_with_a_loss_that_is_one(tmp_path, norm):
 @pytest.mark.parametrize("strategy", ["steps", "no"])
 def test_weights_that_a_last_step_has_broken(tmp_path, strategy):
     """Loss and gradient were right: nothing but the weights tells."""
-    trainer = make_trainer(tmp_path, max_steps=1, save_strategy=strategy, learning_rate=1e38, weight_decay=1e5)
+    trainer = make_trainer(tmp_path, max_steps=1, save_strategy=strategy, learning_rate=1000, weight_decay=1e38)
     assert stopped(trainer, ["the weights are NaN or infinite at step 1"]) == []
     assert not (tmp_path / "model.safetensors").exists()
 
