@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from seqdyconv.data.translation import DataArguments, load_translation_datasets
+from seqdyconv.data.translation import DataArguments, load_translation_datasets, tokenize
 from seqdyconv.errors import InputError
 from seqdyconv.files import write_lines
 from seqdyconv.models.loading import load_tokenizer
@@ -23,6 +23,7 @@ from seqdyconv.training.evaluation import EvaluationArguments, parse_model_argum
 from seqdyconv.training.reports import write_metrics
 from seqdyconv.training.translation_models import load_translation_model
 
+from datasets import DatasetDict
 from tqdm.auto import tqdm
 from transformers.utils.logging import disable_progress_bar
 
@@ -51,7 +52,7 @@ def evaluate(args: TranslationEvaluationArguments, data_args: DataArguments, dec
     tokenizer = load_tokenizer(args.model_dir)
     model = load_translation_model(args.model_dir).to(args.device)
     texts = load_translation_datasets(data_args, (args.split,))[args.split]
-    inputs = tokenizer(texts["source"][:])["input_ids"]
+    inputs = tokenize(DatasetDict({"evaluation": texts}), tokenizer, data_args)["evaluation"]["input_ids"][:]
 
     start = time.perf_counter()
     with tqdm(total=len(inputs), desc=f"Translating the {args.split} set") as bar:
@@ -66,7 +67,7 @@ def evaluate(args: TranslationEvaluationArguments, data_args: DataArguments, dec
     write_lines(args.folder / f"{args.split}_predictions.txt", translations)
     if args.nbest > 1:
         rows = [
-            f"{number}\t{rank}\t{beam.score:.4f}\t{beam.text}"
+            f"{number}\t{rank}\t{beam.score:.4f}\t{beam.text.expandtabs(1)}"
             for number, beams in enumerate(found, start=1)
             for rank, beam in enumerate(beams, start=1)
         ]
