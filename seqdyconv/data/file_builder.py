@@ -53,7 +53,10 @@ class FileBuilder(ArrowBasedBuilder):  # type: ignore[misc]
     def _generate_tables(self) -> Iterator[tuple[Key, pa.Table]]:
         kind, path = self.config.kind, Path(self.config.path)
         if kind == "parquet":
-            for number, batch in enumerate(pa.parquet.ParquetFile(path).iter_batches()):
+            file = pa.parquet.ParquetFile(path)
+            if not file.metadata.num_rows:
+                raise InputError(f"{path} holds no rows")
+            for number, batch in enumerate(file.iter_batches()):
                 yield Key(0, number), table_cast(pa.Table.from_batches([batch]), self.info.features.arrow_schema)
             return
         read = partial(_READERS[kind], path)

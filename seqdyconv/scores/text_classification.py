@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, classification_report, confusion_mat
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
-from seqdyconv.files import one_line, write_lines, write_text
+from seqdyconv.files import shorten, write_lines, write_text
 from seqdyconv.pictures import plot_confusion_matrix
 
 
@@ -135,7 +135,7 @@ def write_split(
     names = list(labels)
     write_lines(folder / f"{split}_predictions.txt", predicted)
     write_lines(folder / f"{split}_references.txt", right)
-    shown = [one_line(name) for name in names]
+    shown = [shorten(name, 60) for name in names]
     table = classification_report(right, predicted, labels=names, target_names=shown, digits=4, zero_division=0)
     write_text(folder / f"{split}_report.txt", table)
     counts = confusion_matrix(right, predicted, labels=names)

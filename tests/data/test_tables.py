@@ -96,6 +96,11 @@ class TestLoadTable:
         table = load_table(tmp_path / "a [1].parquet", "train_file")
         assert table.features == features and table["label"][:] == [1, 0]
 
+    def test_parquet_without_rows(self, tmp_path):
+        Dataset.from_dict({"text": []}).to_parquet(tmp_path / "a.parquet")
+        with pytest.raises(DataError, match=r"a\.parquet holds no rows"):
+            load_table(tmp_path / "a.parquet", "train_file")
+
     def test_a_damaged_parquet_file(self, tmp_path, capfd):
         Dataset.from_dict({"text": ["word"] * 1000}).to_parquet(tmp_path / "a.parquet")
         content = (tmp_path / "a.parquet").read_bytes()

@@ -261,3 +261,40 @@ class TestTokenIds:
     def test_nothing_left(self, tokenizer):
         with pytest.raises(DataError, match="every training pair has more than 1 source or 256 target tokens"):
             tokenize(self.datasets(), tokenizer, DataArguments(max_source_length=1))
+
+
+class TestColumns:
+    def pairs(self, tmp_path, text, **arguments):
+        args = DataArguments(train_file=write(tmp_path / "data.jsonl", text), **arguments)
+        return pairs_of(load_translation_datasets(args)["train"])
+
+    def test_a_column_of_sources_that_is_no_text(self, tmp_path):
+        assert self.pairs(tmp_path, '{"source": "corpus 1", "de": "a", "en": "b"}') == [("a", "b")]
+
+    def test_missing_texts_are_empty(self, tmp_path):
+        rows = '{"de": "a", "en": "b"}\n{"de": null, "en": "b"}\n{"en": "c"}\n'
+        assert self.pairs(tmp_path, rows) == [("a", "b")]
+        pairs = '{"translation": {"de": "a", "en": "b"}}\n{"translation": {"de": "a", "en": null}}\n'
+        assert self.pairs(tmp_path, pairs) == [("a", "b")]
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ('{"source": "a", "target": 12}', "row 1 of .* has 12 in the column 'target', but a text must be a string"),
+            ('{"de": "a", "en": "b"}\n{"de": ["a"], "en": "b"}', r"row 2 of .* has \['a'\] in the column 'de'"),
+            ('{"translation": {"de": "a", "en": 7}}', "row 1 of .* has 7 as 'en' in the column 'translation'"),
+            (
+                '{"translation": {"de": "a", "en": "b"}}\n{"translation": {"de": "a"}}',
+                "no language 'en' .* row 2 has de",
+            ),
+            ('{"translation": "a ||| b"}', "no language 'de' in the column 'translation'; row 1 has none"),
+            ('{"translation": null}', "no language 'de' in the column 'translation'; row 1 has none"),
+        ],
+    )
+    def test_what_is_no_text_is_refused_with_its_row(self, tmp_path, text, message):
+        with pytest.raises(DataError, match=message):
+            self.pairs(tmp_path, text)
+
+    def test_two_sides_are_two_columns(self, tmp_path):
+        with pytest.raises(DataError, match="has one column 'de' for both sides"):
+            self.pairs(tmp_path, '{"de": "a", "en": "b"}', target_lang="de")
