@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from seqdyconv.layers import MIXERS, build_mixer, mixer_options
 from seqdyconv.layers.options import Option
@@ -62,8 +62,14 @@ def _build(number: int, attention: nn.Module, family: Family, entry: Mapping[str
         **options,
     )
     if projections.output is None:
-        mixer.out_proj = nn.Identity()
+        del mixer.out_proj
+        mixer.out_proj = unchanged  # no module: it would be found by its name, as a linear layer that it is not
     return SwappedAttention(number, family, mixer, entry, attention)
+
+
+def unchanged(hidden: Tensor) -> Tensor:
+    """In the place of a projection that is not there."""
+    return hidden
 
 
 def _check_attention(number: int, attention: nn.Module, family: Family) -> None:

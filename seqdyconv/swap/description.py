@@ -4,6 +4,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from seqdyconv.swap.guard import guard_configuration
+
 
 def write_description(model: PreTrainedModel, told: dict[str, Any]) -> None:
     """Let the configuration tell this; nothing: let it be that of a plain model."""
@@ -14,3 +16,4 @@ def write_description(model: PreTrainedModel, told: dict[str, Any]) -> None:
                 part.config.seqdyconv = told
             elif hasattr(part.config, "seqdyconv"):
                 del part.config.seqdyconv
+            guard_configuration(part.config, bool(told))

@@ -2,7 +2,7 @@
 
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -16,15 +16,3 @@ def keep_start(module: Module) -> Module:
         flagged: Any = part
         flagged._is_hf_initialized = True
     return module
-
-
-class WeightGuard(nn.Module):
-    """One number that nothing reads, under the name of a weight that is gone."""
-
-    def __init__(self, name: str, weight: Tensor) -> None:
-        super().__init__()
-        self.register_buffer(name, weight.new_zeros(1))
-
-    def reset_parameters(self) -> None:
-        for buffer in self.buffers():
-            nn.init.zeros_(buffer)

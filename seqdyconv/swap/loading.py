@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -9,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, initialization
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from seqdyconv.layers import MIXERS
 from seqdyconv.swap.building import build_replacements, swap_options
 from seqdyconv.swap.choice import select_layers
 from seqdyconv.swap.families import FAMILIES, UNKNOWN
+from seqdyconv.swap.guard import guard_configuration, guard_names, guard_weights
 from seqdyconv.swap.recognition import find_family, module_names, with_projections
 from seqdyconv.swap.short_convs import PLACES, put_in_short_convs, short_conv_option_names
 from seqdyconv.swap.swapping import put_in
@@ -36,9 +38,10 @@ def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **opt
     Args:
         path: the folder, or the name of a repository on the Hub.
         model_class: another class of the same model, such as ``AutoModelForSequenceClassification`` for a swapped
-            encoder that was trained without a head. Its head, and a pooler, may be missing in the folder, and start at
-            random; the weights of the folder that it has no use for are left out. None: the class that was saved.
-        options: of ``from_pretrained``: ``dtype``, ``device_map``, ``num_labels`` ...
+            encoder that was trained without a head. Its head, and a pooler, may be missing in the folder, or of another
+            size there; they start at random, and a report says so. The weights of the folder that it has no use for are
+            left out. None: the class that was saved.
+        options: of ``from_pretrained``: ``dtype``, ``device_map``, ``num_labels``, ``ignore_mismatched_sizes`` ...
 
     Returns:
         The model, in eval mode.
@@ -80,13 +83,29 @@ def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **opt
             path, trust_remote_code=False, return_unused_kwargs=True, **where, **_without(options, {**where, **dtype})
         )
     original = _model_class(config, model_class, path)
+    # Tables of sines, which the saved class leaves out and every class computes anew.
+    saved_class: Any = getattr(transformers, str(next(iter(config.architectures or []), None)), None)
+    left_out = getattr(saved_class, "_keys_to_ignore_on_save", None) or ()
+    not_saved = [re.escape(name.removeprefix(f"{saved_class.base_model_prefix}.")) for name in left_out]
 
     def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         original.__init__(self, config, *args, **kwargs)
         _restore(self, swap)
+        guards = [re.escape(name.removeprefix(f"{self.base_model_prefix}.")) for name in guard_names(self)]
+        self._keys_to_ignore_on_load_unexpected = {*(self._keys_to_ignore_on_load_unexpected or ()), *guards}
+        self._keys_to_ignore_on_load_missing = {*(self._keys_to_ignore_on_load_missing or ()), *not_saved}
+
+    def init_weights(self: Any, module: Any) -> None:
+        for weight in module.parameters(recurse=False):
+            initialization.zeros_(weight)  # what the original leaves as it is
+        original._init_weights(self, module)
 
     # from_pretrained of a class that swaps when it is built: on the meta device, sharded, with tied weights and all.
-    swapping = type(original.__name__, (original,), {"__init__": init, "__module__": original.__module__})
+    methods = {"__init__": init, "_init_weights": init_weights, "__module__": original.__module__}
+    swapping = type(original.__name__, (original,), methods)
+    guard_configuration(config, False)
+    if model_class is not None:
+        options.setdefault("ignore_mismatched_sizes", True)  # of the head: all other weights are checked below
     with _errors_in_one_line(f"{path} can't be loaded as a swapped {original.__name__}"):
         model, info = swapping.from_pretrained(  # type: ignore[attr-defined]
             path,
@@ -99,7 +118,9 @@ def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **opt
             **_without(options, where),
         )
     model.__class__ = original
+    del model._keys_to_ignore_on_load_unexpected, model._keys_to_ignore_on_load_missing
     _check_keys(model, info, path, head_may_be_new=model_class is not None)
+    guard_weights(model)
     return model
 
 
@@ -260,14 +281,26 @@ def _is_ours(name: str) -> bool:
     return ".mixer." in name or ".short_conv." in name
 
 
+def _is_head(model: Any, name: str) -> bool:
+    """Whether a weight is outside of what models of other heads have in common, or of a pooler."""
+    if "pooler." in name:
+        return True
+    if model.base_model is not model:
+        return not name.startswith(f"{model.base_model_prefix}.")
+    bodies = [part for part in model.children() if isinstance(part, PreTrainedModel)]  # as in T5 with its output layer
+    part = getattr(model, name.split(".")[0])
+    return bool(bodies) and not any(part is body for body in (*bodies, model.get_input_embeddings()))
+
+
 def _check_keys(model: Any, info: Mapping[str, Any], path: Any, *, head_may_be_new: bool) -> None:
     """Raise ValueError if weights are missing or left over, other than those of a head."""
     missing, unexpected = sorted(info["missing_keys"]), sorted(info["unexpected_keys"])
-    mismatched = sorted(name for name, *_ in info["mismatched_keys"] if _is_ours(name))
+    mismatched = sorted(name for name, *_ in info["mismatched_keys"])
     if head_may_be_new:
-        prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
-        missing = [name for name in missing if name.startswith(prefix) and "pooler." not in name]
+        missing, mismatched = ([name for name in names if not _is_head(model, name)] for names in (missing, mismatched))
         unexpected = [name for name in unexpected if _is_ours(name)]
+    else:
+        mismatched = [name for name in mismatched if _is_ours(name)]
     for names, what in (
         (missing, "lacks weights of the model"),
         (unexpected, "has weights that the model lacks"),

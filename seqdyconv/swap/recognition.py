@@ -120,12 +120,12 @@ def _results(family: Family, attention: nn.Module) -> tuple[str | None, ...] | N
     return None if isinstance(returned, Tensor) else (None,) * (len(returned) - 1)
 
 
-def refuse_renamed_weights(model: PreTrainedModel, names: Mapping[int, str], new: Mapping[int, nn.Module]) -> None:
+def refuse_renamed_weights(model: PreTrainedModel, names: Mapping[int, str], new: Mapping[int, Any]) -> None:
     """Raise ValueError if transformers, which renames and merges weights of some models in files, would touch ours."""
     for conversion in get_model_conversion_mapping(model):
         merged = conversion.target_patterns if len(conversion.target_patterns) > 1 else []
         for number, module in new.items():
-            for weight in module.state_dict():
+            for weight in (*module.state_dict(), module.guarded_weight):
                 renames = [pattern for pattern in conversion.source_patterns if re.search(pattern, weight)]
                 merges = [pattern for pattern in merged if re.search(pattern, f"{names[number]}.{weight}")]
                 if renames or merges:

@@ -1,15 +1,15 @@
 """The module that stands in for a self-attention: its call, our mixer, its result."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from seqdyconv.swap.copying import without_weights
-from seqdyconv.swap.families import Family
-from seqdyconv.swap.initialization import WeightGuard, keep_start
+from seqdyconv.swap.families import Family, Projections
+from seqdyconv.swap.initialization import keep_start
 from seqdyconv.swap.padding import padding_from_attention_mask
 
 # What only cross-attention and decoders get.
@@ -33,9 +33,8 @@ class SwappedAttention(nn.Module):
     the module did beside attending it goes on doing: dropout, residual connection and norm where they were inside, and
     the position bias that later layers need.
 
-    Its state has one number that nothing reads, under the name that the weight of the replaced key projection had:
-    whatever loads the weights into a model without the swap stops at the wrong shape, instead of starting from
-    random attention.
+    The names of the replaced projections lead to those of the mixer that do their work: what looks for linear layers by
+    name, such as PEFT for ``target_modules=["query", "value"]``, finds them under both names.
 
     Args:
         number: of the layer.
@@ -56,25 +55,21 @@ class SwappedAttention(nn.Module):
         for name in (family.output_dropout, family.residual_norm):
             if name is not None:
                 self.add_module(name, attention.get_submodule(name))
-        self._guard(attention)
         # In tuples: they are no parts of this module, which would be trained and saved with it.
         self._replaced = (without_weights(attention),)
+        self._named = (nn.Module(),)
         self._dropped_position_bias: tuple[nn.Module, ...] = ()
         if (bias := self.position_bias_of(attention)) is not None:
             self.take_position_bias(bias)
         self.train(attention.training)
 
-    def _guard(self, attention: nn.Module) -> None:
-        weights = {name: weight for name, weight in attention.named_parameters() if weight.dim() > 1}
+    @property
+    def guarded_weight(self) -> str:
+        """The weight that the replaced module has, see ``guard_weights``."""
+        weights = {name: weight for name, weight in self.replaced.named_parameters() if weight.dim() > 1}
         projections = self.family.projections
         key = f"{projections.key or projections.fused}.weight" if projections is not None else ""
-        name, weight = (key, weights[key]) if key in weights else next(iter(weights.items()))
-        *path, leaf = name.split(".")
-        holder: nn.Module = self
-        for part in path[:-1]:
-            holder.add_module(part, nn.Module())
-            holder = holder.get_submodule(part)
-        holder.add_module(path[-1], WeightGuard(leaf, weight))
+        return key if key in weights else next(iter(weights))
 
     def extra_repr(self) -> str:
         return f"layer {self.number}, {self.family.name}"
@@ -107,6 +102,45 @@ class SwappedAttention(nn.Module):
         if bias is None and "position_bias" in self.family.results:
             bias = self._position_bias(hidden_states)
         return output, *(bias if result == "position_bias" else None for result in self.family.results)
+
+    # The names of the replaced projections
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """As of every module; and the names of those replaced projections for which the mixer has a part."""
+        yield from super().named_modules(memo, prefix, remove_duplicate)
+        mixer: Any = self.mixer
+        roles = (*mixer.in_proj_roles, "fused", "output")
+        for role, name in vars(self.family.projections or Projections()).items():
+            if name and role in roles and self._place(name) is not None:
+                yield (
+                    f"{prefix}.{name}" if prefix else name,
+                    self._named[0],
+                )  # the layer itself has its own name already
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if (place := self._place(name)) is None:
+                raise
+            return getattr(self.mixer, place)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module) and (place := self._place(name)) is not None:
+            setattr(self.mixer, place, value)
+        else:
+            super().__setattr__(name, value)
+
+    def _place(self, name: str) -> str | None:
+        """Where the mixer has what does the work of a replaced projection."""
+        projections = getattr(self.__dict__.get("family"), "projections", None) or Projections()
+        mixer = self.__dict__.get("_modules", {}).get("mixer")
+        if mixer is None or not name or name not in vars(projections).values():
+            return None
+        place = "out_proj" if name == projections.output else "in_proj"
+        return place if place in mixer._modules else None
 
     @property
     def replaced(self) -> nn.Module:

@@ -1,8 +1,9 @@
 """A projection of a decoder's attention with a short convolution behind it, and what it must know of a call."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,9 @@ class ShortConvProjection(nn.Module):
 
     What the convolution must know of a call, its padding and its state, it reads from ``current_call``.
 
-    Its state has one number that nothing reads, under the name that the weight of the projection had: whatever loads
-    the weights into a model without the convolution stops at the wrong shape, instead of leaving it out.
+    To whoever asks for it by name it is a linear layer, ``linear``; so PEFT can wrap it. A wrapper adds to what the
+    projection gives, so it is then the wrapper's output that is convolved. In a list of a model's modules it is none:
+    there ``linear`` is.
 
     Args:
         linear: the projection.
@@ -32,33 +34,76 @@ class ShortConvProjection(nn.Module):
         options: what the convolution was built from, as :func:`add_short_conv` has them.
     """
 
-    weight: Tensor
+    guarded_weight = "weight"
 
     def __init__(self, linear: nn.Linear, conv: ShortConv1d, key: tuple[int, str], options: Mapping[str, Any]) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
         self.linear = linear
         self.short_conv = keep_start(conv)
         self.key = key
         self.options = dict(options)
-        self.register_buffer("weight", linear.weight.new_zeros(1))
+        self.is_wrapped = False
+        self._is_hf_initialized = True
         self.train(linear.training)
-
-    def reset_parameters(self) -> None:
-        nn.init.zeros_(self.weight)  # the one number that nothing reads
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(B, T, D) → (B, T, C)."""
-        conv, padding_mask = self.short_conv, current_call.padding_mask
         projected = self.linear(hidden_states)
+        return projected if self.is_wrapped else self.convolve(hidden_states, projected)
+
+    def convolve(self, hidden_states: Tensor, projected: Tensor) -> Tensor:
+        """What comes after the projection."""
+        conv, padding_mask = self.short_conv, current_call.padding_mask
         query = None if conv.query_dim is None else hidden_states
         if current_call.states is None:
             return conv(projected, padding_mask=padding_mask, query=query)
         return current_call.states.stream(self.key, conv, projected, padding_mask, query)
 
 
+# Of each projection the one module that stands for it in lists.
+_listed: WeakKeyDictionary[nn.Module, ShortConvProjection] = WeakKeyDictionary()
+
+
+class LinearWithShortConv(ShortConvProjection, nn.Linear):
+    """What stands in the model: a :class:`ShortConvProjection`, as which it is listed, and a linear layer."""
+
+    weight = property(lambda self: self.linear.weight, lambda self, weight: setattr(self.linear, "weight", weight))
+    bias = property(lambda self: self.linear.bias, lambda self, bias: setattr(self.linear, "bias", bias))
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        self.linear.register_parameter(name, param)
+
+    def named_modules(
+        self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Module]]:
+        if (listed := _listed.get(self)) is None:
+            listed = _listed[self] = object.__new__(ShortConvProjection)
+            listed.__dict__ = self.__dict__
+        yield from listed.named_modules(memo, prefix, remove_duplicate)
+
+    def extra_repr(self) -> str:
+        return ""
+
+
 def short_convs_of(module: nn.Module) -> list[ShortConvProjection]:
     """The projections with short convolutions in an attention, or in a whole model."""
     return [part for part in module.modules() if isinstance(part, ShortConvProjection)]
+
+
+def convolve_after_wrappers(attention: nn.Module) -> None:
+    """Let what wraps a projection, such as an adapter, give its output to the convolution."""
+    for child in attention.children():
+        if isinstance(child, ShortConvProjection):
+            child.is_wrapped = False
+        elif _convolve not in child._forward_hooks.values() and (wrapped := short_convs_of(child)):
+            wrapped[0].is_wrapped = True
+            child.register_forward_hook(_convolve)
+
+
+def _convolve(wrapper: nn.Module, args: tuple[Tensor, ...], projected: Tensor) -> Tensor:
+    """A forward hook of what wraps a projection."""
+    return short_convs_of(wrapper)[0].convolve(args[0], projected)
 
 
 class CurrentCall(threading.local):
@@ -88,6 +133,7 @@ def stop_watching_calls(attention: nn.Module) -> None:
 
 def _remember_call(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """A forward pre-hook of the attention: tell its projections of the call."""
+    convolve_after_wrappers(attention)
     given = {**dict(zip(_ARGUMENTS, args)), **kwargs}
     if given.get("cu_seq_lens_q") is not None:
         raise ValueError("short convolutions can't tell packed sequences apart: pad them, without cu_seq_lens_q")

@@ -11,8 +11,14 @@ from seqdyconv.layers import ShortConv1d
 from seqdyconv.swap.choice import Layers, number_ranges, select_layers
 from seqdyconv.swap.description import write_description
 from seqdyconv.swap.families import candidate_patterns, find_modules, number_modules
+from seqdyconv.swap.guard import guard_weights
 from seqdyconv.swap.recognition import check_model
-from seqdyconv.swap.short_conv_projection import ShortConvProjection, short_convs_of, stop_watching_calls, watch_calls
+from seqdyconv.swap.short_conv_projection import (
+    LinearWithShortConv,
+    short_convs_of,
+    stop_watching_calls,
+    watch_calls,
+)
 
 # Values of config.model_type: decoders whose attention is named and called alike.
 DECODERS = (
@@ -91,6 +97,7 @@ def add_short_conv(
     names = _attention_names(model)
     chosen = select_layers(layers, names)
     put_in_short_convs(model, dict.fromkeys(chosen, entry))
+    guard_weights(model)
     return model
 
 
@@ -138,6 +145,12 @@ def remove_short_conv(model: Any, *, layers: Layers = None) -> Any:
         raise ValueError(
             f"layers without short convolutions: {number_ranges(wrong)}; those with some are {number_ranges(having)}"
         )
+    for number in chosen:
+        for name, child in model.get_submodule(names[number]).named_children():
+            if short_convs_of(child) and not isinstance(child, LinearWithShortConv):
+                raise ValueError(
+                    f"{name} of layer {number} is wrapped, in a {type(child).__name__}: unload the adapters first"
+                )
     for number in chosen:
         attention = model.get_submodule(names[number])
         for projection in short_convs_of(attention):
@@ -211,7 +224,7 @@ def put_in_short_convs(model: PreTrainedModel, entries: Mapping[int, Mapping[str
     _describe(model)
 
 
-def _build(attention: Any, number: int, role: str, entry: Mapping[str, Any]) -> ShortConvProjection:
+def _build(attention: Any, number: int, role: str, entry: Mapping[str, Any]) -> LinearWithShortConv:
     name = _PROJECTIONS[role]
     linear = getattr(attention, name, None)
     if not isinstance(linear, nn.Linear) or not linear.weight.is_floating_point():
@@ -228,4 +241,4 @@ def _build(attention: Any, number: int, role: str, entry: Mapping[str, Any]) -> 
         dtype=linear.weight.dtype,
         **{**options, "num_heads": heads if options["num_heads"] is None else options["num_heads"]},
     )
-    return ShortConvProjection(linear, conv, (number, role), options)
+    return LinearWithShortConv(linear, conv, (number, role), options)

@@ -10,6 +10,7 @@ from seqdyconv.swap.building import build_replacements, checked_options
 from seqdyconv.swap.choice import Layers, number_ranges, select_layers
 from seqdyconv.swap.description import write_description
 from seqdyconv.swap.families import FAMILIES, UNKNOWN, Family
+from seqdyconv.swap.guard import guard_weights
 from seqdyconv.swap.output_attentions import attention_recorded, refuse_attentions_where_swapped
 from seqdyconv.swap.recognition import (
     check_model,
@@ -110,6 +111,7 @@ def swap_self_attention(
         for number, attended in averages.items():
             start_kernels(new[number].mixer, attended)
     put_in(model, new)
+    guard_weights(model)
     return model
 
 

@@ -178,6 +178,13 @@ class TestAnotherHead:
         numbers = loaded.base_model.state_dict()
         assert all(torch.equal(numbers[key], value) for key, value in model.state_dict().items() if key in numbers)
 
+    @pytest.mark.parametrize("labels", [2, 5])
+    def test_of_another_size(self, folder, labels):
+        for kind in (AutoModelForTokenClassification, AutoModelForSequenceClassification):
+            loaded = load_swapped(folder, model_class=kind, num_labels=labels)
+            assert loaded.config.num_labels == len(loaded.config.id2label) == labels
+            assert loaded(IDS).logits.shape[-1] == labels
+
     def test_the_model_without_its_head(self, folder):
         model = load_swapped(folder, model_class=AutoModel)
         assert_close(model(IDS)[0], load_swapped(folder).bert(IDS)[0], 1e-5)
@@ -205,12 +212,20 @@ class TestAnotherHead:
 class TestPlainLoading:
     """Without the swap the weights do not fit, whoever reads them: no random attention by mistake."""
 
-    def test_stops(self, folder):
+    REASON = "this model has layers of seqdyconv; load it with seqdyconv.swap.load_swapped"
+
+    @pytest.mark.parametrize("options", [{}, {"ignore_mismatched_sizes": True}, {"num_labels": 5}], ids=str)
+    def test_stops(self, folder, options):
         for load in (AutoModel, AutoModelForSequenceClassification, transformers.BertForSequenceClassification):
-            with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
-                load.from_pretrained(folder)
-        with pytest.raises(ValueError, match="Could not load model"):
+            with pytest.raises(ValueError, match=f"^Unknown fusion type: {self.REASON}$"):
+                load.from_pretrained(folder, **options)
+        with pytest.raises(ValueError, match=self.REASON):
             pipeline("text-classification", model=str(folder), tokenizer=transformers.BertTokenizer())
+
+    def test_stops_after_a_second_save(self, folder):
+        load_swapped(folder).save_pretrained(folder / "again")
+        with pytest.raises(ValueError, match=self.REASON):
+            AutoModel.from_pretrained(folder / "again", ignore_mismatched_sizes=True)
 
     def test_stops_with_torch_too(self, folder):
         weights = load_file(folder / "model.safetensors")

@@ -545,7 +545,7 @@ class TestDisk:
     @pytest.mark.parametrize("on", ["q", "k", "v"])
     def test_plain_loading_is_stopped(self, on, tmp_path):
         trained(on=on).save_pretrained(tmp_path)
-        with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        with pytest.raises(ValueError, match="load it with seqdyconv"):
             AutoModelForCausalLM.from_pretrained(tmp_path)
 
     def test_can_be_copied_and_pickled(self):
