@@ -79,6 +79,8 @@ Count = Annotated[int, Range(1)]
 Number = Annotated[int, Range(0)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 """What NumPy takes."""
+VocabSize = Annotated[int, Range(1, 10_000_000)]
+KernelSize = Annotated[int, Range(1, 65_536)]
 Weight = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(above=0)]
 Share = Annotated[float, Range(0, 1)]
@@ -121,8 +123,13 @@ def check_options(options: Any, more: Mapping[str, Rule] | None = None) -> None:
     """
     rules = {**(more or {}), **rules_of(type(options))}
     for item in dataclasses.fields(options):
-        for value, nested in _values(getattr(options, item.name)):
-            _check(item.name, value, None if nested else rules.get(item.name))
+        check_value(item.name, getattr(options, item.name), rules.get(item.name))
+
+
+def check_value(name: str, value: Any, rule: Rule | None = None) -> None:
+    """The check of one value, a list or a mapping: see :func:`check_options`."""
+    for one, nested in _values(value):
+        _check(name, one, None if nested else rule)
 
 
 def _rules(hint: Any) -> Iterator[Rule]:

@@ -20,7 +20,7 @@ from seqdyconv.training.annealing import TemperatureAnnealing
 from seqdyconv.training.arguments import command_line, exit_on_error, parse_arguments
 from seqdyconv.training.reports import spread_examples
 from seqdyconv.training.runs import Run
-from seqdyconv.training.speech_models import ModelArguments, build_config, build_model, load_processor, make_processor
+from seqdyconv.training.speech_models import ModelArguments, build_model, check_model, load_processor, make_processor
 from seqdyconv.training.speech_recognition import (
     SpeechTrainer,
     SpeechTrainingArguments,
@@ -49,7 +49,7 @@ def train(
     command: str,
 ) -> None:
     if model_args.model_name_or_path is None:
-        build_config(model_args)  # an impossible model stops here, before any work
+        check_model(model_args)  # an impossible model stops here, before any work
     run = Run(args, (model_args, data_args, augmentation_args), command)
     with run.preparation():
         data, bad = load_speech(data_args)

@@ -23,7 +23,7 @@ from seqdyconv.training.reports import spread_examples
 from seqdyconv.training.runs import Run
 from seqdyconv.training.samples import SampleOutputs
 from seqdyconv.training.trainer import TokenBatchTrainer, TokenBatchTrainingArguments
-from seqdyconv.training.translation_models import build_config, build_model
+from seqdyconv.training.translation_models import build_model, check_model
 
 from datasets import Dataset, DatasetDict
 from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase, set_seed
@@ -58,7 +58,7 @@ def train(
     command: str,
 ) -> None:
     if model_args.model_name_or_path is None:
-        build_config(model_args)  # an impossible model stops here, before any work, as does a score
+        check_model(model_args)  # an impossible model stops here, before any work, as does a score
     elif data_args.tokenizer_name is None:
         data_args.tokenizer_name = model_args.model_name_or_path
     bleu_metric(data_args.target_lang, data_args.bleu_tokenizer)

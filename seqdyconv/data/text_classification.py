@@ -41,7 +41,7 @@ from seqdyconv.data.text_columns import clean_texts, label_column, label_name, t
 from seqdyconv.data.text_rows import LengthArguments
 from seqdyconv.data.word_tokenizers import TOKENIZER_TYPES, train_word_tokenizer
 from seqdyconv.models.loading import load_tokenizer
-from seqdyconv.ranges import Count, OneOf
+from seqdyconv.ranges import Count, OneOf, VocabSize
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class DataArguments(LengthArguments, HeldOutArguments):
     tokenizer_type: Annotated[str, OneOf(*TOKENIZER_TYPES)] = field(
         default="wordpiece", metadata={"help": "The vocabulary to train: wordpiece (subwords) or word."}
     )
-    vocab_size: Count = field(
+    vocab_size: VocabSize = field(
         default=16000, metadata={"help": "The most entries of the vocabulary to train, 5 special tokens included."}
     )
     min_frequency: Count = field(

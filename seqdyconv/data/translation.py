@@ -24,7 +24,7 @@ from seqdyconv.data.splits import SPLITS, SourceArguments
 from seqdyconv.data.tables import DataError, list_names, load_hub_splits, load_lines, load_table, map_batches
 from seqdyconv.data.text_columns import check_texts, clean_texts
 from seqdyconv.models.loading import load_tokenizer
-from seqdyconv.ranges import Count, OneOf
+from seqdyconv.ranges import Count, OneOf, VocabSize
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class DataArguments(SourceArguments):
         default=256,
         metadata={"help": "Training pairs whose target has more tokens are dropped; validation and test never are."},
     )
-    vocab_size: Count = field(
+    vocab_size: VocabSize = field(
         default=8000,
         metadata={"help": "Size of the joint vocabulary to train, the 260 special and byte tokens included."},
     )

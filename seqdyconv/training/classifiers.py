@@ -23,7 +23,7 @@ from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForSequenceClassification
 from seqdyconv.models.configuration import POOLINGS
 from seqdyconv.models.loading import ModelError, check_folder, check_vocabulary, load_pretrained
-from seqdyconv.ranges import Count, Dropout, OneOf
+from seqdyconv.ranges import Count, Dropout, KernelSize, OneOf
 from seqdyconv.scores.text_classification import mean_of_windows
 from seqdyconv.swap import load_swapped
 from seqdyconv.training.model_arguments import EncoderArguments, kernel_sizes_help, refuse_ignored
@@ -47,7 +47,9 @@ class ModelArguments(EncoderArguments):
         default=None,
         metadata={"help": "Fine-tune this model (minilm-l6, a folder or a name on the Hub) instead of a new one."},
     )
-    encoder_kernel_sizes: list[Count] = field(default_factory=lambda: [3, 7, 15], metadata=kernel_sizes_help("encoder"))
+    encoder_kernel_sizes: list[KernelSize] = field(
+        default_factory=lambda: [3, 7, 15], metadata=kernel_sizes_help("encoder")
+    )
     hidden_size: Count = field(default=256, metadata={"help": "Width of the model."})
     ffn_dim: Count = field(default=512, metadata={"help": "Width inside the feed-forward blocks."})
 

@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+import psutil
+import torch
 from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from seqdyconv.errors import first_line
@@ -14,7 +17,7 @@ from seqdyconv.layers import MIXERS, mixer_options
 from seqdyconv.models import SeqDyConvConfig
 from seqdyconv.models.configuration import POSITION_TYPES
 from seqdyconv.models.loading import ModelError, vocabulary_size
-from seqdyconv.ranges import Count, Dropout, OneOf, Options
+from seqdyconv.ranges import Count, Dropout, KernelSize, OneOf, Options, check_value
 from seqdyconv.training.arguments import declared_defaults
 
 Mixer = Annotated[str, OneOf(*MIXERS)]
@@ -55,7 +58,7 @@ class EncoderArguments(Options):
     encoder_layer_types: list[Mixer] = field(
         default_factory=lambda: ["dynamic_conv"], metadata=layer_types_help("encoder")
     )
-    encoder_kernel_sizes: list[Count] = field(
+    encoder_kernel_sizes: list[KernelSize] = field(
         default_factory=lambda: [3, 7, 15, 31, 31, 31, 31], metadata=kernel_sizes_help("encoder")
     )
     encoder_mixer_options: dict[str, Any] | str | list[Any] | None = field(
@@ -100,10 +103,10 @@ class EncoderArguments(Options):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for item in dataclasses.fields(self):
             if item.name.endswith("_mixer_options"):
                 setattr(self, item.name, _from_json(getattr(self, item.name), item.name))
+        super().__post_init__()
 
     def config(
         self,
@@ -150,7 +153,7 @@ class EncoderDecoderArguments(EncoderArguments):
     decoder_layer_types: list[Mixer] = field(
         default_factory=lambda: ["dynamic_conv"], metadata=layer_types_help("decoder")
     )
-    decoder_kernel_sizes: list[Count] = field(
+    decoder_kernel_sizes: list[KernelSize] = field(
         default_factory=lambda: [3, 7, 15, 31, 31, 31], metadata=kernel_sizes_help("decoder")
     )
     decoder_mixer_options: dict[str, Any] | str | list[Any] | None = field(
@@ -188,6 +191,7 @@ def new_config(
     parsed = _from_json(overrides or {}, "config_overrides")
     if not isinstance(parsed, Mapping):
         raise ModelError(f"config_overrides must be a mapping of fields of {config_class.__name__}, got {parsed!r}")
+    check_value("config_overrides", parsed)
     known = {item.name for item in dataclasses.fields(config_class)}
     for key in parsed:
         if key not in known:
@@ -196,6 +200,25 @@ def new_config(
         return config_class(**{**values, **parsed})
     except StrictDataclassError as error:
         raise ModelError(f"this model can't be built: {first_line(error.__cause__ or error)}") from None
+
+
+def check_size(model_class: Callable[[Any], nn.Module], config: PreTrainedConfig) -> None:
+    """Refuse a model that this machine can't hold, without making it.
+
+    Raises:
+        ModelError: Its weights and their gradients in float32 are more than the memory.
+    """
+    try:
+        with torch.device("meta"):
+            model = model_class(config)
+    except (RuntimeError, OverflowError) as error:  # of sizes that no computer has
+        raise ModelError(f"this model can't be built: {first_line(error)}") from None
+    size, memory = 8 * sum(parameter.numel() for parameter in model.parameters()), psutil.virtual_memory().total
+    if size > memory:
+        raise ModelError(
+            f"this model can't be built: it has {size // 8:,} parameters, {size / 1e9:,.0f} GB with gradients, and "
+            f"this machine {memory / 1e9:,.0f} GB of memory"
+        )
 
 
 def one_for_each(names: list[str], sizes: Sequence[int], side: str) -> list[str]:

@@ -13,7 +13,7 @@ from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvForCTC, SeqDyConvForSpeechSeq2Seq, SeqDyConvSpeechConfig
 from seqdyconv.models.configuration_speech import ENCODER_BLOCKS
 from seqdyconv.models.loading import ModelError, load_tokenizer
-from seqdyconv.ranges import Count, Number, OneOf, Range, Share
+from seqdyconv.ranges import Count, KernelSize, Number, OneOf, Range, Share, VocabSize
 from seqdyconv.speech import SeqDyConvFeatureExtractor, global_statistics
 from seqdyconv.speech.recogniser import check_sampling_rate, load_feature_extractor, load_speech_model
 from seqdyconv.speech.tokenization import train_character_tokenizer, train_subword_tokenizer
@@ -21,6 +21,7 @@ from seqdyconv.swap import swap_self_attention
 from seqdyconv.training.model_arguments import (
     EncoderDecoderArguments,
     Mixer,
+    check_size,
     kernel_sizes_help,
     layer_types_help,
     refuse_ignored,
@@ -50,7 +51,7 @@ class ModelArguments(EncoderDecoderArguments):
     units: Annotated[str, OneOf(*UNITS)] = field(
         default="characters", metadata={"help": "What is recognised: characters or bpe."}
     )
-    vocab_size: Count = field(default=256, metadata={"help": "The most entries of the vocabulary of bpe."})
+    vocab_size: VocabSize = field(default=256, metadata={"help": "The most entries of the vocabulary of bpe."})
     min_frequency: Count = field(
         default=1, metadata={"help": "Characters that occur less often in the training texts are unknown ones."}
     )
@@ -78,7 +79,9 @@ class ModelArguments(EncoderDecoderArguments):
         default=None,
         metadata={"help": "Frames (40 ms) ahead that each layer sees, for streaming; None is the whole utterance."},
     )
-    conformer_kernel_size: Count = field(default=31, metadata={"help": "Kernel of the conformer's convolution module."})
+    conformer_kernel_size: KernelSize = field(
+        default=31, metadata={"help": "Kernel of the conformer's convolution module."}
+    )
     intermediate_ctc_layers: list[Count] | None = field(
         default=None, metadata={"help": "CTC on these encoder layers too (1 is the first one)."}
     )
@@ -86,11 +89,15 @@ class ModelArguments(EncoderDecoderArguments):
     ctc_weight: Share = field(default=0.3, metadata={"help": "Weight of CTC beside the decoder, with head seq2seq."})
 
     # Other defaults than those of all recipes.
-    encoder_kernel_sizes: list[Count] = field(default_factory=lambda: [31] * 6, metadata=kernel_sizes_help("encoder"))
+    encoder_kernel_sizes: list[KernelSize] = field(
+        default_factory=lambda: [31] * 6, metadata=kernel_sizes_help("encoder")
+    )
     decoder_layer_types: list[Mixer] = field(
         default_factory=lambda: ["dynamic_conv"], metadata=layer_types_help("decoder, with head seq2seq")
     )
-    decoder_kernel_sizes: list[Count] = field(default_factory=lambda: [15] * 3, metadata=kernel_sizes_help("decoder"))
+    decoder_kernel_sizes: list[KernelSize] = field(
+        default_factory=lambda: [15] * 3, metadata=kernel_sizes_help("decoder")
+    )
     hidden_size: Count = field(default=192, metadata={"help": "Width of the model."})
     ffn_dim: Count = field(default=768, metadata={"help": "Width inside the feed-forward blocks."})
     normalize_before: bool = field(default=True, metadata={"help": "Pre-norm instead of post-norm."})
@@ -102,7 +109,7 @@ class ModelArguments(EncoderDecoderArguments):
     swap_layers: str | None = field(
         default=None, metadata={"help": 'In which layers: numbers and ranges ("0,2-5") or "every 2"; None is all.'}
     )
-    swap_kernel_size: Count = field(default=31, metadata={"help": "Kernel size of these mixers."})
+    swap_kernel_size: KernelSize = field(default=31, metadata={"help": "Kernel size of these mixers."})
     swap_mixer_options: dict[str, Any] | str | None = field(
         default=None, metadata={"help": 'Other options of the mixer, such as {"glu": true} (JSON on the command line).'}
     )
@@ -195,6 +202,15 @@ def build_config(args: ModelArguments, tokenizer: PreTrainedTokenizerBase | None
     if decoder and tokenizer is not None:
         values["decoder_start_token_id"] = tokenizer.bos_token_id
     return args.config(SeqDyConvSpeechConfig, tokenizer, decoder=decoder, **values)
+
+
+def check_model(args: ModelArguments) -> None:
+    """Refuse a new model that is impossible, or too large, before any work.
+
+    Raises:
+        ModelError: With the reason.
+    """
+    check_size(SeqDyConvForSpeechSeq2Seq if args.head == "seq2seq" else SeqDyConvForCTC, build_config(args))
 
 
 def build_model(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:

@@ -18,7 +18,7 @@ from seqdyconv.data.tables import DataError
 from seqdyconv.errors import first_line
 from seqdyconv.layers import MIXERS, mixer_options
 from seqdyconv.models.loading import ModelError
-from seqdyconv.ranges import Count, Number, OneOf, Options, Weight
+from seqdyconv.ranges import Count, KernelSize, Number, OneOf, Options, Weight
 from seqdyconv.swap import choose_layers, swap_self_attention
 from seqdyconv.training.checkpoints import latest_checkpoint
 from seqdyconv.training.distilling import DISTILLATION_FOLDER
@@ -40,7 +40,7 @@ class SwapArguments(Options):
     swap_layers: str | None = field(
         default=None, metadata={"help": 'Which layers: numbers and ranges ("0,2-5") or "every 2"; None is all.'}
     )
-    swap_kernel_size: Count = field(default=31, metadata={"help": "Kernel size of the new mixers."})
+    swap_kernel_size: KernelSize = field(default=31, metadata={"help": "Kernel size of the new mixers."})
     swap_num_heads: Count | None = field(
         default=None, metadata={"help": "Their heads; None is those of the attention."}
     )
@@ -71,9 +71,9 @@ class SwapArguments(Options):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for name in ("swap_mixer_options", "swap_options"):
             setattr(self, name, _mapping(name, getattr(self, name)))
+        super().__post_init__()
 
 
 def check_swap(

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import DataCollatorWithPadding
 
 from seqdyconv import DynamicConv1d, LightweightConv1d
+from seqdyconv.models import SeqDyConvForSequenceClassification
 from seqdyconv.models.loading import ModelError
 from seqdyconv.pictures import plot_kernels
 from seqdyconv.ranges import Dropout, OneOf
@@ -22,6 +23,7 @@ from seqdyconv.scores.text_classification import mean_of_windows, score
 from seqdyconv.swap.distillation import DistillationTrainer
 from seqdyconv.training.classifiers import ModelArguments, build_config, known_labels
 from seqdyconv.training.distilling import DistillationArguments
+from seqdyconv.training.model_arguments import check_size
 from seqdyconv.training.swapping import SwapArguments
 from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches
 
@@ -151,7 +153,7 @@ def check_together(
     if args.packing and (swap_args.swap_mixer is not None or distil_args.used):
         raise ModelError("packing is for models of seqdyconv, without swap_mixer and distillation")
     if model_args.model_name_or_path is None:
-        build_config(model_args)
+        check_size(SeqDyConvForSequenceClassification, build_config(model_args))
         if swap_args.swap_mixer is not None:
             raise ModelError("swap_mixer swaps the self-attention of a pretrained model: give model_name_or_path")
         if swap_args.swap_greedy_max_loss is not None:

@@ -58,6 +58,7 @@ class CheckedTrainingArguments(TrainingArguments):
             raise ArgumentsError("max_steps must be at least 1, or -1 where num_train_epochs counts, got 0")
         with _refusals():
             super().__post_init__()
+        check_options(self)  # what was JSON too
         evaluates = self.eval_strategy != "no"
         if self.save_strategy == "best" and not evaluates:
             raise ArgumentsError("save_strategy: best needs evaluations: set eval_strategy")
@@ -110,6 +111,8 @@ def try_trainer(args: TrainingArguments) -> None:
             compiled = torch.compile(torch.sin, backend=str(args.torch_compile_backend), mode=args.torch_compile_mode)
             compiled(torch.zeros(1, device=args.device))
         elif not (args.fsdp or args.deepspeed):
+            tried.dataloader_num_workers, tried.dataloader_persistent_workers = 0, False
+            tried.dataloader_prefetch_factor = tried.dataloader_multiprocessing_context = None
             tried.max_steps, tried.eval_strategy, tried.save_strategy, tried.logging_strategy = 1, "no", "no", "no"
             for callback in trainer.callback_handler.callbacks.copy():
                 trainer.remove_callback(callback)

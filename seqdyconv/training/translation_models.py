@@ -6,7 +6,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 
 from seqdyconv.models import SeqDyConvForConditionalGeneration
 from seqdyconv.models.loading import check_vocabulary, load_pretrained
-from seqdyconv.training.model_arguments import EncoderDecoderArguments, refuse_ignored
+from seqdyconv.training.model_arguments import EncoderDecoderArguments, check_size, refuse_ignored
 
 
 def build_model(args: EncoderDecoderArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -31,6 +31,15 @@ def build_config(args: EncoderDecoderArguments, tokenizer: PreTrainedTokenizerBa
     """
     start = {} if tokenizer is None else {"decoder_start_token_id": tokenizer.eos_token_id}
     return args.config(tokenizer=tokenizer, decoder=True, **start)
+
+
+def check_model(args: EncoderDecoderArguments) -> None:
+    """Refuse a new model that is impossible, or too large, before any work.
+
+    Raises:
+        ModelError: With the reason.
+    """
+    check_size(SeqDyConvForConditionalGeneration, build_config(args))
 
 
 def load_translation_model(name_or_path: str) -> PreTrainedModel:
