@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import fmean, stdev
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from seqdyconv import KernelAttentionConv2d, ODConv2d
 from seqdyconv.errors import InputError
@@ -21,6 +21,7 @@ from seqdyconv.pictures import plot_mixtures
 from seqdyconv.ranges import Count, OneOf, Options, Positive, PositiveShare, Seed
 from seqdyconv.training.annealing import TemperatureAnnealing
 from seqdyconv.training.arguments import exit_on_error, parse_arguments, resolved_arguments
+from seqdyconv.training.model_arguments import check_size
 from seqdyconv.training.output_dir import begin_run, check_output_dir, remove_replaced_run
 from seqdyconv.training.reports import write_metrics, write_text
 from seqdyconv.training.trainer_arguments import CheckedTrainingArguments, try_trainer
@@ -58,9 +59,8 @@ class ComparisonArguments(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("layers", "seeds"):
-            values = getattr(self, name)
-            if not values or len(set(values)) < len(values):
-                raise ValueError(f"{name} must be some different values, got {values}")
+            if len(set(values := getattr(self, name))) < len(values):
+                raise InputError(f"{name} must be some different values, got {values}")
 
 
 @dataclass
@@ -68,11 +68,8 @@ class DigitsTrainingArguments(CheckedTrainingArguments):
     """The arguments of the Trainer, one training after another in one output directory."""
 
     overwrite: bool = field(default=False, metadata={"help": "Replace the run in output_dir by a new one."})
-
-    def __post_init__(self) -> None:
-        if self.seed != 42:
-            raise ValueError(f"seed has no effect here, use seeds; got {self.seed}")
-        super().__post_init__()
+    without_effect: ClassVar[dict[str, str]] = {"seed": "use seeds", "label_names": "the labels are digits"}
+    without_effect |= dict.fromkeys(("eval_strategy", "eval_on_start"), "each network is evaluated at its end")
 
 
 def load_images(train_size: int, validation_size: int) -> dict[str, list[dict[str, Tensor]]]:
@@ -192,6 +189,8 @@ def table(summary: Mapping[str, Mapping[str, float]]) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
     comparison, args = parse_arguments([ComparisonArguments, DigitsTrainingArguments], argv, description=__doc__)
     started = time.perf_counter()
+    for layer in comparison.layers:
+        check_size(partial(build_model, layer, comparison.channels, comparison.num_kernels))
     try_trainer(args)
     check_output_dir(args.output_dir, overwrite=args.overwrite)
     images = load_images(comparison.train_size, comparison.validation_size)

@@ -202,15 +202,15 @@ def new_config(
         raise ModelError(f"this model can't be built: {first_line(error.__cause__ or error)}") from None
 
 
-def check_size(model_class: Callable[[Any], nn.Module], config: PreTrainedConfig) -> None:
-    """Refuse a model that this machine can't hold, without making it.
+def check_size(make: Callable[[], nn.Module]) -> None:
+    """Refuse a model that this machine can't hold; it is made without memory for its weights.
 
     Raises:
         ModelError: Its weights and their gradients in float32 are more than the memory.
     """
     try:
         with torch.device("meta"):
-            model = model_class(config)
+            model = make()
     except (RuntimeError, OverflowError) as error:  # of sizes that no computer has
         raise ModelError(f"this model can't be built: {first_line(error)}") from None
     size, memory = 8 * sum(parameter.numel() for parameter in model.parameters()), psutil.virtual_memory().total

@@ -1,7 +1,6 @@
 """What the trainers of all recipes share: exact resume, losses per item of a step, evaluation without duplicates."""
 
 import contextlib
-import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -84,6 +83,7 @@ class RunArguments(CheckedTrainingArguments):
         "dataloader_drop_last": "all examples are used",
         "ignore_data_skip": "a resumed run goes on with the next batch",
         "resume_from_checkpoint": "use resume",
+        "label_names": "the labels are known",
         "do_train": "train.py always trains",
         "do_eval": "use eval_strategy",
         "do_predict": "train.py always evaluates on the test set",
@@ -91,10 +91,6 @@ class RunArguments(CheckedTrainingArguments):
 
     def __post_init__(self) -> None:
         check_options(self, RULES)
-        defaults = {item.name: item.default for item in dataclasses.fields(self)}
-        for name, instead in self.without_effect.items():
-            if getattr(self, name) != defaults[name]:
-                raise ArgumentsError(f"{name} has no effect here: {instead}")
         if self.average_checkpoints > 1 and self.load_best_model_at_end:
             raise ArgumentsError("average_checkpoints and load_best_model_at_end exclude each other: choose one")
         if self.save_total_limit is not None and self.save_total_limit < max(1, self.average_checkpoints):

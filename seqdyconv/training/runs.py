@@ -140,8 +140,8 @@ class Run:
 
     def check_splits(self, splits: Collection[str]) -> None:
         """Raise a DataError if there is nothing to evaluate on between epochs."""
-        if "validation" not in splits and self.args.eval_strategy != "no":
-            raise DataError("there is no validation data: give some, or eval_strategy: no")
+        if "validation" not in splits and (self.args.eval_strategy != "no" or self.args.eval_on_start):
+            raise DataError("there is no validation data: give some, or eval_strategy: no and no eval_on_start")
 
     def begin(self) -> bool:
         """Write run.yaml, if this is the first process and no checkpoint to go on with is there.

@@ -204,13 +204,18 @@ def build_config(args: ModelArguments, tokenizer: PreTrainedTokenizerBase | None
     return args.config(SeqDyConvSpeechConfig, tokenizer, decoder=decoder, **values)
 
 
+def _new_model(args: ModelArguments, config: Any) -> PreTrainedModel:
+    return SeqDyConvForSpeechSeq2Seq(config) if args.head == "seq2seq" else SeqDyConvForCTC(config)
+
+
 def check_model(args: ModelArguments) -> None:
     """Refuse a new model that is impossible, or too large, before any work.
 
     Raises:
         ModelError: With the reason.
     """
-    check_size(SeqDyConvForSpeechSeq2Seq if args.head == "seq2seq" else SeqDyConvForCTC, build_config(args))
+    config = build_config(args)
+    check_size(lambda: _new_model(args, config))
 
 
 def build_model(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
@@ -220,8 +225,7 @@ def build_model(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> Pre
         ModelError: The architecture is impossible, the model can't be loaded, or both were given.
     """
     if args.model_name_or_path is None:
-        config = build_config(args, tokenizer)
-        return SeqDyConvForSpeechSeq2Seq(config) if args.head == "seq2seq" else SeqDyConvForCTC(config)
+        return _new_model(args, build_config(args, tokenizer))
     refuse_ignored(args, [*_PRETRAINED, "swap_mixer", "swap_layers", "swap_kernel_size", "swap_mixer_options"])
     options: dict[str, Any] = {}
     if args.new_vocabulary:

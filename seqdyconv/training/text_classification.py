@@ -153,7 +153,8 @@ def check_together(
     if args.packing and (swap_args.swap_mixer is not None or distil_args.used):
         raise ModelError("packing is for models of seqdyconv, without swap_mixer and distillation")
     if model_args.model_name_or_path is None:
-        check_size(SeqDyConvForSequenceClassification, build_config(model_args))
+        config = build_config(model_args)
+        check_size(lambda: SeqDyConvForSequenceClassification(config))
         if swap_args.swap_mixer is not None:
             raise ModelError("swap_mixer swaps the self-attention of a pretrained model: give model_name_or_path")
         if swap_args.swap_greedy_max_loss is not None:

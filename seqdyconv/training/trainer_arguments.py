@@ -16,7 +16,7 @@ from transformers.integrations.integration_utils import get_available_reporting_
 from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForSequenceClassification
 from seqdyconv.ranges import Range, Rule, check_options
-from seqdyconv.training.arguments import ArgumentsError
+from seqdyconv.training.arguments import ArgumentsError, declared_defaults
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,8 @@ _BETA, _SEED = Range(0, below=1), Range(0, 2**32 - 1)
 RULES: dict[str, Rule] = {
     "learning_rate": Range(above=0, most=1000),
     **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), _BETA),
-    **dict.fromkeys(("weight_decay", "adam_epsilon", "max_grad_norm", "warmup_steps", "neftune_noise_alpha"), _AMOUNT),
+    **dict.fromkeys(("weight_decay", "max_grad_norm", "warmup_steps", "neftune_noise_alpha"), _AMOUNT),
+    "adam_epsilon": Range(0, 1),
     "num_train_epochs": Range(above=0, most=1_000_000),
     "max_steps": Range(-1),
     **dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), _POSITIVE),
@@ -34,6 +35,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("gradient_accumulation_steps", "eval_accumulation_steps", "torch_empty_cache_steps"), _COUNT),
     **dict.fromkeys(("save_total_limit", "ddp_bucket_cap_mb", "ddp_timeout"), _COUNT),
     **dict.fromkeys(("seed", "data_seed"), _SEED),
+    "generation_num_beams": Range(1, 1000),
     "dataloader_num_workers": Range(0, 256),
     "dataloader_prefetch_factor": Range(1, 10_000),
 }
@@ -50,8 +52,15 @@ class CheckedTrainingArguments(TrainingArguments):
     metric_names: ClassVar[tuple[str, ...]] = ()
     """What an evaluation measures, the choice of metric_for_best_model; empty where that is not known."""
 
+    without_effect: ClassVar[dict[str, str]] = {}
+    """Keys of the Trainer that change nothing here, which raise where they are set, and what to do instead."""
+
     def __post_init__(self) -> None:
         check_options(self, RULES)
+        defaults = declared_defaults(self)
+        for name, instead in self.without_effect.items():
+            if getattr(self, name) != defaults[name]:
+                raise ArgumentsError(f"{name} has no effect here: {instead}")
         if not self.output_dir:
             raise ArgumentsError("output_dir is missing: say where the run is written to")
         if self.max_steps == 0:
@@ -60,8 +69,8 @@ class CheckedTrainingArguments(TrainingArguments):
             super().__post_init__()
         check_options(self)  # what was JSON too
         evaluates = self.eval_strategy != "no"
-        if self.save_strategy == "best" and not evaluates:
-            raise ArgumentsError("save_strategy: best needs evaluations: set eval_strategy")
+        if not evaluates and (self.save_strategy == "best" or self.load_best_model_at_end):
+            raise ArgumentsError("the best model is found by evaluations: set eval_strategy")
         available = [*get_available_reporting_integrations(), "flyte"]  # which it does not look for
         if unknown := [name for name in self.report_to or () if name not in available]:
             raise ArgumentsError(

@@ -39,7 +39,8 @@ def check_model(args: EncoderDecoderArguments) -> None:
     Raises:
         ModelError: With the reason.
     """
-    check_size(SeqDyConvForConditionalGeneration, build_config(args))
+    config = build_config(args)
+    check_size(lambda: SeqDyConvForConditionalGeneration(config))
 
 
 def load_translation_model(name_or_path: str) -> PreTrainedModel:

@@ -2,8 +2,8 @@
 
     python -m tests.recipes.fuzz --trials 3000 --seed 1
 
-Each trial ends well if the training would begin, or if one line says what is wrong, with exit status 2 and nothing
-written. What does not is printed with the words that repeat it.
+A trial ends well if the training would begin, or if one line says what is wrong, with exit status 2 and nothing
+written. What does not is printed with what was tried. ``--through`` does the trainings too, which are short.
 """
 
 import argparse
@@ -11,16 +11,15 @@ import contextlib
 import dataclasses
 import io
 import json
-import logging
 import os
 import random
 import shlex
 import shutil
 import signal
-import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
@@ -33,30 +32,44 @@ import torch
 import yaml
 from transformers.utils import logging as transformers_logging
 
-from seqdyconv.data import speech_batches, speech_recognition, text_classification, translation
+from seqdyconv.data import speech_batches, speech_recognition, translation
 from seqdyconv.training import (
-    classifiers,
     decoding,
     distilling,
     model_arguments,
     runs,
     speech_models,
-    swapping,
 )
 from seqdyconv.training.speech_recognition import SpeechTrainingArguments
-from seqdyconv.training.text_classification import ClassificationTrainingArguments
 from tests.recipes.commands import script
 
 LONGEST_TRIAL = 60
 """Seconds."""
+RECORDING = "a recording"  # a file that no option names
 
-VALUES: list[Any] = [
-    *(0, -1, 1, 2, 3, 10**6, 10**12, 10**30, -(2**63) - 1, 0.5, 1e-300, 1e30, 1.5, -0.5),
-    *(float("nan"), float("inf"), -float("inf"), True, False, None),
-    *("", " ", "nonsense", "none", "auto", "no", "nan", "1e5", "0x10", "é", "a" * 5000, "\0", "\ud800", "/dev/null", "/", "."),
-    *([], [0], [-1], [4], [1, [2]], [None], ["nonsense"], [float("nan")], [10**12], {}, {"foo": 1}, {"a": {"b": []}}),
-    *("[", "{", "[]", "{}", '{"foo": 1}', '{"foo": NaN}', '["dynamic_conv"]', "1", "--x", "-x"),
+_NUMBERS = [
+    0,
+    -1,
+    1,
+    2,
+    3,
+    10**6,
+    10**12,
+    10**30,
+    -(2**63) - 1,
+    0.5,
+    1.5,
+    -0.5,
+    1e-300,
+    1e30,
+    *map(float, ("nan", "inf")),
 ]
+_WORDS = ["", " ", "nonsense", "none", "auto", "no", "nan", "1e5", "0x10", "é", "a" * 5000, "\0", "\ud800", "--x", "-x"]
+_PATHS = ["/dev/null", "/", "."]
+_LISTS = [[], [0], [-1], [4], [1, [2]], [None], ["nonsense"], [float("nan")], [10**12]]
+_MAPPINGS = [{}, {"foo": 1}, {"a": {"b": []}}, "[", "{", "[]", "{}", '{"foo": 1}', '{"foo": NaN}', '["dynamic_conv"]']
+VALUES: list[Any] = [*_NUMBERS, *_WORDS, *_PATHS, *_LISTS, *_MAPPINGS, True, False, None]
+INSERTED = [b"\0", b"\r", b"\n", b"\t", b'"', b",", b"\xff", b"\xef\xbb\xbf", b": ", b"&a [*a]", b"{", b"!!x "]
 # Compiling takes a minute, and a value that means a group of GPUs needs them.
 LEFT_OUT = ("torch_compile", "torch_compile_backend", "torch_compile_mode", "overwrite", "resume")
 
@@ -84,10 +97,11 @@ class Recipe(NamedTuple):
     files: dict[str, Path]
 
 
-def make_recipes(folder: Path) -> dict[str, Recipe]:
+def make_recipes(folder: Path, through: bool) -> dict[str, Recipe]:
     """All recipes with data in a folder."""
     scripts = {name: script(name, "train") for name in RECIPES}
-    scripts["image_classification"].train_one = begin
+    if not through:
+        scripts["image_classification"].train_one = begin
     return {name: make(folder, scripts[name]) for name, make in RECIPES.items()}
 
 
@@ -132,12 +146,13 @@ def make_speech_recognition(folder: Path, train: Any) -> Recipe:
         SpeechTrainingArguments,
     )
     config = {**SIZES, "subsampling_channels": 4, "num_mel_bins": 40, "decoder_kernel_sizes": [3]}
-    return Recipe(train.main, kinds, config, {**files, "a recording": folder / "0.wav"})
+    return Recipe(train.main, kinds, config, {**files, RECORDING: folder / "0.wav"})
 
 
 def make_image_classification(folder: Path, train: Any) -> Recipe:
     kinds = (train.ComparisonArguments, train.DigitsTrainingArguments)
-    return Recipe(train.main, kinds, {"channels": 2, "train_size": 32, "report_to": "none"}, {})
+    sizes = {"channels": 2, "layers": ["static", "dyconv"], "seeds": [0], "train_size": 32, "report_to": "none"}
+    return Recipe(train.main, kinds, sizes, {})
 
 
 SIZES = {
@@ -171,109 +186,109 @@ class Fuzzer:
     """Trials in a folder of their own.
 
     Args:
-        folder: What is in it is written over.
+        folder: Where they write to.
         seed: Of all trials.
+        through: Whether the trainings are done.
     """
 
-    def __init__(self, folder: Path, seed: int) -> None:
+    def __init__(self, folder: Path, seed: int, through: bool = False) -> None:
         self.data, self.place = folder / "data", folder / "place"
         self.data.mkdir()
+        self.through = through
         self.random = random.Random(seed)
-        self.recipes = {}
-        for name, recipe in make_recipes(self.data).items():
-            self.recipes[name] = recipe
+        self.recipes = make_recipes(self.data, through)
         self.contents = {path: path.read_bytes() for path in self.data.iterdir()}
+        self.ended = ""
+        """How the last trial ended."""
 
     def trial(self) -> tuple[str, str | None]:
-        """One trial: what was done, and what went wrong, None where nothing did."""
+        """One trial: what was tried, and what went wrong, None where nothing did."""
         shutil.rmtree(self.place, ignore_errors=True)
         self.place.mkdir()
         name, recipe = self.random.choice(list(self.recipes.items()))
-        values = {**recipe.config, "output_dir": "out", **{key: str(path) for key, path in recipe.files.items() if " " not in key}}
-        words: list[str] = []
-        changed: Path | None = None
         kind = self.random.choice(["options"] * 5 + ["file"] * 2 * bool(recipe.files) + ["configuration"])
-        if kind == "options":
-            for _ in range(self.random.choice([1, 1, 1, 2, 3])):
-                key, hint = self.random.choice(self.options(recipe))
-                fitting = [value for value in VALUES if type(value) in kinds_of(hint)]
-                value = self.random.choice(fitting if fitting and self.random.random() < 0.7 else VALUES)
-                if self.random.random() < 0.5:
-                    values[key] = value
-                elif "\0" not in str(value):
-                    words += [f"--{key}", *map(str, value if isinstance(value, list) else [value])]
-        text = yaml.safe_dump(values)
+        values, words = self.options(recipe) if kind == "options" else ({}, [])
+        files = {option: str(path) for option, path in recipe.files.items() if option != RECORDING}
+        config = yaml.safe_dump({**recipe.config, **files, "output_dir": "out", **values})
+        text = config.encode("utf-8", "surrogatepass")
+        tried = f"{name}, {kind}: {values or ''} {shlex.join(words)}"
+        changed = None
         if kind == "configuration":
-            text = self.mutated(text.encode()).decode("latin-1")
+            text = self.mutated(text)
+            tried += repr(text)
         elif kind == "file":
             changed = self.random.choice(list(recipe.files.values()))
-            changed.write_bytes(self.mutated(changed.read_bytes()))
-        config = self.place.with_name("config.yaml")
-        config.write_bytes(text.encode("utf-8", "surrogatepass"))
-        done = f"{name}: {kind}, " + (changed.name if changed else shlex.join(words) + " " + str({k: v for k, v in values.items() if recipe.config.get(k, v) is not v or k not in recipe.config and k not in recipe.files}))
+            changed.write_bytes(self.mutated(self.contents[changed]))
+            tried += f"{changed.name} {changed.read_bytes()[:500]!r}"
+        path = self.place.with_name("config.yaml")
+        path.write_bytes(text)
         try:
-            return done, self.problem(recipe, [str(config), *words])
+            problem = self.problem(recipe, [str(path), *words])
         finally:
             if changed is not None:
                 changed.write_bytes(self.contents[changed])
+        return tried, problem
 
-    def options(self, recipe: Recipe) -> list[tuple[str, Any]]:
-        """The names of the options, and their types."""
+    def options(self, recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
+        """Values of some options for the configuration, and words with some for the command line."""
         hints = {name: hint for kind in recipe.kinds for name, hint in get_type_hints(kind).items()}
         names = [item.name for kind in recipe.kinds for item in dataclasses.fields(kind) if item.init]
-        return [(name, hints[name]) for name in names if name not in LEFT_OUT]
+        values: dict[str, Any] = {}
+        words: list[str] = []
+        for _ in range(self.random.choice([1, 1, 1, 2, 3])):
+            option = self.random.choice([name for name in names if name not in LEFT_OUT])
+            fitting = [value for value in VALUES if type(value) in kinds_of(hints[option])]
+            value = self.random.choice(fitting if fitting and self.random.random() < 0.7 else VALUES)
+            if self.random.random() < 0.5 or "\0" in str(value):
+                values[option] = value
+            else:
+                words += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
+        return values, words
 
     def mutated(self, content: bytes) -> bytes:
-        """Some bytes changed, removed, put in, or put elsewhere."""
+        """Some bytes changed, removed, put in, or repeated, or all the rest cut off."""
         changed = bytearray(content)
         for _ in range(self.random.choice([1, 1, 3, 20])):
-            at = self.random.randrange(len(changed) + 1)
-            end = min(len(changed), at + self.random.choice([1, 1, 10, 1000]))
-            how = self.random.randrange(5)
-            if how == 0:
-                changed[at:end] = bytes(self.random.choices(range(32, 127), k=end - at))
-            elif how == 1:
-                del changed[at:end]
-            elif how == 2:
-                changed[at:at] = self.random.choice([b"\0", b"\r", b"\n", b"\t", b'"', b",", b"\xff", b"\xef\xbb\xbf", b": ", b"&a [*a]", b"{", b"!!x "])
-            elif how == 3:
-                changed[at:at] = changed[at:end] * 3
-            elif self.random.random() < 0.2:
-                del changed[at:]
+            start = self.random.randrange(len(changed) + 1)
+            end = min(len(changed), start + self.random.choice([1, 1, 10, 1000]))
+            put = [bytes(self.random.choices(range(32, 127), k=end - start)), b"", self.random.choice(INSERTED)]
+            changed[start:end] = self.random.choice([*put, bytes(changed[start:end]) * 3])
+            if self.random.random() < 0.05:
+                del changed[start:]
         return bytes(changed)
 
     def problem(self, recipe: Recipe, words: list[str]) -> str | None:
         """Run a recipe up to its training; what is wrong with how it ends."""
         errors = io.StringIO()
-        began, status = False, None
-        start = time.perf_counter()
-        with surroundings(self.place), contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
+        status: Any = None
+        with surroundings(self.place, self.through), contextlib.redirect_stderr(errors):
             try:
-                recipe.main(words)
+                with contextlib.redirect_stdout(io.StringIO()):
+                    recipe.main(words)
             except Began:
-                began = True
+                pass
             except SystemExit as error:
                 status = error.code
-            except BaseException as error:
-                if isinstance(error, KeyboardInterrupt):
-                    raise
+            except Exception as error:
                 return "".join(traceback.format_exception(error)[-3:])
-        lines = errors.getvalue().splitlines()
-        if began:
+        if sorted(self.data.iterdir()) != sorted(self.contents):
+            return "something was written beside the data"
+        if status is None:
+            self.ended = "the training began"
             return None
-        if status != 2:
-            return f"exit status {status}"
-        if sum(": error: " in line for line in lines) != 1 or ": error: " not in lines[-1] or "Traceback" in errors.getvalue():
-            return "not one line: " + errors.getvalue()[-2000:]
+        lines = errors.getvalue().splitlines()
+        told = [line for line in lines if ": error: " in line]
+        if status != 2 or told != lines[-1:] or "Traceback" in errors.getvalue():
+            return f"exit status {status}: {errors.getvalue()[-2000:]}"
         if any(self.place.iterdir()):
-            return f"{[path.name for path in self.place.iterdir()]} is left: {lines[-1]}"
-        self.last = lines[-1]
+            return f"{[path.name for path in self.place.iterdir()]} is left: {told}"
+        self.ended = told[0]
         return None
 
 
 @contextlib.contextmanager
-def surroundings(place: Path) -> Iterator[None]:
-    """A working directory, bounded time, no network and no training; all as before afterwards."""
+def surroundings(place: Path, through: bool) -> Iterator[None]:
+    """A working directory, bounded time, no network, and no training or a whole one; all as before afterwards."""
 
     def stop(*args: Any) -> None:
         raise TookTooLong
@@ -281,14 +296,18 @@ def surroundings(place: Path) -> Iterator[None]:
     before, environment = Path.cwd(), dict(os.environ)
     handler = signal.signal(signal.SIGALRM, stop)
     os.chdir(place)
-    patched = [(runs, "train_or_load", begin), (distilling, "train_or_load", begin)]
+    patched: list[tuple[Any, str, Any]] = (
+        [] if through else [(one, "train_or_load", begin) for one in (runs, distilling)]
+    )
     patched += [(huggingface_hub.constants, "HF_HUB_OFFLINE", True), (datasets.config, "HF_HUB_OFFLINE", True)]
     kept = [(owner, name, getattr(owner, name)) for owner, name, _ in patched]
     for owner, name, value in patched:
         setattr(owner, name, value)
     signal.alarm(LONGEST_TRIAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, handler)
@@ -305,23 +324,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--through", action="store_true", help="do the trainings too")
+    parser.add_argument("--verbose", action="store_true", help="print all trials")
     args = parser.parse_args()
-    sys.stdout.reconfigure(errors="backslashreplace")
+    wrong = 0
     with tempfile.TemporaryDirectory() as folder:
-        fuzzer = Fuzzer(Path(folder), args.seed)
-        wrong = 0
+        fuzzer = Fuzzer(Path(folder), args.seed, args.through)
         for number in range(args.trials):
             start = time.perf_counter()
-            fuzzer.last = "BEGAN"
-            done, problem = fuzzer.trial()
-            seconds = time.perf_counter() - start
-            if args.verbose and problem is None:
-                print(f"{number} {seconds:.2f} {done[:150]} => {fuzzer.last[:200]}", flush=True)
-            if problem is not None:
-                wrong += 1
-                print(f"WRONG {number} {seconds:.2f} {done[:500]}\n{problem}", flush=True)
-        print(f"{args.trials} trials, {wrong} went wrong")
+            tried, problem = fuzzer.trial()
+            if problem is not None or args.verbose:
+                ended = f"{time.perf_counter() - start:.1f} s: {problem or fuzzer.ended[:300]}"
+                print(f"{number} {tried[:1000]}\n    {ended}".encode("ascii", "backslashreplace").decode(), flush=True)
+            wrong += problem is not None
+    print(f"{args.trials} trials, {wrong} of them went wrong")
     raise SystemExit(wrong > 0)
 
 

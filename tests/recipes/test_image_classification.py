@@ -115,7 +115,7 @@ def test_summary_and_table():
     [
         (["--layers", "transformer"], "layers must be one of static, static_wide, dyconv, condconv, odconv, got"),
         (["--seeds", "1", "1"], "seeds must be some different values, got [1, 1]"),
-        (["--seed", "1"], "seed has no effect here, use seeds; got 1"),
+        (["--seed", "1"], "seed has no effect here: use seeds"),
         (["--num_kernels", "0"], "num_kernels must be at least 1, got 0"),
         (["--train_size", "0"], "train_size must be at least 1, got 0"),
         (["--annealing_share", "2"], "share must be in (0, 1], got 2.0"),
