@@ -14,6 +14,16 @@ import pytest
 import safetensors.torch
 import torch
 
+OPEN = builtins.open
+WRITING = (OPEN, torch.save, safetensors.torch.serialize_file)
+OPERATIONS = [
+    (builtins, "open", OPEN),
+    (io, "open", OPEN),
+    *((os, name, getattr(os, name)) for name in ("replace", "rename", "unlink", "remove", "mkdir", "rmdir")),
+    (torch, "save", torch.save),
+    (safetensors.torch, "serialize_file", safetensors.torch.serialize_file),
+]
+
 
 @contextmanager
 def crash_points(folder: Path, copies: Path, every: int = 1) -> Iterator[list[Path]]:
@@ -48,34 +58,42 @@ def crash_points(folder: Path, copies: Path, every: int = 1) -> Iterator[list[Pa
                 os.truncate(copy / cut, now[cut][0] // 2)
             found.append(copy)
 
-    def looking(function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if function is not OPEN or set("wax+") & set(str(kwargs.get("mode", args[1] if len(args) > 1 else "r"))):
-                with pytest.MonkeyPatch.context() as patch:
-                    restore(patch)
-                    look()
-                last[:] = [function]
-            return function(*args, **kwargs)
+    def note(function: Callable[..., Any], path: str) -> None:
+        look()
+        last[:] = [function]
 
-        return call
-
-    def restore(patch: pytest.MonkeyPatch) -> None:
-        for module, name, function in OPERATIONS:
-            patch.setattr(module, name, function)
-
-    with pytest.MonkeyPatch.context() as patch:
-        for module, name, function in OPERATIONS:
-            patch.setattr(module, name, looking(function))
+    with _watching(note):
         yield found
     look()
 
 
-OPEN = builtins.open
-WRITING = (OPEN, torch.save, safetensors.torch.serialize_file)
-OPERATIONS = [
-    (builtins, "open", OPEN),
-    (io, "open", OPEN),
-    *((os, name, getattr(os, name)) for name in ("replace", "rename", "unlink", "remove", "mkdir", "rmdir")),
-    (torch, "save", torch.save),
-    (safetensors.torch, "serialize_file", safetensors.torch.serialize_file),
-]
+def watch_operations(folder: Path, note: Callable[[str], Any]) -> None:
+    """Call a function with the path of each file operation below a folder, before it is done, from now on."""
+    context = _watching(lambda function, path: note(path) if path.startswith(str(folder)) else None)
+    context.__enter__()
+    _WATCHED.append(context)  # else its end would come with its last reference
+
+
+_WATCHED: list[Any] = []
+
+
+@contextmanager
+def _watching(note: Callable[[Callable[..., Any], str], Any]) -> Iterator[None]:
+    """A block in which a function is called with each file operation that writes, and with its path."""
+
+    def watched(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if function is not OPEN or set("wax+") & set(str(kwargs.get("mode", args[1] if len(args) > 1 else "r"))):
+                paths = [str(value) for value in (*args, *kwargs.values()) if isinstance(value, (str, Path))]
+                with pytest.MonkeyPatch.context() as patch:
+                    for module, name, original in OPERATIONS:  # of what is called here
+                        patch.setattr(module, name, original)
+                    note(function, paths[0] if paths else "")
+            return function(*args, **kwargs)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name, function in OPERATIONS:
+            patch.setattr(module, name, watched(function))
+        yield

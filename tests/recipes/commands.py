@@ -6,12 +6,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -78,54 +77,6 @@ def check_crash_points(main: Callable, words: list[str], folder: Path, shares: S
         point = points[int(share * len(points))]
         main([*words, f"--output_dir={point}", "--resume"])
         assert results(point) == expected
-
-
-class Killed(NamedTuple):
-    """Runs of one configuration of a recipe that are killed.
-
-    words: The command's words, all but --output_dir.
-    moments: When to kill (see killed_runs.py), one for each run.
-    processes: How many train together.
-    """
-
-    words: list[str]
-    moments: list[str]
-    processes: int = 1
-
-
-def check_resumed_runs(recipe: str, cases: dict[str, Killed], folder: Path) -> None:
-    """Runs that are killed and resumed end like an undisturbed one: its weights, bit for bit, its metrics and its log.
-
-    Args:
-        recipe: The folder of its train.py.
-        cases: What is run, by name. All run in forks of one process, as importing the libraries takes longest.
-        folder: Where to write to: a case's undisturbed run is in its name's folder ``all``.
-    """
-    runs = []
-    for name, case in cases.items():
-        settings = [("all", None, [])]
-        for moment in case.moments:
-            settings += [(moment, moment, []), (moment, None, ["--resume"])]
-        for output, moment, more in settings:
-            arguments = [*case.words, "--output_dir", str(folder / name / output), *more]
-            runs.append({"moment": moment, "processes": case.processes, "arguments": arguments})
-    command = [sys.executable, str(Path(__file__).parent / "killed_runs.py"), str(RECIPES / recipe / "train.py")]
-    done = subprocess.run(
-        [*command, json.dumps(runs)],
-        env=environment(STATUSES=str(folder / "statuses")),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    for run, found in zip(runs, json.loads((folder / "statuses").read_text()), strict=True):
-        if run["moment"] is None:
-            assert found == [0] * run["processes"], done.stderr[-3000:]
-        else:
-            assert -9 in found
-    for name, case in cases.items():
-        for moment in case.moments:
-            assert results(folder / name / moment) == results(folder / name / "all")
 
 
 def check_overwrite(main: Callable, words: list[str], run: Path, folder: Path, wrong: list[str], capsys: Any) -> None:

@@ -11,7 +11,6 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import soundfile
-import yaml
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     GenerationConfig,
@@ -36,12 +35,11 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from seqdyconv.speech import load_recogniser
 from seqdyconv.swap import load_swapped, swapped_attention
+from tests.recipes import toys
 from tests.recipes.commands import (
     RECIPES,
-    Killed,
     check_crash_points,
     check_overwrite,
-    check_resumed_runs,
     environment,
     error_of,
     script,
@@ -49,52 +47,11 @@ from tests.recipes.commands import (
 
 RECIPE = RECIPES / "speech_recognition"
 train, evaluate, transcribe = (script("speech_recognition", name) for name in ("train", "evaluate", "transcribe"))
-TINY = {
-    "encoder_kernel_sizes": [7, 7],
-    "hidden_size": 48,
-    "ffn_dim": 96,
-    "attention_heads": 4,
-    "subsampling_channels": 8,
-    "dropout": 0,
-    "num_mel_bins": 40,
-    "speed_factors": 1.0,
-    "num_time_masks": 0,
-    "num_frequency_masks": 0,
-    "max_batch_seconds": 4,
-    "report_to": "none",
-    "disable_tqdm": True,
-    "save_strategy": "no",
-    "eval_strategy": "no",
-}
-SHARED = ("max_batch_seconds", "report_to", "disable_tqdm", "save_strategy", "eval_strategy")  # not of the architecture
-
-
-def words_of(options):
-    return [word for name, value in options.items() for word in (f"--{name}", *map(str, np.atleast_1d(value)))]
 
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory):
-    """A manifest of eight short recordings: each letter is a tone of its own, so that they are learnt fast."""
-    path = tmp_path_factory.mktemp("manifest") / "eight.jsonl"
-    generator = np.random.default_rng(0)
-    rows = []
-    for number in range(8):
-        text = " ".join("".join(generator.choice(list("abcdef"), 4)) for _ in range(3))
-        rate = (16000, 22050)[number % 2]
-        time = np.arange(int(0.12 * rate)) / rate
-        tones = [np.sin(2 * np.pi * (300 + 250 * "abcdef ".index(letter)) * time) for letter in text]
-        samples = np.concatenate([tone * (letter != " ") for tone, letter in zip(tones, text)])
-        samples = 0.3 * samples + generator.normal(0, 0.01, len(samples))
-        file = path.with_name(f"{number}.{('wav', 'ogg')[number % 2]}")
-        soundfile.write(file, samples, rate)
-        rows.append({"path": str(file), "text": text, "speaker": "ab"[number % 2]})
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    files = dict.fromkeys(("train_file", "validation_file", "test_file"), str(path))
-    path.with_name("tiny.yaml").write_text(yaml.safe_dump(TINY | files))
-    shared = {name: value for name, value in TINY.items() if name in SHARED}
-    path.with_name("pretrained.yaml").write_text(yaml.safe_dump(shared | files))
-    return path
+    return toys.write_manifest(tmp_path_factory.mktemp("manifest") / "eight.jsonl")
 
 
 # Tiny models of the pretrained families with random weights, written as they come from the Hub. Each returns the
@@ -205,7 +162,7 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 
 def options(manifest, folder, **more):
-    return [str(manifest.with_name("tiny.yaml")), *words_of({"output_dir": folder, **more})]
+    return [str(manifest.with_name("tiny.yaml")), *toys.words_of({"output_dir": folder, **more})]
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +231,7 @@ class TestTraining:
             "swap_mixer_options": '{"weight_dropout": 0.25}',
         }
         words = {**swap, **more, "max_steps": 2, "output_dir": tmp_path / "run"}
-        train.main([str(manifest.with_name("pretrained.yaml")), *words_of(words)])
+        train.main([str(manifest.with_name("pretrained.yaml")), *toys.words_of(words)])
         swapped = swapped_attention(load_swapped(tmp_path / "run"))
         assert {layer: new.mixer.conv.weight_dropout for layer, new in swapped.items()} == {1: 0.25}
         assert "test_cer" in json.loads((tmp_path / "run" / "metrics.json").read_text())
@@ -287,7 +244,7 @@ class TestTraining:
         train.main(
             [
                 str(manifest.with_name("pretrained.yaml")),
-                *words_of(
+                *toys.words_of(
                     {
                         "model_name_or_path": tmp_path / "base",
                         "whisper_language": "czech",
@@ -351,10 +308,6 @@ class TestResume:
         words = options(manifest, "", **self.SAVED, **more)
         place = words.index("--output_dir")
         return words[:place] + words[place + 2 :]
-
-    def test_killed_processes(self, manifest, tmp_path):
-        killed = Killed(self.words(manifest, **self.AUGMENTED), ["optimizer.pt:2"])
-        check_resumed_runs("speech_recognition", {"augmented": killed}, tmp_path)
 
     def test_crashes(self, manifest, tmp_path):
         joint = {"head": "seq2seq", "decoder_kernel_sizes": [3], "max_label_length": 8}

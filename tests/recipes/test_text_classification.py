@@ -3,29 +3,25 @@
 import io
 import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from matplotlib.image import imread
-from transformers import AutoModelForSequenceClassification, BertConfig, BertModel, pipeline
+from transformers import AutoModelForSequenceClassification, BertModel, pipeline
 
 from seqdyconv.data.labelled_texts import load_labelled_texts
 from seqdyconv.data.packages import PackageUnavailableError
-from seqdyconv.data.word_tokenizers import train_word_tokenizer
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.swap import load_swapped, swapped_attention
 from seqdyconv.training.classifiers import load_model
+from tests.recipes import toys
 from tests.recipes.commands import (
     RECIPES,
-    Killed,
     check_crash_points,
     check_overwrite,
-    check_resumed_runs,
     environment,
     error_of,
     script,
@@ -34,70 +30,15 @@ from tests.recipes.commands import (
 RECIPE = RECIPES / "text_classification"
 train, evaluate, predict = (script("text_classification", name) for name in ("train", "evaluate", "predict"))
 
-LABELS = {"fruit": ["apple", "pear", "plum"], "bird": ["owl", "crow", "wren"], "tool": ["saw", "drill", "file"]}
-FILLERS = ["the", "a", "some", "one", "of", "and", "with", "very", "old", "new"]
-
-
-def sentence(generator, label):
-    words = [*generator.choices(FILLERS, k=generator.randint(2, 10)), generator.choice(LABELS[label])]
-    generator.shuffle(words)
-    return " ".join(words)
-
-
-def write_texts(path, number, seed, labels=tuple(LABELS), columns=("text",)):
-    """Texts of one label or pairs of texts of one: the first label is the most frequent one."""
-    generator = random.Random(seed)
-    rows = [",".join([*columns, "label"])]
-    for index in range(number):
-        label = labels[0] if index % 2 else labels[index // 2 % len(labels)]
-        rows.append(",".join([*(sentence(generator, label) for _ in columns), label]))
-    path.write_text("\n".join(rows) + "\n")
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    for seed, (split, number) in enumerate({"train": 200, "validation": 24, "test": 36}.items()):
-        write_texts(folder / f"{split}.csv", number, seed)
-    return folder
+    return toys.write_classification_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
 def config(data):
-    """Texts of up to 13 tokens in windows of 8, so that many have several rows."""
-    return write_config(
-        data / "config.yaml",
-        data,
-        tokenizer_type="word",
-        encoder_kernel_sizes=[3, 5],
-        hidden_size=32,
-        ffn_dim=32,
-        attention_heads=2,
-        word_dropout=0.1,
-        weight_dropout=0.1,
-        learning_rate="1e-2",
-        max_length=8,
-        long_texts="windows",
-        window_stride=2,
-        class_weights="balanced",
-    )
-
-
-def write_config(path, data, **values):
-    common = {
-        **{f"{split}_file": str(data / f"{split}.csv") for split in ("train", "validation", "test")},
-        "max_tokens": 200,
-        "max_steps": 13,
-        "warmup_steps": 2,
-        "bf16": True,
-        "logging_steps": 1,
-        "eval_strategy": "steps",
-        "eval_steps": 4,
-        "save_strategy": "steps",
-        "save_steps": 4,
-    }
-    path.write_text(yaml.safe_dump(common | values))
-    return path
+    return toys.write_classification_config(data)
 
 
 @pytest.fixture(scope="module")
@@ -125,37 +66,12 @@ LONGER += ["--load_best_model_at_end", "--metric_for_best_model", "accuracy"]
 
 @pytest.fixture(scope="module")
 def tiny_bert(data, tmp_path_factory):
-    """A pretrained encoder, as far as anybody can see."""
-    folder = tmp_path_factory.mktemp("bert")
-    tokenizer = train_word_tokenizer((data / "train.csv").read_text().splitlines(), 100, "word")
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 32}
-    sizes |= {"initializer_range": 0.2, "max_position_embeddings": 64, "hidden_dropout_prob": 0.0}
-    BertModel(BertConfig(vocab_size=len(tokenizer), pad_token_id=1, **sizes)).save_pretrained(folder)
-    return folder
+    return toys.write_tiny_bert(data, tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture(scope="module")
 def swap_config(data, tiny_bert):
-    return write_config(
-        data / "swap.yaml",
-        data,
-        model_name_or_path=str(tiny_bert),
-        max_length=16,
-        swap_mixer="dynamic_conv",
-        swap_layers="1-2",
-        swap_kernel_size=5,
-        swap_calibration_batches=2,
-        distil_epochs=0.5,
-        distil_learning_rate="1e-2",
-        distil_parameters="mixers",
-        matching_weight=1.0,
-        matching_until=0.5,
-        word_dropout=0.1,
-        learning_rate="1e-3",
-        save_steps=3,
-    )
+    return toys.write_swap_config(data, tiny_bert)
 
 
 @pytest.fixture(scope="module")
@@ -185,9 +101,9 @@ class TestTrain:
             assert (trained / name).is_file()
         for name in ("references", "predictions"):
             lines = (trained / f"test_{name}.txt").read_text().splitlines()
-            assert len(lines) == 36 and set(lines) <= set(LABELS)
+            assert len(lines) == 36 and set(lines) <= set(toys.LABELS)
         report = (trained / "test_report.txt").read_text()
-        assert all(label in report for label in LABELS) and "macro avg" in report
+        assert all(label in report for label in toys.LABELS) and "macro avg" in report
 
     def test_it_learns(self, trained):
         metrics = json.loads((trained / "metrics.json").read_text())
@@ -228,7 +144,7 @@ class TestTrain:
         (tmp_path / "model" / "config.json").write_text(json.dumps(model))
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (tmp_path / "model" / name).write_bytes((trained / name).read_bytes())
-        fine = write_config(
+        fine = toys.write_config(
             tmp_path / "fine.yaml",
             data,
             model_name_or_path=str(tmp_path / "model"),
@@ -246,8 +162,8 @@ class TestTrain:
     @pytest.mark.parametrize("mixer", ["lightweight_conv", "self_attention", "parallel"])
     def test_pairs_of_texts_with_each_mixer(self, mixer, tmp_path):
         for seed, split in enumerate(("train", "validation", "test")):
-            write_texts(tmp_path / f"{split}.csv", 12, seed, columns=("premise", "hypothesis"))
-        config = write_config(
+            toys.write_texts(tmp_path / f"{split}.csv", 12, seed, columns=("premise", "hypothesis"))
+        config = toys.write_config(
             tmp_path / "config.yaml",
             tmp_path,
             encoder_layer_types=[mixer],
@@ -268,18 +184,6 @@ FEWER = ["--max_steps=5", "--save_steps=2", "--eval_steps=4"]
 
 class TestResume:
     """Killed at any moment, then --resume: the weights and metrics of an undisturbed run, bit for bit."""
-
-    def test_killed_processes(self, config, swap_config, tmp_path):
-        # Distillation takes 3 steps on two processes; then comes the task.
-        cases = {"swapped on two processes": Killed([str(swap_config), *FEWER], ["step:6"], processes=2)}
-        check_resumed_runs("text_classification", cases, tmp_path)
-        # Two processes evaluate each text once.
-        run = tmp_path / "swapped on two processes" / "all"
-        evaluate.main([str(run), "--use_cpu"])
-        expected = json.loads((run / "metrics.json").read_text())
-        found = json.loads((run / "evaluation" / "metrics.json").read_text())
-        for name in ("test_loss", "test_accuracy", "test_examples"):
-            assert found[name] == pytest.approx(expected[name], abs=1e-5)
 
     def test_crashes_of_a_new_model(self, config, tmp_path):
         words = [
@@ -353,7 +257,7 @@ class TestSwap:
 @pytest.fixture(scope="module")
 def trained_bert(data, tiny_bert, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "bert"
-    config = write_config(
+    config = toys.write_config(
         folder.parent / "config.yaml",
         data,
         model_name_or_path=str(tiny_bert),
@@ -446,12 +350,12 @@ class TestBadInput:
         assert message in error_of(train.main, [str(config), *words], capsys)
 
     def test_labels_of_another_checkpoint(self, trained, tmp_path, data, capsys):
-        write_texts(tmp_path / "other.csv", 12, 5, labels=("fruit", "bird"))
+        toys.write_texts(tmp_path / "other.csv", 12, 5, labels=("fruit", "bird"))
         (tmp_path / "other.csv").write_text((tmp_path / "other.csv").read_text().replace("bird", "fish"))
         words = ["--test_file", str(tmp_path / "other.csv"), "--use_cpu"]
         assert "fish" in error_of(evaluate.main, [str(trained), *words], capsys)
         splits = {"train": tmp_path / "other.csv", "validation": tmp_path / "other.csv", "test": tmp_path / "other.csv"}
-        config = write_config(
+        config = toys.write_config(
             tmp_path / "config.yaml",
             data,
             model_name_or_path=str(trained),
@@ -505,7 +409,7 @@ class TestEvaluate:
         assert f"test accuracy    {found['test_accuracy']:.2f}" in capsys.readouterr().out
 
     def test_a_checkpoint_on_other_data(self, trained, tmp_path):
-        write_texts(tmp_path / "other.csv", 5, seed=9)
+        toys.write_texts(tmp_path / "other.csv", 5, seed=9)
         evaluate.main(
             [
                 str(trained / "checkpoint-60"),
@@ -545,12 +449,12 @@ class TestPredict:
         assert found == [run_predict(trained, line + b"\n", monkeypatch=monkeypatch)[0] for line in lines]
         assert len(set(found)) == 4 and found[1] == found[3] and found[2] == found[5]
         labels, probabilities = zip(*(line.split("\t") for line in found))
-        assert set(labels) <= set(LABELS) and all(0.33 < float(probability) <= 1 for probability in probabilities)
+        assert set(labels) <= set(toys.LABELS) and all(0.33 < float(probability) <= 1 for probability in probabilities)
         assert run_predict(trained, b"\n".join(lines), "--batch_size", "2", monkeypatch=monkeypatch) == found
 
     def test_top_k_and_jsonl(self, trained, monkeypatch):
         (line,) = run_predict(trained, b"an owl\n", "--top_k", "9", monkeypatch=monkeypatch)
-        assert set(line.split("\t")[::2]) == set(LABELS)
+        assert set(line.split("\t")[::2]) == set(toys.LABELS)
         assert sum(map(float, line.split("\t")[1::2])) == pytest.approx(1, abs=1e-3)
         (line,) = run_predict(trained, b"an owl\n", "--top_k", "2", "--format", "jsonl", monkeypatch=monkeypatch)
         found = json.loads(line)

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -18,12 +17,11 @@ from seqdyconv.data.translation import DataArguments
 from seqdyconv.training.arguments import parse_arguments
 from seqdyconv.training.decoding import DecodingArguments
 from seqdyconv.training.model_arguments import EncoderDecoderArguments
+from tests.recipes import toys
 from tests.recipes.commands import (
     RECIPES,
-    Killed,
     check_crash_points,
     check_overwrite,
-    check_resumed_runs,
     environment,
     error_of,
     script,
@@ -34,57 +32,15 @@ RECIPE = RECIPES / "translation"
 
 train, evaluate, translate = (script("translation", name) for name in ("train", "evaluate", "translate"))
 
-WORDS = {"eins": "one", "zwei": "two", "drei": "three", "vier": "four", "und": "and", "oder": "or", "haus": "house"}
-
-
-def write_pairs(path, number, seed):
-    generator = random.Random(seed)
-    rows = ["source\ttarget"]
-    for _ in range(number):
-        words = generator.choices(list(WORDS), k=generator.randint(1, 9))
-        rows.append(f"{' '.join(words)}\t{' '.join(WORDS[word] for word in words)}")
-    path.write_text("\n".join(rows) + "\n")
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    for seed, (split, number) in enumerate({"train": 300, "validation": 12, "test": 20}.items()):
-        write_pairs(folder / f"{split}.tsv", number, seed)
-    return folder
+    return toys.write_translation_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
 def config(data):
-    values = {
-        **{f"{split}_file": str(data / f"{split}.tsv") for split in ("train", "validation", "test")},
-        "tokenizer_type": "bpe",
-        "vocab_size": 290,
-        "encoder_kernel_sizes": [3, 5],
-        "decoder_kernel_sizes": [3],
-        "hidden_size": 32,
-        "ffn_dim": 32,
-        "attention_heads": 2,
-        "weight_dropout": 0.1,
-        "max_tokens": 300,
-        "max_steps": 13,
-        "warmup_steps": 2,
-        "learning_rate": "1e-2",
-        "bf16": True,
-        "logging_steps": 1,
-        "eval_strategy": "steps",
-        "eval_steps": 4,
-        "predict_with_generate": True,
-        "generation_examples": 3,
-        "sample_translations": 1,
-        "save_steps": 5,
-        "save_total_limit": 2,
-        "average_checkpoints": 2,
-        "num_beams": 2,
-    }
-    path = data / "config.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
+    return toys.write_translation_config(data)
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +128,6 @@ SMALL = ["--max_steps=5", "--save_steps=2", "--num_beams=1", "--max_validation_s
 class TestResume:
     """Killed at any moment, then --resume: the weights and metrics of an undisturbed run, bit for bit."""
 
-    def test_killed_processes(self, config, tmp_path):
-        packed = [str(config), *SMALL, "--packing", "--gradient_accumulation_steps=2"]
-        check_resumed_runs("translation", {"packed": Killed(packed, ["rng_state_1.pth:2"], processes=2)}, tmp_path)
-
     def test_crashes_while_checkpoints_and_the_final_model_are_saved(self, config, tmp_path):
         words = [str(config), *SMALL, "--logging_steps=3", "--bf16=false"]
         check_crash_points(train.main, words, tmp_path, (0.5, 0.85))
@@ -261,7 +213,7 @@ class TestEvaluate:
         assert f"test BLEU    {found['test_bleu']:.2f}" in capsys.readouterr().out
 
     def test_a_checkpoint_on_other_data_with_nbest(self, trained, data, tmp_path):
-        write_pairs(tmp_path / "other.tsv", 5, seed=9)
+        toys.write_pairs(tmp_path / "other.tsv", 5, seed=9)
         evaluate.main(
             [
                 str(trained / "checkpoint-30"),

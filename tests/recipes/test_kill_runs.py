@@ -1,0 +1,18 @@
+"""Processes that are killed, of each recipe one: see kill_runs.py, whose command kills many more."""
+
+import subprocess
+import sys
+
+from tests.recipes.commands import REPOSITORY, environment
+
+
+def test_killed_runs_end_like_undisturbed_ones(tmp_path):
+    command = [
+        sys.executable,
+        str(REPOSITORY / "tests" / "recipes" / "kill_runs.py"),
+        "--quick",
+        f"--folder={tmp_path}",
+    ]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert done.stdout.count("1 of 1 killed runs ended with the weights and metrics of undisturbed ones") == 3
