@@ -185,16 +185,6 @@ FEWER = ["--max_steps=5", "--save_steps=2", "--eval_steps=4"]
 class TestResume:
     """Killed at any moment, then --resume: the weights and metrics of an undisturbed run, bit for bit."""
 
-    def test_crashes_of_a_new_model(self, config, tmp_path):
-        words = [
-            str(config),
-            "--packing",
-            "--mix_lengths",
-            "--load_best_model_at_end",
-            "--metric_for_best_model=accuracy",
-        ]
-        check_crash_points(train.main, [*words, "--save_total_limit=1"], tmp_path, (0.4, 0.9))
-
     def test_crashes_of_a_distillation_and_of_what_follows(self, swap_config, tmp_path):
         check_crash_points(train.main, [str(swap_config), *FEWER], tmp_path, (0.3, 0.6))
 
