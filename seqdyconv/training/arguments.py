@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import errno
 import json
 import os
 import re
@@ -75,7 +76,7 @@ def parse_arguments(
 
 @contextlib.contextmanager
 def exit_on_error(*errors: type[BaseException]) -> Iterator[None]:
-    """Turn an InputError into one line on standard error and exit status 2; Ctrl-C into a quiet status 130.
+    """Turn an InputError, or a full disk, into one line on standard error and exit status 2; Ctrl-C into a quiet 130.
 
     All other errors keep their traceback, but for `errors` where a script knows of more that are the input's fault.
     In a run of several processes only the first one writes.
@@ -83,7 +84,9 @@ def exit_on_error(*errors: type[BaseException]) -> Iterator[None]:
     expected: tuple[type[BaseException], ...] = (InputError, *errors)
     try:
         yield
-    except expected as error:
+    except (*expected, OSError) as error:
+        if not isinstance(error, expected) and cast(OSError, error).errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
         if os.environ.get("RANK", "0") == "0":
             message = " ".join(str(error).split())
             print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)

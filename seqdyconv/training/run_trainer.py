@@ -247,12 +247,14 @@ class RunTrainer(Trainer):
         try:
             yield
         except (OSError, SafetensorError, RuntimeError) as error:
-            # torch tells of a full disk by a RuntimeError of its writer.
-            if type(error) is RuntimeError and "PytorchStreamWriter" not in str(error) and "enforce" not in str(error):
-                raise
+            reason = first_line(error)
+            if isinstance(error, RuntimeError):  # torch's writer tells nothing else
+                if "PytorchStreamWriter" not in reason and "inline_container" not in reason:
+                    raise
+                reason = "a file can't be written whole (is the disk full?)"
             newest = latest_checkpoint(str(self.args.output_dir))
             kept = "" if newest is None else f"; {newest} stays: --resume goes on from it"
-            raise OutputDirError(f"can't write {what} in {self.args.output_dir}: {first_line(error)}{kept}") from None
+            raise OutputDirError(f"can't write {what} in {self.args.output_dir}: {reason}{kept}") from None
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model as the Trainer does, but never one whose weights are no numbers any more."""

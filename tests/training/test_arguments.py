@@ -1,5 +1,6 @@
 """CONFIG.yaml [--key value ...] into dataclasses; bad input is one line and exit status 2."""
 
+import errno
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -231,6 +232,14 @@ def test_only_expected_errors_become_one_line(capsys):
     with pytest.raises(SystemExit) as caught, exit_on_error():
         raise KeyboardInterrupt
     assert caught.value.code == 130
+
+
+@pytest.mark.parametrize("number, status", [(errno.ENOSPC, 2), (errno.EDQUOT, 2), (errno.EIO, None)])
+def test_a_full_disk_is_one_line(capsys, number, status):
+    with pytest.raises((SystemExit, OSError)) as caught, exit_on_error():
+        raise OSError(number, "No space left on device", "run/README.md")
+    assert getattr(caught.value, "code", None) == status
+    assert capsys.readouterr().err.count("No space left on device: 'run/README.md'\n") == (status is not None)
 
 
 def test_processes_after_the_first_stay_silent(monkeypatch, capsys):
