@@ -82,9 +82,10 @@ def exit_on_error(*errors: type[BaseException]) -> Iterator[None]:
     In a run of several processes only the first one writes.
     """
     expected: tuple[type[BaseException], ...] = (InputError, *errors)
+    caught: tuple[type[BaseException], ...] = (*expected, OSError)
     try:
         yield
-    except (*expected, OSError) as error:
+    except caught as error:
         if not isinstance(error, expected) and cast(OSError, error).errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         if os.environ.get("RANK", "0") == "0":

@@ -230,7 +230,12 @@ class RunTrainer(Trainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train as the Trainer does; the time is counted."""
         self._started = time.perf_counter()
-        return super().train(*args, **kwargs)
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            for callback in self.callback_handler.callbacks:
+                if (bar := getattr(callback, "training_bar", None)) is not None:
+                    bar.close()  # An error has its own line.
 
     def _finalize_training(self, trial: Any, num_train_samples: int, start_time: float) -> Any:
         return super()._finalize_training(trial, num_train_samples, start_time - self._earlier_seconds)

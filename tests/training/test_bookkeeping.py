@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from seqdyconv.training.arguments import exit_on_error
 from seqdyconv.training.bookkeeping import DivergedError, FiniteNumbers
 from seqdyconv.training.checkpoints import checkpoints, resumable_checkpoint
 from seqdyconv.training.output_dir import OutputDirError
@@ -59,6 +60,16 @@ def test_in_the_first_step_it_is_not_the_learning_rate(tmp_path, monkeypatch):
     trainer = make_trainer(tmp_path, bf16=True)
     break_loss(trainer, 1, math.nan, monkeypatch)
     assert stopped(trainer, ["at step 1,", "bf16", "an example without labels", "no checkpoint was saved"]) == []
+
+
+def test_the_line_stands_alone(tmp_path, monkeypatch, capsys):
+    trainer = make_trainer(tmp_path, disable_tqdm=False)
+    break_loss(trainer, 3, math.nan, monkeypatch)
+    with pytest.raises(SystemExit), exit_on_error():
+        train_or_load(trainer, None)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert ".py: error: the loss is NaN or infinite at step 3" in line or "pytest: error: the loss" in line
+    assert "%" not in line
 
 
 def test_one_of_several_accumulated_batches(tmp_path, monkeypatch):
