@@ -1,6 +1,7 @@
 """Texts as lines: what ends a line, what is no text; and files that a crash leaves as they were."""
 
 import codecs
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -95,8 +96,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
-    yield temporary
-    temporary.replace(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from datasets import (
     Dataset,
     Features,
+    config,
     get_dataset_split_names,
     load_dataset,
 )
@@ -118,6 +119,11 @@ def _load_file(kind: str, path: Path, name: str) -> Dataset:
         cause = error.__cause__ or error
         if isinstance(cause, InputError):
             raise DataError(str(cause)) from error
+        elsewhere = isinstance(cause, OSError) and cause.filename not in (None, str(path.absolute()))
+        if elsewhere or "disk space" in str(cause):
+            cache = config.HF_DATASETS_CACHE
+            told = f"can't write to the cache {cache} ({first_line(cause)}): set HF_DATASETS_CACHE to another folder"
+            raise DataError(told) from error
         raise DataError(f"{path} can't be read as {path.suffix or kind} ({first_line(cause)})") from error
 
 

@@ -74,26 +74,39 @@ def parse_arguments(
         )
 
 
+_OF_THE_FILES = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+)
+"""What a system says of files that can't be written, which is no fault of a program."""
+
+
 @contextlib.contextmanager
 def exit_on_error(*errors: type[BaseException]) -> Iterator[None]:
     """Turn an InputError, or a full disk, into one line on standard error and exit status 2; Ctrl-C into a quiet 130.
 
-    All other errors keep their traceback, but for `errors` where a script knows of more that are the input's fault.
+    A file or the standard output that can't be written, such as on a full disk, is one line too. All other errors keep
+    their traceback, but for `errors` where a script knows of more that are the input's fault.
     In a run of several processes only the first one writes.
     """
     expected: tuple[type[BaseException], ...] = (InputError, *errors)
-    caught: tuple[type[BaseException], ...] = (*expected, OSError)
     try:
         yield
-    except caught as error:
-        if not isinstance(error, expected) and cast(OSError, error).errno not in (errno.ENOSPC, errno.EDQUOT):
+        sys.stdout.flush()
+    except expected as error:
+        _end_with(str(error))
+    except OSError as error:
+        if error.errno not in _OF_THE_FILES:
             raise
-        if os.environ.get("RANK", "0") == "0":
-            message = " ".join(str(error).split())
-            print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _end_with(f"can't use {error.filename or 'the output'}: {error.strerror}")
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _end_with(message: str) -> NoReturn:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2) from None
 
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:

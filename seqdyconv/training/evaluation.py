@@ -11,7 +11,7 @@ import torch
 from seqdyconv.data.splits import SPLITS
 from seqdyconv.ranges import OneOf, Options
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
-from seqdyconv.training.output_dir import run_arguments
+from seqdyconv.training.output_dir import check_folder, run_arguments
 
 
 @dataclass
@@ -36,11 +36,15 @@ class EvaluationArguments(ModelDirArguments):
         default=None, metadata={"help": "Where to write to; by default MODEL_DIR/evaluation."}
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_folder(self.folder, "evaluation_dir")
+
     @property
     def folder(self) -> Path:
         """Where to write to; of a model of the Hub it is below the current directory."""
         local = Path(self.model_dir)
-        return Path(self.evaluation_dir or (local if local.is_dir() else Path()) / "evaluation")
+        return Path(self.evaluation_dir or (local if local.is_dir() else Path()) / "evaluation").expanduser()
 
 
 def parse_model_arguments(

@@ -1,5 +1,6 @@
 """Rules for a run's output directory: what is refused, what a new run replaces, and what it never touches."""
 
+import contextlib
 import fnmatch
 import logging
 import os
@@ -65,16 +66,8 @@ def check_output_dir(path: str | Path, resume: bool = False, overwrite: bool = F
     path = Path(path)
     if resume and overwrite:
         raise OutputDirError("resume and overwrite exclude each other: give one of them")
-    try:
-        if path.is_symlink() and not path.exists():
-            raise OutputDirError(f"output_dir {path} is a link to nowhere")
-        if path.exists() and not path.is_dir():
-            raise OutputDirError(f"output_dir {path} is a file, it must be a directory")
-        holds = path.exists() and any(path.iterdir())
-        _check_may_write(path)
-    except OSError as error:
-        raise OutputDirError(f"can't use output_dir {path}: {error.strerror}") from None
-    if not holds:
+    check_folder(path, "output_dir")
+    if not path.exists() or not any(path.iterdir()):
         if resume:
             raise OutputDirError(f"there is no run to resume in output_dir {path}")
         return
@@ -92,6 +85,27 @@ def check_output_dir(path: str | Path, resume: bool = False, overwrite: bool = F
         _check_may_replace(path)
 
 
+def check_folder(path: str | Path, name: str) -> None:
+    """Refuse what can be no folder to write to, whether it is there or to be made; nothing is written.
+
+    Raises:
+        OutputDirError: With the `name` of the argument, and the reason.
+    """
+    path = Path(path)
+    try:
+        if path.is_symlink() and not path.exists():
+            raise OutputDirError(f"{name} {path} is a link to nowhere")
+        if path.exists() and not path.is_dir():
+            raise OutputDirError(f"{name} {path} is a file, it must be a directory")
+        parent = next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
+        if not parent.is_dir():
+            raise OutputDirError(f"can't make {name} {path}: {parent} is no directory")
+        if not os.access(parent, os.R_OK | os.W_OK | os.X_OK):
+            raise OutputDirError(f"can't write to {name} {path}: no permission in {parent}")
+    except OSError as error:
+        raise OutputDirError(f"can't use {name} {path}: {error.strerror}") from None
+
+
 def begin_run(path: str | Path, arguments: Mapping[str, Any], overwrite: bool = False) -> None:
     """Make the directory of a new run and write its run.yaml; what `overwrite` replaces is put aside.
 
@@ -103,6 +117,7 @@ def begin_run(path: str | Path, arguments: Mapping[str, Any], overwrite: bool = 
         OutputDirError: The directory can't be made or written to.
     """
     path = Path(path)
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
         if overwrite:
@@ -110,6 +125,9 @@ def begin_run(path: str | Path, arguments: Mapping[str, Any], overwrite: bool = 
         foreign = sorted(child.name for child in path.iterdir() if child.name != REPLACED)
         write_text(path / RUN_FILE, f"{_MARK}\n{dump_yaml(arguments)}")
     except OSError as error:
+        for folder in missing:
+            with contextlib.suppress(OSError):  # it was not made either
+                folder.rmdir()
         raise OutputDirError(f"can't write to output_dir {path}: {error.strerror}") from None
     if foreign and overwrite:
         logger.warning("output_dir %s keeps what no run has written: %s", path, ", ".join(foreign))
@@ -174,16 +192,6 @@ def remove_run_folder(folder: str | Path) -> None:
     for name in ("SHA256SUMS", "trainer_state.json"):
         (Path(folder) / name).unlink(missing_ok=True)
     _remove(Path(folder))
-
-
-def _check_may_write(path: Path) -> None:
-    parent = path
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir():
-        raise OutputDirError(f"can't make output_dir {path}: {parent} is a file")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise OutputDirError(f"can't write to output_dir {path}: no permission in {parent}")
 
 
 def _check_may_replace(path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 
 import pytest
-from datasets import ClassLabel, Dataset, Features, Json, Value
+from datasets import ClassLabel, Dataset, Features, Json, Value, config
 
 from seqdyconv.data.tables import (
     DataError,
@@ -181,3 +181,11 @@ class TestDataSetsByName:
         (tmp_path / "data" / "train.jsonl").write_text('{"a": ')
         with pytest.raises(DataError, match="data cannot be loaded"):
             self.load(str(tmp_path / "data"))
+
+
+def test_a_cache_that_can_t_be_written(tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("a file")
+    (tmp_path / "data.csv").write_text("text\na\n")
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(DataError, match=r"can't write to the cache .*cache \(.*\): set HF_DATASETS_CACHE to another"):
+        load_table(tmp_path / "data.csv", "train_file")

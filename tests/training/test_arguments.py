@@ -1,13 +1,16 @@
 """CONFIG.yaml [--key value ...] into dataclasses; bad input is one line and exit status 2."""
 
 import errno
+import os
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from seqdyconv.errors import InputError
-from seqdyconv.training.arguments import exit_on_error, parse_arguments, read_yaml
+from seqdyconv.training.arguments import dump_yaml, exit_on_error, parse_arguments, read_yaml
+from seqdyconv.training.decoding import DecodingArguments
 from seqdyconv.training.trainer import TokenBatchTrainingArguments
 
 
@@ -247,6 +250,70 @@ def test_processes_after_the_first_stay_silent(monkeypatch, capsys):
     with pytest.raises(SystemExit), exit_on_error(ValueError):
         raise ValueError("once")
     assert capsys.readouterr().err == ""
+
+
+def test_numbers_are_those_of_yaml_1_2(tmp_path):
+    values = {"a": 1e-3, "b": 12, "c": "1:30", "d": "0x10", "e": "1_000", "f": "2024-01-01", "g": -0.5, "h": 1e5}
+    (tmp_path / "a.yaml").write_text("a: 1e-3\nb: 012\nc: 1:30\nd: 0x10\ne: 1_000\nf: 2024-01-01\ng: -.5\nh: 1E+5")
+    assert read_yaml(tmp_path / "a.yaml") == values
+    values |= {"text": "1e-3", "yes": "yes", "none": "null", "integer": "12", "empty": "", "true": True}
+    (tmp_path / "b.yaml").write_text(dump_yaml(values))
+    assert read_yaml(tmp_path / "b.yaml") == values
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("rate: .nan\nsteps: 1", None),
+        ("rate: !!python/object/apply:os.system ['touch x']", "could not determine a constructor"),
+        ("rate: !!timestamp 2024-01-01", "could not determine a constructor"),
+        ("rate:\t1\n\tsteps: 2", "not valid YAML"),
+        ("1: 2", "unknown key 1"),
+        ("[a]: 2", "not valid YAML"),
+        ("? {a: b}\n: 2", "not valid YAML"),
+        ("null: 2", "unknown key None"),
+        ("options: &a [*a]", "make it too large"),
+        ("options: &a {b: *a}", "make it too large"),
+        ("rate: " + "[" * 5000, "can't use the configuration file"),
+        (f"steps: {'9' * 5000}", "can't use the configuration file"),
+        ("name: 1\n" * 200_000, "has more than 1000000 bytes"),
+        (
+            "a: &a [1, 1]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pairwise("abcdefghijklmnopqrstuvwxyz")),
+            "large",
+        ),
+    ],
+    ids=lambda value: value[:30] if value else "",
+)
+def test_what_yaml_may_hold(error_of, parse, text, message):
+    if message is None:
+        assert parse(text)[0].steps == 1  # whether a number may be NaN is for its dataclass to say
+    else:
+        assert message in error_of(text)
+
+
+def test_a_configuration_that_never_ends_or_never_begins(tmp_path, capsys):
+    os.mkfifo(tmp_path / "pipe")
+    for path, message in ((tmp_path / "pipe", "it is a named pipe"), ("/dev/zero", "has more than 1000000 bytes")):
+        with pytest.raises(SystemExit):
+            parse_arguments((Numbers,), [str(path)])
+        assert message in capsys.readouterr().err
+    assert parse_arguments((Numbers,), ["/dev/null"]) == (Numbers(),)
+
+
+def test_help_says_what_a_value_may_be(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments((DecodingArguments,), ["--help"])
+    assert "1 is greedy. It must be in [1, 1000]. (default: 4)" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_file_that_can_t_be_written_is_one_line(number, capsys):
+    with pytest.raises(SystemExit) as caught, exit_on_error():
+        raise OSError(number, os.strerror(number), "metrics.json")
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.endswith(f": error: can't use metrics.json: {os.strerror(number)}\n")
+    with pytest.raises(FileNotFoundError), exit_on_error():
+        open("nowhere")  # noqa: SIM115 (a mistake of ours)
 
 
 def test_read_yaml_keeps_types(tmp_path):

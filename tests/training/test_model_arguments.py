@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 import pytest
 
 from seqdyconv.layers import MIXERS, mixer_options
-from seqdyconv.models import SeqDyConvConfig, SeqDyConvSpeechConfig
+from seqdyconv.models import SeqDyConvConfig, SeqDyConvForSequenceClassification, SeqDyConvSpeechConfig
 from seqdyconv.models.loading import ModelError
 from seqdyconv.training.arguments import parse_arguments
 from seqdyconv.training.model_arguments import (
     EncoderArguments,
     EncoderDecoderArguments,
+    check_size,
     new_config,
     one_for_each,
     refuse_ignored,
@@ -152,3 +153,23 @@ class TestMixerOptions:
         for name in MIXERS:
             own = [option for option in mixer_options(name) if option not in ("kernel_size", "causal", "lookahead")]
             assert f" {name}: {', '.join(own)}" in text
+
+
+class TestSize:
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            ({"hidden_size": 10**12}, "can't be built"),
+            ({"hidden_size": 2**20}, "GB of memory"),
+            ({"ffn_dim": 10**9}, "GB of memory"),
+            ({"position_type": "learned", "max_position_embeddings": 10**12}, "GB of memory"),
+        ],
+    )
+    def test_a_model_beyond_the_memory(self, options, said):
+        config = EncoderArguments(encoder_kernel_sizes=[3], **options).config()
+        with pytest.raises(ModelError, match=said) as caught:
+            check_size(lambda: SeqDyConvForSequenceClassification(config))
+        assert "\n" not in str(caught.value)
+
+    def test_one_that_fits(self):
+        check_size(lambda: SeqDyConvForSequenceClassification(EncoderArguments().config()))
