@@ -9,7 +9,8 @@ class InputError(ValueError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type if it has none."""
+    """The first line of an error's message, with the next one where it ends in a colon; or its type if it has none."""
     if "trust_remote_code" in str(error):  # transformers names an option here that nothing of ours has
         return "it needs code of its own, which is never run"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{lines[0]} {lines[1].strip()}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]

@@ -10,15 +10,13 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from seqdyconv.data.text_classification import DataArguments, load_classification_datasets
 from seqdyconv.data.text_rows import tokenize
-from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.ranges import Count
 from seqdyconv.scores.text_classification import write_split
 from seqdyconv.training.arguments import exit_on_error
-from seqdyconv.training.classifiers import classify, label_names, load_model, resolve_name
+from seqdyconv.training.classifiers import classify, label_names, load_classifier
 from seqdyconv.training.evaluation import EvaluationArguments, parse_model_arguments
 from seqdyconv.training.reports import write_metrics
 
@@ -45,8 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def evaluate(args: ClassificationEvaluationArguments, data_args: DataArguments) -> None:
     disable_progress_bar()  # That of loading weights.
-    tokenizer = load_tokenizer(resolve_name(args.model_dir))
-    model: Any = load_model(args.model_dir)
+    model, tokenizer = load_classifier(args.model_dir)
     model.to(args.device)
     labels = label_names(model)
     texts = load_classification_datasets(data_args, (args.split,), label_names=labels)[args.split]

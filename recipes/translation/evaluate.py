@@ -21,7 +21,7 @@ from seqdyconv.training.arguments import exit_on_error
 from seqdyconv.training.decoding import DecodingArguments, generate
 from seqdyconv.training.evaluation import EvaluationArguments, parse_model_arguments
 from seqdyconv.training.reports import write_metrics
-from seqdyconv.training.translation_models import load_translation_model
+from seqdyconv.training.translation_models import check_translation, load_translation_model
 
 from datasets import DatasetDict
 from tqdm.auto import tqdm
@@ -49,8 +49,9 @@ def evaluate(args: TranslationEvaluationArguments, data_args: DataArguments, dec
         raise InputError(f"nbest {args.nbest} needs as many beams, got num_beams {decoding_args.num_beams}")
     bleu_metric(data_args.target_lang, data_args.bleu_tokenizer)  # what can't be scored stops here
     disable_progress_bar()  # That of loading weights.
-    tokenizer = load_tokenizer(args.model_dir)
     model = load_translation_model(args.model_dir).to(args.device)
+    tokenizer = load_tokenizer(args.model_dir)
+    check_translation(model, tokenizer, args.model_dir)
     texts = load_translation_datasets(data_args, (args.split,))[args.split]
     inputs = tokenize(DatasetDict({"evaluation": texts}), tokenizer, data_args)["evaluation"]["input_ids"][:]
 

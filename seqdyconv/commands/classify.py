@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 import datasets
 import numpy as np
@@ -23,10 +23,9 @@ from seqdyconv.commands.streams import end_with_the_reader, read_windows, standa
 from seqdyconv.data.text_rows import LengthArguments, tokenize
 from seqdyconv.errors import InputError
 from seqdyconv.files import strip_text
-from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.ranges import Count, OneOf
 from seqdyconv.training.arguments import exit_on_error
-from seqdyconv.training.classifiers import classify, label_names, load_model, resolve_name
+from seqdyconv.training.classifiers import classify, label_names, load_classifier
 from seqdyconv.training.evaluation import ModelDirArguments, parse_model_arguments
 
 LENGTHS = tuple(item.name for item in dataclasses.fields(LengthArguments))
@@ -55,8 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(args: PredictionArguments, length_args: LengthArguments) -> None:
     disable_progress_bar()  # That of loading weights.
     datasets.disable_progress_bars()
-    tokenizer = load_tokenizer(resolve_name(args.model_dir))
-    model: Any = load_model(args.model_dir)
+    model, tokenizer = load_classifier(args.model_dir)
     model.to(args.device)
     labels = label_names(model)
     number = 0

@@ -7,7 +7,6 @@ Nothing is loaded but the configuration and the heads of the weight files, so th
 
 import itertools
 import json
-import math
 import os
 import platform
 import sys
@@ -21,13 +20,13 @@ import torch
 import transformers
 from packaging.requirements import Requirement
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 import seqdyconv
 from seqdyconv.functional.conv import BACKENDS
 from seqdyconv.layers.mixers import mixers_with
 from seqdyconv.models import SeqDyConvConfig
-from seqdyconv.models.loading import ModelError, check_folder
+from seqdyconv.models.loading import ModelError, count_numbers, load_config
 from seqdyconv.ranges import Options
 from seqdyconv.threads import WAITING
 from seqdyconv.training.arguments import exit_on_error, parse_arguments, read_yaml
@@ -105,11 +104,7 @@ def model(folder: Path) -> list[tuple[str, str]]:
     """
     if not folder.is_dir():
         raise ModelError(f"there is no model folder {folder}")
-    check_folder(str(folder))
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # Whatever transformers stumbles over in a damaged file.
-        raise ModelError(f"can't read the configuration in {folder}: {' '.join(str(error).split())}") from None
+    config = load_config(str(folder), "model")
     kind = ", ".join(config.architectures or []) or "a configuration alone"
     return [
         ("model", f"{kind} ({config.model_type})"),
@@ -171,10 +166,9 @@ def weights(folder: Path) -> str:
     count, kinds = 0, set()
     for file in files:
         try:
+            count += count_numbers(file)
             with safe_open(file, framework="pt") as opened:
-                for name in opened.keys():  # noqa: SIM118 (no mapping)
-                    count += math.prod(opened.get_slice(name).get_shape())
-                    kinds.add(opened.get_slice(name).get_dtype())
+                kinds |= {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 (no mapping)
         except (OSError, SafetensorError) as error:
             raise ModelError(f"can't read the weights in {file}: {error}") from None
     megabytes = sum(file.stat().st_size for file in files) / 1e6

@@ -9,14 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import AutoConfig
 from transformers.utils.logging import disable_progress_bar
 
 import seqdyconv.models
-from seqdyconv.models.loading import ModelError, check_folder, load_pretrained, load_tokenizer
+from seqdyconv.models.loading import ModelError, check_vocabulary, load_config, load_tokenizer
 from seqdyconv.pictures import plot_kernels
 from seqdyconv.ranges import Number, Options
-from seqdyconv.swap import load_swapped
+from seqdyconv.swap.loading import load_trained
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
 
 
@@ -48,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         disable_progress_bar()  # That of loading weights.
         model = load_model(args.model_dir)
         tokenizer = load_tokenizer(args.model_dir)
+        check_vocabulary(model, tokenizer, args.model_dir)
         plot_kernels(model, text, tokenizer, args.layers, args.heads, args.output_file)
     print(args.output_file)
 
@@ -58,14 +58,8 @@ def load_model(name_or_path: str) -> Any:
     Raises:
         ModelError: There is no such model, or no layer of it is ours.
     """
-    check_folder(name_or_path)
-    try:
-        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
-        if hasattr(config, "seqdyconv"):
-            return load_swapped(name_or_path)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"can't load a model from {name_or_path}: {' '.join(str(error).split())}") from None
+    config = load_config(name_or_path, "model")
     name = next(iter(config.architectures or []), None)
-    if name not in seqdyconv.models.__all__:
+    if name not in seqdyconv.models.__all__ and getattr(config, "seqdyconv", None) is None:
         raise ModelError(f"the model in {name_or_path} is {name}, none of ours and not swapped")
-    return load_pretrained(getattr(seqdyconv.models, name), name_or_path, "model")
+    return load_trained(getattr(seqdyconv.models, str(name), None), name_or_path, "model")

@@ -22,7 +22,7 @@ from seqdyconv.ranges import Count, Range
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
 from seqdyconv.training.decoding import DecodingArguments, generate
 from seqdyconv.training.evaluation import ModelDirArguments
-from seqdyconv.training.translation_models import load_translation_model
+from seqdyconv.training.translation_models import check_translation, load_translation_model
 
 
 @dataclass
@@ -43,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     end_with_the_reader()
     with exit_on_error():
         disable_progress_bar()  # That of loading weights.
-        tokenizer = load_tokenizer(args.model_dir)
         model = load_translation_model(args.model_dir)
+        tokenizer = load_tokenizer(args.model_dir)
         model.to(args.device)
+        check_translation(model, tokenizer, args.model_dir)
         number = 0
         for lines in read_windows(standard_input(), args.window):
             translations = translate(model, tokenizer, lines, args, decoding_args, number)

@@ -2,19 +2,28 @@
 
 import inspect
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
-from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
+from safetensors import SafetensorError, safe_open
+from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, logging
 
 from seqdyconv.errors import InputError, first_line
 from seqdyconv.models.control_tokens import read_as_text
 
-_ERRORS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError, StrictDataclassError)
+# What a number in a configuration may be at most, by a part of the setting's name: more take too long to build.
+_LARGEST = {"layer": 1000, "group": 1000, "num_labels": 10**6, "position": 10**7, "dilation": 10**6}
+# Sizes of weights, by a part of the setting's name: none is larger than the weights, or than this.
+_SIZES = ("size", "dim", "d_model", "d_ff", "d_kv", "channels", "heads")
+_ALWAYS_ALLOWED = 10**6
+_MOST_LAYERS = 1000
+# What our code reads of a model does not depend on what its folder asks for.
+PLAIN_OUTPUTS = {"return_dict": True, "output_hidden_states": False, "output_attentions": False}
 
 
 class ModelError(InputError):
@@ -46,10 +55,11 @@ def load_pretrained(
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             trust_remote_code=False,
+            **PLAIN_OUTPUTS,
             **options,
         )
-    except _ERRORS as error:
-        raise ModelError(f"can't load a {kind} from {name_or_path}: {first_line(error)}") from None
+    except Exception as error:  # transformers trusts its files, and stumbles over wrong ones in many ways
+        raise ModelError(f"can't load a {kind} from {name_or_path}: {_reason(error)}") from None
     finally:
         logging.set_verbosity(verbosity)
     body = f"{model.base_model_prefix}."
@@ -62,7 +72,41 @@ def load_pretrained(
             raise ModelError(
                 f"the weights in {name_or_path} don't fit its config.json: {problem.replace('_', ' ')} {names}"
             )
+    check_model(model, name_or_path)
     return model.eval()
+
+
+def load_config(name_or_path: str, kind: str) -> Any:
+    """Load the configuration of a model alone.
+
+    Args:
+        name_or_path: A folder, or a name on the Hub.
+        kind: What the model should be, for messages: "translation model".
+
+    Raises:
+        ModelError: There is no such model, or its configuration can't be read.
+    """
+    check_folder(name_or_path)
+    try:
+        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+    except Exception as error:  # as above
+        raise ModelError(f"can't load a {kind} from {name_or_path}: {_reason(error)}") from None
+
+
+def check_model(model: PreTrainedModel, name: str) -> None:
+    """Raise ModelError where a loaded model has weights that are no numbers, or a padding token that it lacks."""
+    for key, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise ModelError(f"the weights in {name} are damaged: {key} holds NaN or infinite numbers")
+    _check_padding({key: getattr(model.config, key, None) for key in ("pad_token_id", "vocab_size")}, name)
+
+
+def _check_padding(config: Mapping[str, Any], name: str) -> None:
+    pad, rows = config.get("pad_token_id"), config.get("vocab_size")
+    if isinstance(rows, int) and rows < 1:
+        raise ModelError(f"vocab_size in the config.json of {name} must be at least 1, got {rows}")
+    if isinstance(pad, int) and isinstance(rows, int) and not 0 <= pad < rows:
+        raise ModelError(f"pad_token_id in the config.json of {name} must be from 0 to {rows - 1}, got {pad}")
 
 
 def load_tokenizer(name_or_path: str, **options: Any) -> PreTrainedTokenizerBase:
@@ -81,9 +125,13 @@ def load_tokenizer(name_or_path: str, **options: Any) -> PreTrainedTokenizerBase
             name_or_path, trust_remote_code=False, split_special_tokens=True, **options
         )
         read_as_text(tokenizer)
-        return tokenizer
     except Exception as error:  # The tokenizers library raises plain Exception for a broken file.
-        raise ModelError(f"can't load the tokenizer of {name_or_path}: {first_line(error)}") from None
+        known = any((Path(name_or_path) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+        reason = _reason(error) if known or not Path(name_or_path).is_dir() else "it has none that can be read"
+        raise ModelError(f"can't load the tokenizer of {name_or_path}: {reason}") from None
+    if not set(tokenizer.get_vocab()).difference(tokenizer.all_special_tokens):  # transformers makes one without files
+        raise ModelError(f"the tokenizer of {name_or_path} has no entries but special tokens: its files are missing")
+    return tokenizer
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -92,12 +140,17 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Raise ModelError where the tokenizer has ids for which the model `name` has no embedding."""
+    """Raise ModelError where the tokenizer has ids that the model `name` has no embedding for, or is far smaller."""
     embeddings: Any = model.get_input_embeddings()
     if embeddings.num_embeddings < (size := vocabulary_size(tokenizer)):
         raise ModelError(
             f"the tokenizer has {size} entries, more than the {embeddings.num_embeddings} embeddings "
             f"of {name}: use its own tokenizer"
+        )
+    if size < 0.9 * embeddings.num_embeddings - 128:  # models are made with a few rows to spare
+        raise ModelError(
+            f"the tokenizer has {size} entries, far fewer than the {embeddings.num_embeddings} embeddings of {name}: "
+            "use its own tokenizer"
         )
 
 
@@ -108,21 +161,100 @@ def check_packing(model: PreTrainedModel) -> None:
 
 
 def check_folder(name_or_path: str) -> None:
-    """Raise ModelError for a folder without a model, and for what can only be a folder but isn't there."""
+    """Raise ModelError for what can only be a folder but isn't there, and for a folder that holds no usable model.
+
+    Its configuration must be JSON with numbers that can be, and its index of weights must name files of the folder.
+    """
     path = Path(name_or_path)
-    if path.is_dir() and not (path / "config.json").is_file() and not (path / "tokenizer_config.json").is_file():
-        raise ModelError(f"the folder {name_or_path} holds no model (no config.json in it)")
-    if path.is_dir() and _needs_own_code(path / "config.json"):
-        raise ModelError(f"the model in {name_or_path} needs code of its own, which is never run")
+    if path.is_file():
+        raise ModelError(f"{name_or_path} is a file, not the folder of a model")
+    if path.is_dir():
+        config_file = path / "config.json"
+        if not config_file.is_file() and not (path / "tokenizer_config.json").is_file():
+            raise ModelError(f"the folder {name_or_path} holds no model (no config.json in it)")
+        config = _read_json(config_file)
+        if config and config.get("auto_map") and config.get("model_type") not in CONFIG_MAPPING:
+            raise ModelError(f"the model in {name_or_path} needs code of its own, which is never run")
+        check_sizes(config, name_or_path, max(_count_weights(path), _ALWAYS_ALLOWED))
+        _check_padding(config, name_or_path)
+        check_index(path)
     looks_local = path.is_absolute() or name_or_path.startswith(".") or name_or_path.count("/") != 1
     if not path.exists() and looks_local and "/" in name_or_path:
         raise ModelError(f"there is no model folder {name_or_path}")
 
 
-def _needs_own_code(config_file: Path) -> bool:
-    """Whether a configuration is of a kind that transformers does not have, and names code that has it."""
+def check_sizes(config: Mapping[str, Any], name: str, largest_size: float = math.inf) -> None:
+    """Raise ModelError for numbers with which building a model, before any weight is read, would not come to an end.
+
+    Args:
+        config: The content of its config.json.
+        name: Where that is, for messages.
+        largest_size: The most that a size of weights may be.
+    """
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            check_sizes(value, name, largest_size)
+            continue
+        largest = min(
+            [most for part, most in _LARGEST.items() if part in key] + [largest_size for part in _SIZES if part in key],
+            default=math.inf,
+        )
+        if isinstance(value, list) and len(value) > _MOST_LAYERS and ("layer" in key or "kernel" in key):
+            raise ModelError(f"{key} in the config.json of {name} must have at most {_MOST_LAYERS} entries")
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ModelError(f"{key} in the config.json of {name} must be a number, got {number}")
+            if isinstance(number, (int, float)) and number > largest:
+                raise ModelError(f"{key} in the config.json of {name} must be at most {largest}, got {number}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a file; an empty one where there is no file."""
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False  # loading tells what is wrong
-    return isinstance(config, dict) and bool(config.get("auto_map")) and config.get("model_type") not in CONFIG_MAPPING
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except OSError as error:
+        raise ModelError(f"can't read {path}: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise ModelError(f"{path} is no JSON") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} must hold a mapping, got {type(content).__name__}")
+    return content
+
+
+def _count_weights(folder: Path) -> float:
+    """How many numbers the weight files hold; infinitely many where that can't be read, which loading tells."""
+    files = sorted(folder.glob("*.safetensors"))
+    try:
+        return sum(count_numbers(file) for file in files) if files else math.inf
+    except (OSError, SafetensorError):
+        return math.inf
+
+
+def count_numbers(file: Path) -> int:
+    """How many numbers a safetensors file holds, by its header."""
+    with safe_open(file, framework="pt") as opened:
+        return sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118 (no mapping)
+
+
+def check_index(folder: Path) -> None:
+    """Raise ModelError if an index of weights is none, or names files that are not in its folder."""
+    file = folder / SAFE_WEIGHTS_INDEX_NAME
+    if not file.is_file():
+        return
+    index = _read_json(file)
+    shards = index.get("weight_map")
+    if not isinstance(shards, dict) or not shards or not isinstance(index.get("metadata"), dict):
+        raise ModelError(f"{file} must have metadata and a weight_map")
+    whole = (folder / SAFE_WEIGHTS_NAME).is_file()  # which is read instead of the shards
+    for shard in shards.values():
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise ModelError(f"{file} must name files of its folder, got {shard!r}")
+        if not whole and not (folder / shard).is_file():
+            raise ModelError(f"{file} names {shard}, which is not in its folder")
+
+
+def _reason(error: Exception) -> str:
+    """Why a load failed, in a line."""
+    if isinstance(error, UnpicklingError):  # torch's advice would be to run the code that is in the file
+        return "its weights are no safetensors, and hold more than tensors, which is not read"
+    return first_line(error)

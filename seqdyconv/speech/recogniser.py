@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoFeatureExtractor,
     AutoModelForCTC,
     AutoModelForSpeechSeq2Seq,
@@ -22,11 +21,18 @@ from transformers import (
 )
 
 from seqdyconv.errors import first_line
-from seqdyconv.models.loading import ModelError, check_folder, load_pretrained, load_tokenizer
+from seqdyconv.models.loading import (
+    ModelError,
+    check_folder,
+    check_vocabulary,
+    load_config,
+    load_tokenizer,
+    vocabulary_size,
+)
 from seqdyconv.speech.ctc import ctc_greedy
 from seqdyconv.speech.features import SeqDyConvFeatureExtractor
 from seqdyconv.speech.processing import SeqDyConvSpeechProcessor
-from seqdyconv.swap import load_swapped
+from seqdyconv.swap.loading import load_trained
 
 WHISPER_PROMPT = 4
 """Whisper models put so many tokens before a text (start, language, task, no timestamps)."""
@@ -167,8 +173,40 @@ def load_recogniser(folder: str) -> Recogniser:
     Raises:
         ModelError: There is no such model, it is of another kind, or its weights are cut off or don't fit.
     """
-    tokenizer = load_tokenizer(processor_folder(folder))
-    return Recogniser(load_speech_model(folder), load_feature_extractor(folder), tokenizer)
+    model = load_speech_model(folder)
+    recogniser = Recogniser(model, load_feature_extractor(folder), load_tokenizer(processor_folder(folder)))
+    check_units(model, recogniser.tokenizer, folder)
+    if not isinstance(recogniser.feature_extractor, WhisperFeatureExtractor):  # which hears 30 seconds, however short
+        try:
+            recogniser.recognise(recogniser.inputs([torch.zeros(recogniser.feature_extractor.sampling_rate)]), 1)
+        except Exception as error:  # whatever a wrong setting has transformers stumble over
+            raise ModelError(f"{folder} can't recognise speech: {first_line(error)}") from None
+    return recogniser
+
+
+def check_units(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raise ModelError where a model does not give the units of a tokenizer, whose special tokens may be more.
+
+    Args:
+        model: of the recogniser.
+        tokenizer: of the recogniser.
+        name: of the model, for messages.
+    """
+    if model.config.is_encoder_decoder:
+        check_vocabulary(model, tokenizer, name)
+        return
+    special, outputs = set(tokenizer.all_special_tokens), model.config.vocab_size
+    units = 1 + max(number for token, number in tokenizer.get_vocab().items() if token not in special)
+    if units > outputs or vocabulary_size(tokenizer) < outputs:
+        raise ModelError(
+            f"the tokenizer has {vocabulary_size(tokenizer)} entries, but {name} gives {outputs} outputs: it is that "
+            "of another model (to train, set new_vocabulary)"
+        )
+    if tokenizer.pad_token_id != model.config.pad_token_id:
+        raise ModelError(
+            f"the blank of CTC is the padding token, which is {tokenizer.pad_token_id} in the tokenizer, and "
+            f"{model.config.pad_token_id} in {name}"
+        )
 
 
 def load_speech_model(name_or_path: str, **options: Any) -> PreTrainedModel:
@@ -177,18 +215,8 @@ def load_speech_model(name_or_path: str, **options: Any) -> PreTrainedModel:
     Raises:
         ModelError: There is no such model, it is of another kind, or its weights are cut off or don't fit.
     """
-    check_folder(name_or_path)
-    try:
-        config: Any = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
-    except Exception as error:
-        raise ModelError(f"can't load a {_KIND} from {name_or_path}: {first_line(error)}") from None
-    if getattr(config, "seqdyconv", None) is not None:
-        try:
-            return load_swapped(name_or_path).eval()
-        except Exception as error:
-            raise ModelError(f"can't load a swapped model from {name_or_path}: {first_line(error)}") from None
-    loader = AutoModelForSpeechSeq2Seq if config.is_encoder_decoder else AutoModelForCTC
-    model = load_pretrained(loader, name_or_path, _KIND, **options)
+    decodes = load_config(name_or_path, _KIND).is_encoder_decoder
+    model = load_trained(AutoModelForSpeechSeq2Seq if decodes else AutoModelForCTC, name_or_path, _KIND, **options)
     if not (hasattr(model, "output_lengths") or hasattr(model, "_get_feat_extract_output_lengths")):
         raise ModelError(f"can't load a {_KIND} from {name_or_path}: {type(model).__name__} doesn't tell its frames")
     return model

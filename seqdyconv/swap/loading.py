@@ -1,6 +1,5 @@
 """Load a swapped model: build the original, swap as its configuration says, then read the weights."""
 
-import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -9,11 +8,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, initialization
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
+from seqdyconv.errors import first_line
 from seqdyconv.layers import MIXERS
+from seqdyconv.models.loading import (
+    PLAIN_OUTPUTS,
+    ModelError,
+    check_index,
+    check_model,
+    check_sizes,
+    load_config,
+    load_pretrained,
+)
 from seqdyconv.swap.building import build_replacements, swap_options
 from seqdyconv.swap.choice import select_layers
 from seqdyconv.swap.families import FAMILIES, UNKNOWN
@@ -26,8 +35,6 @@ from seqdyconv.swap.swapping import put_in
 _WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 # Options of the weights that a configuration would take for its own.
 _DTYPE = ("dtype", "torch_dtype")
-# What a number in a configuration may be at most, by a part of the setting's name; "position" for tables of sinusoids.
-_LARGEST = {"layer": 1000, "group": 1000, "num_labels": 10**6, "position": 10**7, "dilation": 10**6}
 
 
 def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **options: Any) -> Any:
@@ -74,8 +81,8 @@ def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **opt
         raise ValueError(f"{path} is no swapped model, its config.json has no seqdyconv: load it with from_pretrained")
     if "quantization_config" in saved or "attn_implementation" in saved:
         raise ValueError(f"{path}: the config.json of a swapped model has no quantization and no attn_implementation")
-    _check_sizes(saved, path)
-    _check_index(Path(path, options.get("subfolder", ""), SAFE_WEIGHTS_INDEX_NAME))
+    check_sizes(saved, str(path))
+    check_index(Path(path, options.get("subfolder", "")))
     swap = _read(saved["seqdyconv"], path)
     dtype = {name: options[name] for name in _DTYPE if name in options}
     with _errors_in_one_line(f"{path} can't be loaded as a swapped model"):
@@ -124,6 +131,30 @@ def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **opt
     return model
 
 
+def load_trained(loader: Any, name_or_path: str, kind: str, **options: Any) -> PreTrainedModel:
+    """Load a trained model, swapped or not, in float32 in evaluation mode, to be used as it is.
+
+    Args:
+        loader: the Auto class of its task.
+        name_or_path: a folder, or a name on the Hub.
+        kind: what it should be, for messages: "text classification model".
+        options: of :func:`seqdyconv.models.loading.load_pretrained`, for models that are not swapped.
+
+    Raises:
+        ModelError: there is no such model, it is of another kind, or its weights are damaged or don't fit.
+    """
+    if getattr(load_config(name_or_path, kind), "seqdyconv", None) is None:
+        return load_pretrained(loader, name_or_path, kind, **options)
+    try:
+        model = load_swapped(name_or_path, dtype=torch.float32, **PLAIN_OUTPUTS)
+    except Exception as error:  # transformers trusts its files, and stumbles over wrong ones in many ways
+        raise ModelError(f"can't load a {kind} from {name_or_path}: {first_line(error)}") from None
+    if hasattr(loader, "_model_mapping") and not isinstance(model, _model_class(model.config, loader, name_or_path)):
+        raise ModelError(f"can't load a {kind} from {name_or_path}: it holds a swapped {type(model).__name__}")
+    check_model(model, name_or_path)
+    return model.eval()
+
+
 @contextmanager
 def _errors_in_one_line(what: str) -> Iterator[None]:
     """Errors inside as one line: transformers trusts its files, and stumbles over wrong ones in many ways."""
@@ -135,35 +166,6 @@ def _errors_in_one_line(what: str) -> Iterator[None]:
         if isinstance(error, ValueError) and "\n" not in str(error):
             raise
         raise ValueError(f"{what}: {' '.join(str(error).split())[:300]}") from error
-
-
-def _check_sizes(saved: Mapping[str, Any], path: Any) -> None:
-    """Raise ValueError for numbers with which building the model, before any weight is read, would not come to an end.
-
-    The other sizes cost nothing on the meta device, and are then compared with the weights.
-    """
-    for name, value in saved.items():
-        if isinstance(value, dict):
-            _check_sizes(value, path)
-        for part, largest in _LARGEST.items():
-            if part in name and isinstance(value, int) and value > largest:
-                raise ValueError(f"{path}: {name} in config.json must be at most {largest}, got {value}")
-
-
-def _check_index(path: Path) -> None:
-    """Raise ValueError if an index of shards is none, or names files outside of its folder."""
-    if not path.is_file():
-        return
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        index = None
-    shards = index.get("weight_map") if isinstance(index, dict) else None
-    if not isinstance(shards, dict) or not shards or not isinstance(index.get("metadata"), dict):
-        raise ValueError(f"{path} must have metadata and a weight_map")
-    for shard in shards.values():
-        if not isinstance(shard, str) or Path(shard).name != shard:
-            raise ValueError(f"{path} must name files of its folder, got {shard!r}")
 
 
 def _without(options: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import numpy.typing as npt
 import torch
 from datasets import Dataset, DatasetDict
 from transformers import (
-    AutoConfig,
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
     PreTrainedModel,
@@ -22,10 +21,16 @@ from seqdyconv.data.text_classification import check_labels
 from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForSequenceClassification
 from seqdyconv.models.configuration import POOLINGS
-from seqdyconv.models.loading import ModelError, check_folder, check_vocabulary, load_pretrained
+from seqdyconv.models.loading import (
+    ModelError,
+    check_vocabulary,
+    load_config,
+    load_pretrained,
+    load_tokenizer,
+)
 from seqdyconv.ranges import Count, Dropout, KernelSize, OneOf
 from seqdyconv.scores.text_classification import mean_of_windows
-from seqdyconv.swap import load_swapped
+from seqdyconv.swap.loading import load_trained
 from seqdyconv.training.model_arguments import EncoderArguments, kernel_sizes_help, refuse_ignored
 
 KIND = "text classification model"
@@ -116,10 +121,7 @@ def load_model(name_or_path: str) -> PreTrainedModel:
     Raises:
         ModelError: There is no such model, it is of another kind, or its weights are cut off or don't fit.
     """
-    name_or_path = resolve_name(name_or_path)
-    if getattr(_known_config(name_or_path), "seqdyconv", None) is not None:
-        return _load_swapped(name_or_path)
-    return load_pretrained(AutoModelForSequenceClassification, name_or_path, KIND)
+    return load_trained(AutoModelForSequenceClassification, resolve_name(name_or_path), KIND)
 
 
 def known_labels(name_or_path: str) -> dict[str, int] | None:
@@ -128,7 +130,7 @@ def known_labels(name_or_path: str) -> dict[str, int] | None:
     Raises:
         ModelError: There is no such model.
     """
-    config = _known_config(resolve_name(name_or_path))
+    config = load_config(resolve_name(name_or_path), KIND)
     trained = any("ForSequenceClassification" in name for name in getattr(config, "architectures", None) or ())
     return dict(config.label2id) if trained else None
 
@@ -143,6 +145,28 @@ def labels_of_data(texts: DatasetDict, model_name_or_path: str | None) -> list[s
     names = list(texts["train"].features["label"].names)
     known = None if model_name_or_path is None else known_labels(model_name_or_path)
     return names if known is None else check_labels(known, names)
+
+
+def load_classifier(name_or_path: str) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Load a trained text classification model and its tokenizer, and try them with one token.
+
+    Raises:
+        ModelError: One of them can't be loaded, or they don't fit each other.
+    """
+    name = resolve_name(name_or_path)
+    model: Any = load_model(name)
+    tokenizer = load_tokenizer(name)
+    check_vocabulary(model, tokenizer, name)
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"the tokenizer of {name} has no padding token")
+    try:
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([[tokenizer.pad_token_id]])).logits
+    except Exception as error:  # whatever a wrong setting has transformers stumble over
+        raise ModelError(f"{name} can't classify: {first_line(error)}") from None
+    if sorted(model.config.id2label) != list(range(logits.shape[-1])):
+        raise ModelError(f"{name} has {logits.shape[-1]} outputs, and its id2label names {model.config.id2label}"[:500])
+    return model, tokenizer
 
 
 def label_names(model: PreTrainedModel) -> list[str]:
@@ -176,21 +200,6 @@ def classify(
         if progress is not None:
             progress(len(batch))
     return mean_of_windows(found, rows["example"][:])
-
-
-def _known_config(name_or_path: str) -> Any:
-    check_folder(name_or_path)
-    try:
-        return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
-    except Exception as error:
-        raise ModelError(f"can't load a {KIND} from {name_or_path}: {first_line(error)}") from None
-
-
-def _load_swapped(folder: str) -> PreTrainedModel:
-    try:
-        return load_swapped(folder).eval()
-    except Exception as error:
-        raise ModelError(f"can't load a swapped model from {folder}: {first_line(error)}") from None
 
 
 def _label_map(labels: Sequence[str]) -> dict[str, Any]:

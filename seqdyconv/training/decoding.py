@@ -90,7 +90,8 @@ def generate_batch(
         length_penalty=arguments.length_penalty,
         num_return_sequences=nbest,
         max_new_tokens=max(limits),
-        logits_processor=LogitsProcessorList([_LengthLimits(limits, arguments.num_beams, model.config.eos_token_id)]),
+        min_length=0,
+        logits_processor=LogitsProcessorList([_LengthLimits(limits, arguments.num_beams, _end(model))]),
         do_sample=False,
         use_cache=True,
         return_dict_in_generate=True,
@@ -104,6 +105,12 @@ def generate_batch(
     scores = output.sequences_scores.tolist() if arguments.num_beams > 1 else [None] * len(texts)
     hypotheses = [Hypothesis(*values) for values in zip(texts, tokens, scores)]
     return [hypotheses[start : start + nbest] for start in range(0, len(hypotheses), nbest)]
+
+
+def _end(model: PreTrainedModel) -> int:
+    """The end token that a model writes, the first one where it has several."""
+    ends: Any = model.generation_config.eos_token_id
+    return ends if isinstance(ends, int) else ends[0]
 
 
 class _LengthLimits(LogitsProcessor):

@@ -15,7 +15,7 @@ from seqdyconv.models.configuration_speech import ENCODER_BLOCKS
 from seqdyconv.models.loading import ModelError, load_tokenizer
 from seqdyconv.ranges import Count, KernelSize, Number, OneOf, Range, Share, VocabSize
 from seqdyconv.speech import SeqDyConvFeatureExtractor, global_statistics
-from seqdyconv.speech.recogniser import check_sampling_rate, load_feature_extractor, load_speech_model
+from seqdyconv.speech.recogniser import check_sampling_rate, check_units, load_feature_extractor, load_speech_model
 from seqdyconv.speech.tokenization import train_character_tokenizer, train_subword_tokenizer
 from seqdyconv.swap import swap_self_attention
 from seqdyconv.training.model_arguments import (
@@ -231,11 +231,8 @@ def build_model(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> Pre
     if args.new_vocabulary:
         options = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "new_head": True}
     model = load_speech_model(args.model_name_or_path, **options)
-    if not model.config.is_encoder_decoder and not args.new_vocabulary and model.config.vocab_size < len(tokenizer):
-        raise ModelError(
-            f"the tokenizer has {len(tokenizer)} entries, but {args.model_name_or_path} gives {model.config.vocab_size}"
-            " outputs: set new_vocabulary"
-        )
+    if not args.new_vocabulary:
+        check_units(model, tokenizer, args.model_name_or_path)
     if args.whisper_language is not None:
         if model.config.model_type != "whisper":
             raise ModelError(f"whisper_language is for Whisper models, and {args.model_name_or_path} is none")

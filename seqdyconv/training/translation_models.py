@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import torch
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvForConditionalGeneration
-from seqdyconv.models.loading import check_vocabulary, load_pretrained
+from seqdyconv.models.loading import ModelError, check_vocabulary, load_pretrained
+from seqdyconv.training.decoding import DecodingArguments, generate_batch
 from seqdyconv.training.model_arguments import EncoderDecoderArguments, check_size, refuse_ignored
 
 
@@ -19,7 +22,9 @@ def build_model(args: EncoderDecoderArguments, tokenizer: PreTrainedTokenizerBas
         return SeqDyConvForConditionalGeneration(build_config(args, tokenizer))
     refuse_ignored(args, ["model_name_or_path"])
     model = load_translation_model(args.model_name_or_path)
-    check_vocabulary(model, tokenizer, args.model_name_or_path)
+    check_translation(model, tokenizer, args.model_name_or_path)
+    if not hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        raise ModelError(f"{type(model).__name__} can't be trained here: it does not say how its decoder starts")
     return model
 
 
@@ -50,3 +55,26 @@ def load_translation_model(name_or_path: str) -> PreTrainedModel:
         ModelError: There is no such model, it is of another kind, or its weights are cut off or don't fit.
     """
     return load_pretrained(AutoModelForSeq2SeqLM, name_or_path, "translation model")
+
+
+def check_translation(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raise ModelError unless a model and a tokenizer belong together and translate, which is tried with one token."""
+    check_vocabulary(model, tokenizer, name)
+    config, generation = model.config, model.generation_config
+    if generation.eos_token_id is None:
+        generation.eos_token_id = config.eos_token_id
+    ends = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
+    for role, tokens in (("eos_token_id", ends), ("pad_token_id", [config.pad_token_id])):
+        own = getattr(tokenizer, role)
+        if not tokens or any(token is None or not 0 <= token < config.vocab_size for token in tokens):
+            raise ModelError(f"{role} of {name} must be from 0 to {config.vocab_size - 1}, got {tokens}")
+        if own is not None and own not in tokens:
+            raise ModelError(f"the tokenizer's {role} is {own}, and {name} has {tokens}: it is that of another model")
+    end = torch.tensor([[ends[0]]], device=model.device)
+    try:
+        generate_batch(model, tokenizer, [[ends[0]]], DecodingArguments(max_length_factor=0, max_length_constant=2))
+        shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+        with torch.no_grad():
+            model(input_ids=end, decoder_input_ids=end if shift is None else shift(labels=end))
+    except Exception as error:  # whatever a wrong setting has transformers stumble over
+        raise ModelError(f"{name} can't translate: {first_line(error)}") from None
