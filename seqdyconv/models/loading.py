@@ -104,9 +104,9 @@ def check_model(model: PreTrainedModel, name: str) -> None:
 def _check_padding(config: Mapping[str, Any], name: str) -> None:
     pad, rows = config.get("pad_token_id"), config.get("vocab_size")
     if isinstance(rows, int) and rows < 1:
-        raise ModelError(f"vocab_size in the config.json of {name} must be at least 1, got {rows}")
+        raise ModelError(f"{name}: vocab_size in config.json must be at least 1, got {rows}")
     if isinstance(pad, int) and isinstance(rows, int) and not 0 <= pad < rows:
-        raise ModelError(f"pad_token_id in the config.json of {name} must be from 0 to {rows - 1}, got {pad}")
+        raise ModelError(f"{name}: pad_token_id in config.json must be from 0 to {rows - 1}, got {pad}")
 
 
 def load_tokenizer(name_or_path: str, **options: Any) -> PreTrainedTokenizerBase:
@@ -200,12 +200,12 @@ def check_sizes(config: Mapping[str, Any], name: str, largest_size: float = math
             default=math.inf,
         )
         if isinstance(value, list) and len(value) > _MOST_LAYERS and ("layer" in key or "kernel" in key):
-            raise ModelError(f"{key} in the config.json of {name} must have at most {_MOST_LAYERS} entries")
+            raise ModelError(f"{name}: {key} in config.json must have at most {_MOST_LAYERS} entries")
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
-                raise ModelError(f"{key} in the config.json of {name} must be a number, got {number}")
+                raise ModelError(f"{name}: {key} in config.json must be a number, got {number}")
             if isinstance(number, (int, float)) and number > largest:
-                raise ModelError(f"{key} in the config.json of {name} must be at most {largest}, got {number}")
+                raise ModelError(f"{name}: {key} in config.json must be at most {largest}, got {number}")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

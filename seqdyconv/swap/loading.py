@@ -147,9 +147,10 @@ def load_trained(loader: Any, name_or_path: str, kind: str, **options: Any) -> P
         return load_pretrained(loader, name_or_path, kind, **options)
     try:
         model = load_swapped(name_or_path, dtype=torch.float32, **PLAIN_OUTPUTS)
+        fits = not hasattr(loader, "_model_mapping") or type(model) is _model_class(model.config, loader, name_or_path)
     except Exception as error:  # transformers trusts its files, and stumbles over wrong ones in many ways
         raise ModelError(f"can't load a {kind} from {name_or_path}: {first_line(error)}") from None
-    if hasattr(loader, "_model_mapping") and not isinstance(model, _model_class(model.config, loader, name_or_path)):
+    if not fits:
         raise ModelError(f"can't load a {kind} from {name_or_path}: it holds a swapped {type(model).__name__}")
     check_model(model, name_or_path)
     return model.eval()

@@ -440,8 +440,8 @@ class TestFilesThatAreNotRight:
             ({"metadata": {}, "weight_map": {}}, "must have metadata and a weight_map"),
             ({"metadata": {}}, "must have metadata and a weight_map"),
             ({"weight_map": {"a": "b.safetensors"}}, "must have metadata and a weight_map"),
-            ([], "must have metadata and a weight_map"),
-            ("{", "must have metadata and a weight_map"),
+            ([], "must hold a mapping, got list"),
+            ("{", "is no JSON"),
         ],
         ids=str,
     )

@@ -1,0 +1,288 @@
+"""Model folders that are damaged, foreign or hostile, given to every command: one line, or the right result."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, T5Config, T5ForConditionalGeneration
+
+from seqdyconv.commands.main import main
+from seqdyconv.data.sentencepiece_tokenizers import train_sentencepiece_tokenizer
+from seqdyconv.data.word_tokenizers import train_word_tokenizer
+from seqdyconv.models import (
+    SeqDyConvConfig,
+    SeqDyConvForConditionalGeneration,
+    SeqDyConvForCTC,
+    SeqDyConvForSequenceClassification,
+    SeqDyConvSpeechConfig,
+)
+from seqdyconv.speech import SeqDyConvFeatureExtractor, SeqDyConvSpeechProcessor
+from seqdyconv.speech.tokenization import train_character_tokenizer
+from seqdyconv.swap import swap_self_attention
+from tests.recipes.commands import error_of
+
+SIZES = {"hidden_size": 8, "encoder_kernel_sizes": [3], "decoder_kernel_sizes": [3]}
+SIZES |= dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 8)
+SIZES |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
+LABELS = {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder of each kind of model, by its name."""
+    root = tmp_path_factory.mktemp("models")
+    torch.manual_seed(0)
+    pieces = train_sentencepiece_tokenizer(["eins zwei drei", "one two three"], 280, "bpe")
+    words = train_word_tokenizer(["the old word a b"] * 3, 60)
+    letters = train_character_tokenizer(["one two"])
+    ids = {"decoder_start_token_id": 2, "pad_token_id": 1, "eos_token_id": 2}
+    bert = BertConfig(
+        vocab_size=len(words),
+        hidden_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=8,
+        pad_token_id=1,
+        **LABELS,
+    )
+    speech = SeqDyConvSpeechConfig(
+        vocab_size=len(letters),
+        num_mel_bins=10,
+        subsampling_channels=2,
+        is_encoder_decoder=False,
+        pad_token_id=0,
+        **SIZES,
+    )
+    ours = SeqDyConvConfig(vocab_size=len(words), is_encoder_decoder=False, **SIZES, **LABELS)
+    processor = SeqDyConvSpeechProcessor(SeqDyConvFeatureExtractor(10, normalize=None), letters)
+    for name, model, tokenizer in (
+        ("ours", SeqDyConvForConditionalGeneration(SeqDyConvConfig(vocab_size=280, **SIZES)), pieces),
+        (
+            "t5",
+            T5ForConditionalGeneration(
+                T5Config(vocab_size=280, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, **ids)
+            ),
+            pieces,
+        ),
+        ("classifier", SeqDyConvForSequenceClassification(ours), words),
+        ("swapped", swap_self_attention(BertForSequenceClassification(bert), layers=[1], kernel_size=3), words),
+        ("speech", SeqDyConvForCTC(speech), processor),
+    ):
+        model.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    soundfile.write(root / "speech.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 16000), 16000)
+    return root
+
+
+def words_for(kind, folder):
+    """The command of that kind of model."""
+    if kind == "speech":
+        return ["transcribe", str(folder), str(folder.parent / "speech.wav"), "--use_cpu"]
+    return ["translate" if kind in ("ours", "t5") else "classify", str(folder), "--use_cpu"]
+
+
+@pytest.fixture(params=["ours", "t5", "classifier", "swapped", "speech"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def folder(kind, models, tmp_path):
+    shutil.copy(models / "speech.wav", tmp_path)
+    return shutil.copytree(models / kind, tmp_path / "model")
+
+
+@pytest.fixture(autouse=True)
+def standard_input(monkeypatch, tmp_path):
+    """A line of text, each time that it is asked for."""
+
+    class Stream:
+        def fileno(self):
+            reading, writing = os.pipe()
+            os.write(writing, b"the old word\n")
+            os.close(writing)
+            return reading
+
+    monkeypatch.setattr("sys.stdin", Stream())
+
+
+def output_of(kind, folder, capsysbinary):
+    main(words_for(kind, folder))
+    return capsysbinary.readouterr().out
+
+
+def change_json(path, **values):
+    path.write_text(json.dumps({**(json.loads(path.read_text()) if path.is_file() else {}), **values}))
+
+
+def change_weights(folder, change):
+    (file,) = folder.glob("model*.safetensors")
+    weights = load_file(file)
+    first = min(weights)
+    weights[first] = change(weights[first])
+    save_file(weights, file, {"format": "pt"})
+
+
+CONFIGS = {
+    "NaN": ({"hidden_size": float("nan")}, "hidden_size in config.json must be a number, got nan"),
+    "infinite": ({"layer_norm_eps": float("inf")}, "layer_norm_eps in config.json must be a number, got inf"),
+    "a huge width": ({"hidden_size": 10**12}, "hidden_size in config.json must be at most 1000000, got 1000000000000"),
+    "a huge vocabulary": ({"vocab_size": 10**9}, "vocab_size in config.json must be at most 1000000, got 1000000000"),
+    "huge nested": ({"text_config": {"d_ff": 10**9}}, "d_ff in config.json must be at most 1000000"),
+    "endless layers": ({"num_layers": 10**9}, "num_layers in config.json must be at most 1000, got 1000000000"),
+    "endless lists": ({"encoder_kernel_sizes": [3] * 2000}, "encoder_kernel_sizes in config.json must have at"),
+    "a negative vocabulary": ({"vocab_size": -5}, "vocab_size in config.json must be at least 1, got -5"),
+    "padding beyond": ({"pad_token_id": 99999}, "pad_token_id in config.json must be from 0 to"),
+    "negative padding": ({"pad_token_id": -1}, "pad_token_id in config.json must be from 0 to"),
+    "an unknown type": ({"model_type": "nonsense"}, "model type `nonsense`"),
+    "another type": ({"model_type": "gpt2", "seqdyconv": None}, "can't load a"),
+}
+
+
+@pytest.mark.parametrize("values, message", CONFIGS.values(), ids=CONFIGS)
+def test_configurations(kind, folder, values, message, capsys):
+    change_json(folder / "config.json", **values)
+    assert message in error_of(main, words_for(kind, folder), capsys)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "[" * 100000, b"\xff\xfe\x00"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "tokenizer.json"])
+def test_files_that_are_no_json(kind, folder, name, content, capsys):
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert name in (message := error_of(main, words_for(kind, folder), capsys)) or "can't load the tokenizer" in message
+
+
+@pytest.mark.parametrize("flag", ["return_dict", "output_hidden_states", "output_attentions", "use_cache"])
+def test_wishes_of_a_configuration_change_nothing(kind, folder, flag, capsysbinary):
+    expected = output_of(kind, folder, capsysbinary)
+    change_json(folder / "config.json", **{flag: flag not in ("return_dict", "use_cache")})
+    assert output_of(kind, folder, capsysbinary) == expected != b""
+
+
+WEIGHTS = {
+    "NaN": (lambda weight: torch.full_like(weight, float("nan")), ("holds NaN or infinite numbers",)),
+    "infinite": (lambda weight: torch.full_like(weight, float("inf")), ("holds NaN or infinite numbers",)),
+    "another shape": (lambda weight: torch.cat([weight, weight]), ("don't fit its config.json", "can't load a")),
+}
+
+
+@pytest.mark.parametrize("change, messages", WEIGHTS.values(), ids=WEIGHTS)
+def test_weights(kind, folder, change, messages, capsys):
+    change_weights(folder, change)
+    error = error_of(main, words_for(kind, folder), capsys)
+    assert any(message in error for message in messages)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 100, b"\xff" * 100])
+def test_weight_files_that_are_none(kind, folder, content, capsys):
+    (file,) = folder.glob("model*.safetensors")
+    file.write_bytes(content)
+    assert "can't load a" in error_of(main, words_for(kind, folder), capsys)
+
+
+class Code:
+    def __reduce__(self):
+        return (os.system, ("touch ran",))
+
+
+def test_a_pickle_is_never_run(kind, folder, capsys, monkeypatch):
+    monkeypatch.chdir(folder)
+    (file,) = folder.glob("model*.safetensors")
+    file.unlink()
+    torch.save({"weight": Code()}, folder / "pytorch_model.bin")
+    assert "can't load a" in (message := error_of(main, words_for(kind, folder), capsys))
+    assert "weights_only" not in message and not (folder / "ran").exists()
+
+
+INDEXES = {
+    "missing": ({"metadata": {}, "weight_map": {"a": "none.safetensors"}}, "names none.safetensors, which is"),
+    "outside": ({"metadata": {}, "weight_map": {"a": "../other.safetensors"}}, "must name files of its folder"),
+    "nothing": ({}, "must have metadata and a weight_map"),
+}
+
+
+@pytest.mark.parametrize("index, message", INDEXES.values(), ids=INDEXES)
+def test_indexes_of_weights(kind, folder, index, message, capsys):
+    (file,) = folder.glob("model*.safetensors")
+    file.unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert message in error_of(main, words_for(kind, folder), capsys)
+
+
+@pytest.mark.parametrize("files", [("tokenizer*",), ("tokenizer.json",)])
+def test_a_tokenizer_that_is_missing(kind, folder, files, capsys):
+    for pattern in files:
+        for file in folder.glob(pattern):
+            file.unlink()
+    assert "tokenizer" in error_of(main, words_for(kind, folder), capsys)
+
+
+def test_the_tokenizer_of_another_model(kind, folder, capsys):
+    texts = ["ein ganz anderer langer Text mit vielen Wörtern", "more words of another kind"]
+    train_sentencepiece_tokenizer(texts, 310, "bpe").save_pretrained(folder)
+    error = error_of(main, words_for(kind, folder), capsys)
+    assert "the tokenizer has 310 entries" in error
+
+
+@pytest.mark.parametrize("other", ["ours", "classifier", "swapped", "speech"])
+def test_a_model_of_another_task(kind, other, models, capsys):
+    same = {"ours": {"ours", "t5"}, "t5": {"ours", "t5"}, "classifier": {"classifier", "swapped"}}
+    same |= {"swapped": {"classifier", "swapped"}, "speech": {"speech"}}
+    if other not in same[kind]:
+        error = error_of(main, words_for(kind, models / other), capsys)
+        assert "can't load a" in error or "don't fit its config.json: missing keys classifier" in error
+
+
+@pytest.mark.parametrize("command", ["translate", "classify", "transcribe", "stream", "plot-kernels", "info"])
+def test_folders_that_are_none(command, tmp_path, capsys):
+    more = ["x"] if command in ("transcribe", "stream", "plot-kernels") else []
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty").mkdir()
+    for name, message in (("file", "file"), ("empty", "holds no model"), ("missing", "there is no model folder")):
+        assert message in error_of(main, [command, str(tmp_path / name), *more], capsys)
+
+
+GENERATION = {
+    "an end beyond": ({"eos_token_id": 99999}, "must be from 0 to 279, got [99999]"),
+    "a forced token beyond": ({"forced_bos_token_id": 99999}, "can't translate"),
+    "bad words beyond": ({"bad_words_ids": [[99999]]}, "can't translate"),
+    "another way to search": ({"num_beam_groups": 2, "diversity_penalty": 1.0}, "can't translate"),
+}
+HARMLESS = {
+    "beams": {"num_beams": -1},
+    "length": {"max_length": 0},
+    "least length": {"min_length": 500},
+    "sampling": {"do_sample": True, "temperature": 0.0},
+    "unknown": {"nonsense": 3},
+    "types": {"num_beams": "many"},
+}
+
+
+@pytest.mark.parametrize("kind", ["ours", "t5"], indirect=True)
+class TestGeneration:
+    @pytest.mark.parametrize("values, message", GENERATION.values(), ids=GENERATION)
+    def test_what_can_not_be(self, kind, folder, values, message, capsys):
+        change_json(folder / "generation_config.json", **values)
+        assert message in error_of(main, words_for(kind, folder), capsys)
+
+    @pytest.mark.parametrize("values", HARMLESS.values(), ids=HARMLESS)
+    def test_what_we_decide_ourselves(self, kind, folder, values, capsysbinary):
+        expected = output_of(kind, folder, capsysbinary)
+        change_json(folder / "generation_config.json", **values)
+        assert output_of(kind, folder, capsysbinary) == expected != b""
+
+    @pytest.mark.parametrize("name", ["pad_token_id", "eos_token_id"])
+    def test_tokens_that_are_needed(self, kind, folder, name, capsys):
+        for file in ("config.json", "generation_config.json"):
+            change_json(folder / file, **{name: None})
+        assert f"{name} of " in error_of(main, words_for(kind, folder), capsys)
+
+    def test_a_tokenizer_with_another_end(self, kind, folder, capsys):
+        tokenizer = AutoTokenizer.from_pretrained(folder, eos_token="<unk>")
+        tokenizer.save_pretrained(folder)
+        assert "the tokenizer's eos_token_id is 3, and" in error_of(main, words_for(kind, folder), capsys)
