@@ -38,10 +38,12 @@ def control_names(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _found(tokenizer: Any, names: list[str]) -> bool:
-    """Whether a text with these names, alone or inside words, has ids of control tokens."""
+    """Whether a text with these names, alone or inside words, has control tokens; bytes of one character are none."""
     texts = [text for name in names for text in (f"a {name} b", f"a{name}b", f"{name}b")]
     control = set(tokenizer.convert_tokens_to_ids(names))
+    read = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
     return any(
-        control.intersection(ids)
-        for ids in tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        number in control and end - start > 1
+        for ids, offsets in zip(read["input_ids"], read["offset_mapping"])
+        for number, (start, end) in zip(ids, offsets)
     )

@@ -3,6 +3,7 @@
 import pytest
 from transformers import AutoTokenizer
 
+from seqdyconv.data.sentencepiece_tokenizers import train_sentencepiece_tokenizer
 from seqdyconv.models.control_tokens import control_names
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.models.tokenization import SeqDyConvTokenizer
@@ -42,6 +43,13 @@ def test_other_texts_are_read_as_before(kind, tmp_path):
     theirs.save_pretrained(tmp_path)
     for text in ("das alte wort", "a < b > c", "x/s"):
         assert load_tokenizer(str(tmp_path))(text)["input_ids"] == theirs(text)["input_ids"]
+
+
+def test_bytes_of_letters_without_a_piece_are_no_names(tmp_path):
+    ours = train_sentencepiece_tokenizer(["eins zwei", "one two"], 280, "bpe")
+    ours.save_pretrained(tmp_path)
+    loaded = load_tokenizer(str(tmp_path))
+    assert loaded.backend_tokenizer.to_str() == ours.backend_tokenizer.to_str()
 
 
 def test_words_that_the_user_added_stay(tmp_path):
