@@ -5,8 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqdyconv.functional.packing import check_packed, repack, run_packed, unpack
-from seqdyconv.layers.checks import check_dropout, check_heads, check_input
-from seqdyconv.layers.initialization import XavierLinear, reset_children
+from seqdyconv.layers.checks import check_dropout, check_heads, check_input, layer_dtype
+from seqdyconv.layers.initialization import reset_children, xavier_linear
 from seqdyconv.layers.masking import zero_padding
 from seqdyconv.layers.states import AttentionState, extend_attention_state, initial_attention_state
 
@@ -53,8 +53,8 @@ class SelfAttention(nn.Module):
         self.num_heads = num_heads
         self.causal = causal
         self.attention_dropout = attention_dropout
-        self.in_proj = XavierLinear(dim, 3 * dim, device=device, dtype=dtype)
-        self.out_proj = XavierLinear(dim, dim, device=device, dtype=dtype)
+        self.in_proj = xavier_linear(dim, 3 * dim, device=device, dtype=dtype)
+        self.out_proj = xavier_linear(dim, dim, device=device, dtype=dtype)
 
     in_proj_roles = ("query", "key", "value")
 
@@ -86,7 +86,7 @@ class SelfAttention(nn.Module):
 
     def initial_state(self, batch_size: int) -> AttentionState:
         """The state before the first chunk: no steps yet."""
-        return initial_attention_state(self.in_proj.weight, batch_size, self.dim)
+        return initial_attention_state(self.in_proj, batch_size, self.dim)
 
     def stream(
         self, input: Tensor, state: AttentionState, padding_mask: Tensor | None = None
@@ -107,7 +107,7 @@ class SelfAttention(nn.Module):
 
     def _project(self, input: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, each (B, T, D)."""
-        check_input(input, self.dim, self.in_proj.weight.dtype, padding_mask)
+        check_input(input, self.dim, layer_dtype(self.in_proj), padding_mask)
         query, key, value = self.in_proj(zero_padding(input, padding_mask)).chunk(3, dim=-1)
         return query, key, value
 
@@ -143,9 +143,9 @@ class CrossAttention(nn.Module):
         check_dropout(attention_dropout=attention_dropout)
         self.num_heads = num_heads
         self.attention_dropout = attention_dropout
-        self.query_proj = XavierLinear(dim, dim)
-        self.memory_proj = XavierLinear(dim, 2 * dim)
-        self.out_proj = XavierLinear(dim, dim)
+        self.query_proj = xavier_linear(dim, dim)
+        self.memory_proj = xavier_linear(dim, 2 * dim)
+        self.out_proj = xavier_linear(dim, dim)
 
     def reset_parameters(self) -> None:
         reset_children(self)

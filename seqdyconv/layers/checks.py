@@ -1,18 +1,30 @@
 """The checks that layers share; each raises ValueError saying what was got and what is allowed."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from seqdyconv.functional.checks import check_mask, check_positive
 
-__all__ = ["check_dropout", "check_heads", "check_input", "check_positive"]
+__all__ = ["check_dropout", "check_heads", "check_input", "check_positive", "layer_dtype"]
 
 
-def check_input(input: Tensor, channels: int, dtype: torch.dtype, padding_mask: Tensor | None) -> None:
-    """Raise ValueError unless ``input`` is (B, T, C) of the layer's dtype and the mask, if any, (B, T) bool."""
+def layer_dtype(layer: nn.Module) -> torch.dtype | None:
+    """The dtype that a layer computes in, that of its weight or first parameter.
+
+    None where a tool keeps these otherwise, in 8 or 4 bits: what is in the layer's place then says what it takes.
+    """
+    weight = getattr(layer, "weight", None)  # a method in torch's quantized layers
+    weight = next(layer.parameters(), None) if weight is None else weight
+    if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.itemsize == 1:
+        return None
+    return weight.dtype
+
+
+def check_input(input: Tensor, channels: int, dtype: torch.dtype | None, padding_mask: Tensor | None) -> None:
+    """Raise ValueError unless ``input`` is (B, T, C), of a ``dtype`` if not None, and the mask, if any, (B, T) bool."""
     if input.dim() != 3 or input.shape[-1] != channels or input.shape[1] < 1:
         raise ValueError(f"input must be (B, T, C) with T >= 1 and C = {channels}, got {tuple(input.shape)}")
-    if input.dtype != dtype and not torch.is_autocast_enabled(input.device.type):
+    if dtype not in (None, input.dtype) and not torch.is_autocast_enabled(input.device.type):
         raise ValueError(f"input must have the layer's dtype, {dtype}, got {input.dtype}")
     check_mask(input, padding_mask)
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from seqdyconv.functional import dynamic_conv1d, lightweight_conv1d
 from seqdyconv.functional.conv import OpPadding, Padding
 from seqdyconv.layers.checks import check_dropout
-from seqdyconv.layers.initialization import XavierLinear, reset_children
+from seqdyconv.layers.initialization import reset_children, xavier_linear
 from seqdyconv.layers.masking import last_inputs, zero_padding
 from seqdyconv.layers.options import changed_options
 from seqdyconv.layers.states import RealInputs
@@ -284,7 +284,7 @@ class DynamicConv1d(_HeadConv1d):
             dtype=dtype,
         )
         width = channels if query_dim is None else query_dim
-        self.generator = XavierLinear(width, num_heads * kernel_size, bias=generator_bias, device=device, dtype=dtype)
+        self.generator = xavier_linear(width, num_heads * kernel_size, bias=generator_bias, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from seqdyconv.functional.conv import Padding
 from seqdyconv.functional.packing import check_packed
-from seqdyconv.layers.checks import check_dropout, check_input
-from seqdyconv.layers.initialization import XavierLinear, reset_children
+from seqdyconv.layers.checks import check_dropout, check_input, layer_dtype
+from seqdyconv.layers.initialization import reset_children, xavier_linear
 from seqdyconv.layers.masking import zero_padding
 
 # What the block decides, or what only the layer by itself has.
@@ -47,9 +47,9 @@ class ConvMixer(nn.Module):
         self.dim = dim
         self.glu = glu
         self.input_dropout = input_dropout
-        self.in_proj = XavierLinear(dim, conv.channels * (2 if glu else 1), device=device, dtype=dtype)
+        self.in_proj = xavier_linear(dim, conv.channels * (2 if glu else 1), device=device, dtype=dtype)
         self.conv = conv
-        self.out_proj = XavierLinear(conv.channels, dim, device=device, dtype=dtype)
+        self.out_proj = xavier_linear(conv.channels, dim, device=device, dtype=dtype)
 
     @property
     def in_proj_roles(self) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ class ConvMixer(nn.Module):
         return self.out_proj(output), state
 
     def _project(self, input: Tensor, padding_mask: Tensor | None) -> Tensor:
-        check_input(input, self.dim, self.in_proj.weight.dtype, padding_mask)
+        check_input(input, self.dim, layer_dtype(self.in_proj), padding_mask)
         # Zeros before the projection keep NaN out of its gradient; those after it, in the convolution, are what keeps
         # padding from its neighbours.
         input = F.dropout(zero_padding(input, padding_mask), self.input_dropout, self.training)

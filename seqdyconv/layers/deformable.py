@@ -18,9 +18,10 @@ from seqdyconv.functional.deformable import (
 )
 from seqdyconv.functional.packing import check_packed, run_packed
 from seqdyconv.layers.checks import check_dropout, check_input, check_positive
-from seqdyconv.layers.initialization import ZeroConv1d, ZeroLinear, reset_children
+from seqdyconv.layers.initialization import reset_children, zero_conv1d, zero_linear
 from seqdyconv.layers.masking import last_inputs, zero_padding
 from seqdyconv.layers.options import changed_options
+from seqdyconv.layers.states import initial_zeros
 from seqdyconv.layers.window import WindowConv
 
 
@@ -125,7 +126,7 @@ class DeformableConv1d(nn.Module):
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         )
-        self.predictor = ZeroConv1d(
+        self.predictor = zero_conv1d(
             in_channels,
             offset_groups * kernel_size * (1 + modulation),
             kernel_size,
@@ -206,7 +207,7 @@ class DeformableConv1d(nn.Module):
 
     def initial_state(self, batch_size: int) -> Tensor:
         """The state before the first chunk: (B, (K−1)·dilation, C) zeros."""
-        return self.weight.new_zeros(batch_size, self.reach, self.in_channels)
+        return initial_zeros(self, batch_size, self.reach, self.in_channels)
 
     def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Convolve the next chunk of a causal layer; any chunking of a sequence gives what ``forward`` gives.
@@ -328,7 +329,7 @@ class DeformableDepthwiseConv1d(WindowConv):
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(channels, device=device, dtype=dtype)) if bias else None
         )
-        self.predictor = ZeroLinear(channels, num_heads * kernel_size * (1 + modulation), device=device, dtype=dtype)
+        self.predictor = zero_linear(channels, num_heads * kernel_size * (1 + modulation), device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from seqdyconv.functional.packing import check_packed
-from seqdyconv.layers.checks import check_heads, check_input
-from seqdyconv.layers.initialization import XavierLinear, reset_children
+from seqdyconv.layers.checks import check_heads, check_input, layer_dtype
+from seqdyconv.layers.initialization import reset_children, xavier_linear
 from seqdyconv.layers.masking import zero_padding
 from seqdyconv.layers.short import ShortConv1d
 
@@ -61,7 +61,7 @@ class GatedShortConv(nn.Module):
         check_heads(num_heads, conv_dim=conv_dim)
         self.dim = dim
         self.dynamic_kernel = dynamic_kernel
-        self.in_proj = XavierLinear(dim, 3 * conv_dim, device=device, dtype=dtype)
+        self.in_proj = xavier_linear(dim, 3 * conv_dim, device=device, dtype=dtype)
         self.conv = ShortConv1d(
             conv_dim,
             kernel_size,
@@ -75,7 +75,7 @@ class GatedShortConv(nn.Module):
             device=device,
             dtype=dtype,
         )
-        self.out_proj = XavierLinear(conv_dim, dim, device=device, dtype=dtype)
+        self.out_proj = xavier_linear(conv_dim, dim, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         reset_children(self)
@@ -116,7 +116,7 @@ class GatedShortConv(nn.Module):
 
     def _project(self, input: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """The gated values, the output gate, and what the kernels are predicted from, if they are."""
-        check_input(input, self.dim, self.in_proj.weight.dtype, padding_mask)
+        check_input(input, self.dim, layer_dtype(self.in_proj), padding_mask)
         # Zeros before the projection keep NaN out of its gradient; those after it, in the convolution, are what keeps
         # padding from its neighbours.
         input = zero_padding(input, padding_mask)

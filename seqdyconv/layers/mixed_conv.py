@@ -19,6 +19,7 @@ from seqdyconv.layers.checks import check_input, check_positive
 from seqdyconv.layers.initialization import reset_children
 from seqdyconv.layers.masking import last_inputs, zero_padding
 from seqdyconv.layers.options import changed_options
+from seqdyconv.layers.states import initial_zeros
 
 Size = int | tuple[int, ...]
 
@@ -245,7 +246,7 @@ class MixedConv(nn.Module):
         wide = torch.promote_types(self.weight.dtype, torch.float32)  # the running mean needs it
         dtypes = (self.weight.dtype, wide, wide, torch.long)
         shapes = self._state_shapes(batch_size, width or 1)
-        return MixedConvState(*(self.weight.new_zeros(shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes)))
+        return MixedConvState(*(initial_zeros(self, *shape, dtype=dtype) for shape, dtype in zip(shapes, dtypes)))
 
     # Streaming
 

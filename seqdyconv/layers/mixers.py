@@ -131,7 +131,7 @@ def build_mixer(
         >>> build_mixer("dynamic_conv", 512, 8, kernel_size=31, causal=True).conv
         DynamicConv1d(
           512, kernel_size=31, num_heads=8, padding='causal'
-          (generator): XavierLinear(in_features=512, out_features=248, bias=False)
+          (generator): Linear(in_features=512, out_features=248, bias=False)
         )
     """
     own = mixer_options(name)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from seqdyconv.functional import dynamic_conv1d, lightweight_conv1d, low_rank_conv1d
 from seqdyconv.functional.conv import OpPadding, Padding
 from seqdyconv.layers.checks import check_positive
-from seqdyconv.layers.initialization import XavierLinear, ZeroLinear, reset_children
+from seqdyconv.layers.initialization import reset_children, xavier_linear, zero_linear
 from seqdyconv.layers.window import WindowConv
 
 
@@ -99,12 +99,12 @@ class ShortConv1d(WindowConv):
         if dynamic_kernel:
             width = channels if query_dim is None else query_dim
             size = self.num_heads * kernel_size if rank is None else rank
-            last_layer = ZeroLinear if rank is None else XavierLinear  # with a rank, the basis is the last weight
+            last_layer = zero_linear if rank is None else xavier_linear  # with a rank, the basis is the last weight
             if generator_reduction is None:
                 self.generator = last_layer(width, size, bias=generator_bias, device=device, dtype=dtype)
             else:
                 hidden = max(1, width // generator_reduction)
-                first = XavierLinear(width, hidden, bias=False, device=device, dtype=dtype)
+                first = xavier_linear(width, hidden, bias=False, device=device, dtype=dtype)
                 last = last_layer(hidden, size, bias=generator_bias, device=device, dtype=dtype)
                 self.generator = nn.Sequential(first, nn.SiLU(), last)
         self.register_parameter("basis", None if rank is None else parameter(rank, channels, kernel_size))

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from seqdyconv.functional.conv import Padding
 from seqdyconv.functional.packing import check_packed, run_packed
 from seqdyconv.layers.attention import self_attend, self_attend_chunk
-from seqdyconv.layers.checks import check_dropout, check_heads, check_input, check_positive
+from seqdyconv.layers.checks import check_dropout, check_heads, check_input, check_positive, layer_dtype
 from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
 from seqdyconv.layers.conv_mixer import mixer_padding
-from seqdyconv.layers.initialization import XavierLinear, reset_children
+from seqdyconv.layers.initialization import reset_children, xavier_linear
 from seqdyconv.layers.masking import zero_padding
 from seqdyconv.layers.states import ParallelState, SpanState, initial_attention_state
 
@@ -72,7 +72,7 @@ class SpanDynamicConv1d(nn.Module):
         self.depthwise = LightweightConv1d(
             source_dim, kernel_size, source_dim, padding=padding, dilation=dilation, weight_softmax=False, **factory
         )
-        self.pointwise = XavierLinear(source_dim, channels, **factory)
+        self.pointwise = xavier_linear(source_dim, channels, **factory)
         self.conv = DynamicConv1d(
             channels,
             kernel_size,
@@ -176,7 +176,7 @@ class SpanDynamicConv1d(nn.Module):
     def _check(
         self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None, source: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        check_input(input, self.channels, self.pointwise.weight.dtype, padding_mask)
+        check_input(input, self.channels, layer_dtype(self.pointwise), padding_mask)
         query, source = (input if part is None else part for part in (query, source))
         for name, part, width in (("query", query, self.channels), ("source", source, self.source_dim)):
             expected = (*input.shape[:2], width)
@@ -193,9 +193,9 @@ class _SpanBlock(nn.Module):
     def __init__(self, dim: int, conv: SpanDynamicConv1d, mixed_dim: int, factory: dict[str, Any]) -> None:
         super().__init__()
         self.dim = dim
-        self.in_proj = XavierLinear(dim, len(self.in_proj_roles) * conv.channels, **factory)
+        self.in_proj = xavier_linear(dim, len(self.in_proj_roles) * conv.channels, **factory)
         self.conv = conv
-        self.out_proj = XavierLinear(mixed_dim, dim, **factory)
+        self.out_proj = xavier_linear(mixed_dim, dim, **factory)
 
     def reset_parameters(self) -> None:
         reset_children(self)
@@ -232,7 +232,7 @@ class _SpanBlock(nn.Module):
 
     def _enter(self, input: Tensor, padding_mask: Tensor | None) -> Tensor:
         """The block's input: what is projected, and the source of the kernels."""
-        check_input(input, self.dim, self.in_proj.weight.dtype, padding_mask)
+        check_input(input, self.dim, layer_dtype(self.in_proj), padding_mask)
         return zero_padding(input, padding_mask)
 
     def _mix(self, input: Tensor, projected: Tensor, padding_mask: Tensor | None) -> Tensor:
@@ -418,7 +418,7 @@ class MixedAttention(_SpanBlock):
 
     def initial_state(self, batch_size: int) -> ParallelState:
         """The state before the first chunk: those of the convolution and of attention."""
-        attention = initial_attention_state(self.in_proj.weight, batch_size, self.conv.channels)
+        attention = initial_attention_state(self.in_proj, batch_size, self.conv.channels)
         return ParallelState(self.conv.initial_state(batch_size), attention)
 
     def stream(

@@ -5,10 +5,13 @@ tensors or of such tuples, so whoever keeps, moves or reorders a state needs no 
 """
 
 from collections.abc import Callable
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from seqdyconv.layers.checks import layer_dtype
 
 S = TypeVar("S")
 
@@ -73,9 +76,15 @@ def tensors_of(state: Any) -> list[Tensor]:
     return [state] if isinstance(state, Tensor) else [tensor for part in state for tensor in tensors_of(part)]
 
 
-def initial_attention_state(parameter: Tensor, batch_size: int, dim: int) -> AttentionState:
-    """That of no steps, of a parameter's device and dtype."""
-    key, value = (parameter.new_empty(batch_size, 0, dim) for _ in range(2))
+def initial_zeros(layer: nn.Module, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Zeros on a layer's device, in its dtype or another one: a plain tensor, whatever the layer's parameters are."""
+    tensor = next(chain(layer.parameters(), layer.buffers()), None)
+    return torch.zeros(shape, dtype=dtype or layer_dtype(layer), device=None if tensor is None else tensor.device)
+
+
+def initial_attention_state(layer: nn.Module, batch_size: int, dim: int) -> AttentionState:
+    """That of no steps, of a layer's device and dtype."""
+    key, value = (initial_zeros(layer, batch_size, 0, dim) for _ in range(2))
     return AttentionState(key, value, key.new_empty(batch_size, 0, dtype=torch.bool))
 
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqdyconv.layers.checks import check_input, check_positive
-from seqdyconv.layers.initialization import XavierLinear, reset_children
+from seqdyconv.layers.checks import check_input, check_positive, layer_dtype
+from seqdyconv.layers.initialization import reset_children, xavier_linear
 from seqdyconv.layers.kernel_attention import KernelAttentionConv2d
 from seqdyconv.layers.mixed_conv import MixedConvState
 
@@ -80,7 +80,7 @@ class ConvSubsampling(nn.Module):
             )
             for inner in (1, channels)
         )
-        self.out_proj = XavierLinear(channels * quarter(num_mel_bins), dim, device=device, dtype=dtype)
+        self.out_proj = xavier_linear(channels * quarter(num_mel_bins), dim, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         reset_children(self)
@@ -97,7 +97,7 @@ class ConvSubsampling(nn.Module):
             The output (B, T', D), and its mask (B, T'), True at padded steps, which are on the right; None without
             ``padding_mask``.
         """
-        check_input(input, self.num_mel_bins, self.out_proj.weight.dtype, padding_mask)
+        check_input(input, self.num_mel_bins, layer_dtype(self.out_proj), padding_mask)
         if padding_mask is not None:
             order = padding_mask.int().argsort(dim=1, stable=True)
             input, padding_mask = input.gather(1, order[..., None].expand_as(input)), padding_mask.gather(1, order)
@@ -131,7 +131,7 @@ class ConvSubsampling(nn.Module):
             The steps that this chunk completes (B, T', D), one for each fourth frame from the first one on, so T' may
             be 0; and the next state.
         """
-        check_input(input, self.num_mel_bins, self.out_proj.weight.dtype, None)
+        check_input(input, self.num_mel_bins, layer_dtype(self.out_proj), None)
         if not self.causal:
             raise ValueError("only a causal layer streams, got causal=False")
         first, second = state

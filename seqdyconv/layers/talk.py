@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from seqdyconv.functional import talk_conv1d
 from seqdyconv.functional.conv import Padding
-from seqdyconv.layers.checks import check_dropout, check_input
-from seqdyconv.layers.initialization import XavierLinear, reset_children
+from seqdyconv.layers.checks import check_dropout, check_input, layer_dtype
+from seqdyconv.layers.initialization import reset_children, xavier_linear
 from seqdyconv.layers.window import WindowConv
 
 
@@ -64,7 +64,7 @@ class TaLKConv1d(WindowConv):
         check_dropout(offset_dropout=offset_dropout)
         self.offset_dropout = offset_dropout
         sides = 2 if self.left and self.lookahead else 1
-        self.generator = XavierLinear(channels, sides * num_heads, device=device, dtype=dtype)
+        self.generator = xavier_linear(channels, sides * num_heads, device=device, dtype=dtype)
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(channels, device=device, dtype=dtype)) if bias else None
         )
@@ -90,7 +90,7 @@ class TaLKConv1d(WindowConv):
             Two of (B, T, H), from 0 to the most steps on that side, in float32 at least: bfloat16 can't tell 200 steps
             from 200.5.
         """
-        check_input(input, self.channels, self.generator.weight.dtype, None)
+        check_input(input, self.channels, layer_dtype(self.generator), None)
         logits = self.generator(input)
         shares = logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid()
         shares = F.dropout(shares, self.offset_dropout, self.training).clamp(max=1)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from seqdyconv.functional import lightweight_conv1d
 from seqdyconv.functional.conv import Padding
 from seqdyconv.functional.packing import check_packed, run_packed
-from seqdyconv.layers.checks import check_input, check_positive
+from seqdyconv.layers.checks import check_input, check_positive, layer_dtype
 from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
-from seqdyconv.layers.initialization import FirstPartLinear, XavierLinear, reset_children
+from seqdyconv.layers.initialization import first_part_linear, reset_children, xavier_linear
 from seqdyconv.layers.masking import zero_padding
 from seqdyconv.layers.states import RealInputs
 
@@ -24,7 +24,7 @@ class _TimeFeatureConv(nn.Module):
         self.channels = conv.channels
         self.conv = conv
         # The start is the convolution over time alone: the features come in as this learns to read them.
-        self.merge = FirstPartLinear(2 * conv.channels, conv.channels, **factory)
+        self.merge = first_part_linear(2 * conv.channels, conv.channels, **factory)
 
     @property
     def lookahead(self) -> int:
@@ -45,7 +45,7 @@ class _TimeFeatureConv(nn.Module):
         Returns:
             (B, T, C).
         """
-        check_input(input, self.channels, self.merge.weight.dtype, padding_mask)
+        check_input(input, self.channels, layer_dtype(self.merge), padding_mask)
         if cu_seqlens is not None:
             check_packed(cu_seqlens, input, padding_mask)
             return run_packed(self._forward, input, cu_seqlens, self.conv.packing_gap)
@@ -59,7 +59,7 @@ class _TimeFeatureConv(nn.Module):
         self, input: Tensor, state: Tensor | RealInputs, padding_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor | RealInputs]:
         """Convolve the next chunk (B, T, C), as :meth:`seqdyconv.LightweightConv1d.stream` does."""
-        check_input(input, self.channels, self.merge.weight.dtype, padding_mask)
+        check_input(input, self.channels, layer_dtype(self.merge), padding_mask)
         input = zero_padding(input, padding_mask)
         output, following = self.conv.stream(input, state, padding_mask)
         if self.lookahead:  # the output is of steps before the newest, and so are its features
@@ -213,7 +213,7 @@ class TimeFeatureDynamicConv(_TimeFeatureConv):
         )
         feature_kernel_size = _feature_kernel_size(feature_kernel_size, kernel_size)
         super().__init__(conv, factory)
-        self.feature_generator = XavierLinear(channels, feature_kernel_size, bias=generator_bias, **factory)
+        self.feature_generator = xavier_linear(channels, feature_kernel_size, bias=generator_bias, **factory)
 
     def features_of(self, input: Tensor) -> Tensor:
         kernels = F.dropout(self.feature_generator(input), self.conv.weight_dropout, self.training)

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from seqdyconv.functional.conv import Padding, left_padding
 from seqdyconv.functional.packing import check_packed, run_packed
-from seqdyconv.layers.checks import check_heads, check_input, check_positive
+from seqdyconv.layers.checks import check_heads, check_input, check_positive, layer_dtype
 from seqdyconv.layers.masking import last_inputs, zero_padding
+from seqdyconv.layers.states import initial_zeros
 
 
 class WindowConv(nn.Module):
@@ -83,7 +84,7 @@ class WindowConv(nn.Module):
 
     def initial_state(self, batch_size: int) -> Any:
         """The state before the first chunk: (B, (K−1)·dilation, C) zeros on the layer's device, in its dtype."""
-        return next(self.parameters()).new_zeros(batch_size, self.reach, self.channels)
+        return initial_zeros(self, batch_size, self.reach, self.channels)
 
     def stream(
         self, input: Tensor, state: Any, padding_mask: Tensor | None = None, query: Tensor | None = None
@@ -127,10 +128,6 @@ class WindowConv(nn.Module):
     # What it may use
 
     @property
-    def _dtype(self) -> torch.dtype:
-        return next(self.parameters()).dtype
-
-    @property
     def packing_gap(self) -> int | None:
         """The steps that must be between packed sequences; None: any step may matter."""
         return max(self.left, self.lookahead)
@@ -141,7 +138,7 @@ class WindowConv(nn.Module):
 
     def checked_queries(self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None) -> tuple[Tensor, ...]:
         """The query, if there is one, once all fits."""
-        check_input(input, self.channels, self._dtype, padding_mask)
+        check_input(input, self.channels, layer_dtype(self), padding_mask)
         if (query is None) != (self.query_dim is None):
             raise ValueError(f"query must be given if and only if the layer has a query_dim, here {self.query_dim}")
         if query is None:

@@ -29,7 +29,7 @@ from transformers.utils.output_capturing import capture_outputs
 from seqdyconv.functional.packing import positions as packed_positions
 from seqdyconv.layers import build_mixer
 from seqdyconv.layers.attention import CrossAttention
-from seqdyconv.layers.initialization import XavierLinear
+from seqdyconv.layers.initialization import starting, xavier_linear, zero_bias
 from seqdyconv.models.cache import cross_attention_memory, decoder_cache, keep_cross_attention_memory
 from seqdyconv.models.configuration import SeqDyConvConfig, Side, StackConfig
 from seqdyconv.models.losses import IGNORED_LABEL, token_loss
@@ -63,13 +63,14 @@ class EmbeddingTable(nn.Embedding):
             nn.init.zeros_(self.weight[self.padding_idx])
 
 
-class OutputLinear(nn.Linear):
+def output_linear(*sizes: int, **options: Any) -> nn.Linear:
     """The layer to the vocabulary, which starts as the embeddings do that it may be tied to: N(0, 1/D)."""
+    return starting(normal_weight, nn.Linear, *sizes, **options)
 
-    def reset_parameters(self) -> None:
-        nn.init.normal_(self.weight, std=self.in_features**-0.5)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+
+def normal_weight(layer: nn.Linear) -> None:
+    nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+    zero_bias(layer)
 
 
 class Embedding(nn.Module):
@@ -91,7 +92,7 @@ class Embedding(nn.Module):
         if position_type == "learned":
             self.positions = EmbeddingTable(config.max_position_embeddings, width, std=std)
         self.norm = nn.LayerNorm(width, config.layer_norm_eps) if config.embedding_norm else None
-        self.project = XavierLinear(width, config.hidden_size) if width != config.hidden_size else None
+        self.project = xavier_linear(width, config.hidden_size) if width != config.hidden_size else None
 
     def forward(
         self,
@@ -159,7 +160,7 @@ class GroupedLinear(nn.Module):
 
 def grouped_linear(dim: int, output_dim: int, groups: int) -> nn.Module:
     """A linear layer, grouped where there are several groups."""
-    return XavierLinear(dim, output_dim) if groups == 1 else GroupedLinear(dim, output_dim, groups)
+    return xavier_linear(dim, output_dim) if groups == 1 else GroupedLinear(dim, output_dim, groups)
 
 
 class FeedForward(nn.Module):
@@ -569,7 +570,7 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGener
             raise ValueError("a model with a decoder needs a configuration with is_encoder_decoder=True, got False")
         self.encoder = SeqDyConvModel(config)
         self.decoder = SeqDyConvDecoder(config)
-        self.lm_head = OutputLinear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = output_linear(config.hidden_size, config.vocab_size, bias=False)
         self._tied_weights_keys = {"lm_head.weight": "decoder.embedding.tokens.weight"}
         if config.share_encoder_decoder_embeddings:
             shared = "encoder.embedding.tokens.weight"

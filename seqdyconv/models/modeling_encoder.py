@@ -12,14 +12,14 @@ from transformers.modeling_outputs import MaskedLMOutput, SequenceClassifierOutp
 from transformers.utils.generic import can_return_tuple
 
 from seqdyconv.functional.packing import unpack
-from seqdyconv.layers.initialization import XavierLinear
+from seqdyconv.layers.initialization import xavier_linear
 from seqdyconv.layers.masking import zero_padding
 from seqdyconv.models.configuration import SeqDyConvConfig
 from seqdyconv.models.losses import IGNORED_LABEL, precise, token_loss
 from seqdyconv.models.modeling import (
-    OutputLinear,
     SeqDyConvModel,
     SeqDyConvPreTrainedModel,
+    output_linear,
     to_padding_mask,
 )
 from seqdyconv.models.packed import packed_sequences
@@ -70,7 +70,7 @@ class SeqDyConvForSequenceClassification(SeqDyConvPreTrainedModel):
         super().__init__(config.encoder_only())
         self.encoder = SeqDyConvModel(self.config)
         self.dropout = config.dropout if config.classifier_dropout is None else config.classifier_dropout
-        self.classifier = XavierLinear(config.hidden_size, config.num_labels)  # type: ignore[arg-type]
+        self.classifier = xavier_linear(config.hidden_size, config.num_labels)  # type: ignore[arg-type]
         self.post_init()
 
     @can_return_tuple
@@ -139,7 +139,7 @@ class SeqDyConvForMaskedLM(SeqDyConvPreTrainedModel):
     def __init__(self, config: SeqDyConvConfig) -> None:
         super().__init__(config.encoder_only())
         self.encoder = SeqDyConvModel(self.config)
-        self.lm_head = OutputLinear(self.config.hidden_size, self.config.vocab_size)
+        self.lm_head = output_linear(self.config.hidden_size, self.config.vocab_size)
         self.post_init()
 
     @can_return_tuple

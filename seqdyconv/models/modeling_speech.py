@@ -23,7 +23,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from seqdyconv.functional.conv import Padding
 from seqdyconv.layers import ConvMixer, LightweightConv1d
-from seqdyconv.layers.initialization import XavierLinear, reset_children
+from seqdyconv.layers.initialization import reset_children, xavier_linear
 from seqdyconv.layers.subsampling import ConvSubsampling, SubsamplingState
 from seqdyconv.models.configuration_speech import ENCODER_BLOCKS, SeqDyConvSpeechConfig
 from seqdyconv.models.joint_decoding import CTCPrefixLogitsProcessor
@@ -31,7 +31,6 @@ from seqdyconv.models.losses import IGNORED_LABEL, ctc_loss, precise, token_loss
 from seqdyconv.models.modeling import (
     EmbeddingTable,
     FeedForward,
-    OutputLinear,
     Residual,
     SeqDyConvDecoder,
     SeqDyConvEncoderLayer,
@@ -39,6 +38,7 @@ from seqdyconv.models.modeling import (
     SeqDyConvPreTrainedModel,
     check_mask,
     layer_mixer,
+    output_linear,
     sinusoidal_positions,
     to_padding_mask,
 )
@@ -334,7 +334,7 @@ class SeqDyConvForCTC(SeqDyConvSpeechPreTrainedModel):
                 "False makes, or loads, its encoder with CTC alone"
             )
         self.encoder = SeqDyConvSpeechModel(config)
-        self.ctc_head = XavierLinear(config.hidden_size, config.vocab_size)
+        self.ctc_head = xavier_linear(config.hidden_size, config.vocab_size)
         self.post_init()
 
     @can_return_tuple
@@ -409,9 +409,9 @@ class SeqDyConvForSpeechSeq2Seq(SeqDyConvSpeechPreTrainedModel, SeqDyConvGenerat
         if not config.is_encoder_decoder:
             raise ValueError("a model with a decoder needs a configuration with is_encoder_decoder=True, got False")
         self.encoder = SeqDyConvSpeechModel(config)
-        self.ctc_head = XavierLinear(config.hidden_size, config.vocab_size)
+        self.ctc_head = xavier_linear(config.hidden_size, config.vocab_size)
         self.decoder = SeqDyConvDecoder(config)
-        self.lm_head = OutputLinear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = output_linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from seqdyconv.layers.states import initial_zeros
+
 
 class BlockState(NamedTuple):
     """What a mixer inside a residual connection remembers between the chunks of a stream."""
@@ -18,7 +20,7 @@ class BlockState(NamedTuple):
 
 def initial_block_state(mixer: Any, batch_size: int) -> BlockState:
     """The state of one mixer before the first chunk."""
-    waiting = next(mixer.parameters()).new_zeros(batch_size, 0, mixer.dim)
+    waiting = initial_zeros(mixer, batch_size, 0, mixer.dim)
     return BlockState(waiting, mixer.initial_state(batch_size))
 
 

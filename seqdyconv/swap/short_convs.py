@@ -89,7 +89,7 @@ def add_short_conv(
         >>> model.model.layers[0].self_attn.v_proj.short_conv
         IdentityShortConv1d(
           16, kernel_size=4, rank=15, padding='causal', static_kernel=False, residual=True
-          (generator): XavierLinear(in_features=32, out_features=15, bias=True)
+          (generator): Linear(in_features=32, out_features=15, bias=True)
         )
     """
     check_model(model)
