@@ -14,8 +14,8 @@ def without_weights(module: Module) -> Module:
     nn.Module.__init__(copied)
     own = vars(copied)
     for name, value in vars(module).items():
-        # A ``forward`` of one object, as hooks of accelerate have it, would run the module that is copied.
-        if name not in own and name not in ("forward", "_old_forward", "_hf_hook"):
+        # Methods of one object, as hooks of accelerate are, would run the module that is copied.
+        if name not in own and name not in ("forward", "_old_forward", "_hf_hook", "reset_parameters"):
             own[name] = value
     copied.training = module.training
     for name, parameter in module._parameters.items():

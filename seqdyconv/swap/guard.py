@@ -7,9 +7,10 @@ resumes, finds one number under the name of each weight that is gone, and stops 
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
+
+from seqdyconv.layers.states import initial_zeros
 
 FUSION = "this model has layers of seqdyconv; load it with seqdyconv.swap.load_swapped"
 """What ``from_pretrained`` is asked to fuse: the end of its message."""
@@ -45,10 +46,9 @@ def _guarded(model: nn.Module) -> dict[str, Any]:
 
 
 def _add_guard(module: Any, state: dict[str, Tensor], prefix: str, local_metadata: Any) -> None:
-    like = next((weight for weight in module.parameters() if weight.is_floating_point()), torch.empty(0))
-    number: Tensor | None = vars(module).get("guard")
-    if number is None or (number.dtype, number.device) != (like.dtype, like.device):
-        number = module.guard = torch.zeros(1, dtype=like.dtype, device=like.device)
+    new, number = initial_zeros(module, 1), vars(module).get("guard")
+    if number is None or (number.dtype, number.device) != (new.dtype, new.device):
+        number = module.guard = new
     state[prefix + module.guarded_weight] = number
 
 

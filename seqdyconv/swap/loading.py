@@ -80,7 +80,10 @@ def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **opt
     if not isinstance(saved, dict) or "seqdyconv" not in saved:
         raise ValueError(f"{path} is no swapped model, its config.json has no seqdyconv: load it with from_pretrained")
     if "quantization_config" in saved or "attn_implementation" in saved:
-        raise ValueError(f"{path}: the config.json of a swapped model has no quantization and no attn_implementation")
+        raise ValueError(
+            f"{path}: the config.json of a swapped model has no quantization and no attn_implementation: "
+            "quantize what is loaded from a folder without, by quantization_config"
+        )
     check_sizes(saved, str(path))
     check_index(Path(path, options.get("subfolder", "")))
     swap = _read(saved["seqdyconv"], path)

@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import output_capturing
 
+from seqdyconv.layers.states import initial_zeros
 from seqdyconv.swap.choice import Layers, number_ranges, select_layers
 from seqdyconv.swap.copying import with_weights
 from seqdyconv.swap.families import Family
@@ -100,7 +101,7 @@ def _attention_of(original: Any, model: PreTrainedModel, family: Family) -> Mapp
 
 
 def _restored(swapped: SwappedAttention, attention: Any) -> nn.Module:
-    like = next(swapped.mixer.parameters())
+    like = initial_zeros(swapped.mixer, 0)
     restored = with_weights(swapped.replaced, attention, f"layer {swapped.number} of original", like=like)
     return restored.train(swapped.training)
 
@@ -112,7 +113,7 @@ def _position_bias(swapped: SwappedAttention, attention: Any) -> nn.Module:
         raise ValueError(f"original must have layer {swapped.number} too: it computes the position bias of the others")
     empty: Any = swapped.position_bias_of(swapped.replaced)
     what = f"the position bias of layer {swapped.number} of original"
-    return with_weights(empty, source, what, like=next(swapped.mixer.parameters()))
+    return with_weights(empty, source, what, like=initial_zeros(swapped.mixer, 0))
 
 
 def _capture_outputs_anew(model: nn.Module) -> None:

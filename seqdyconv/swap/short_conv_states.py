@@ -42,7 +42,7 @@ class ShortConvStates(DummyLayer):
         """The output (B, T, C) of a convolution for its next chunk; its state is kept here under ``key``."""
         known = self.inputs.get(key)
         if known is None:
-            known = conv.initial_state(input.shape[0]).to(input.dtype)
+            known = conv.initial_state(input.shape[0]).to(input)
         output, state = conv.stream(input, known[:, known.shape[1] - conv.reach :], padding_mask, query)
         if self.static and not self.record_past:
             self._keep_in_place(key, state)
