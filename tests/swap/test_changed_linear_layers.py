@@ -5,8 +5,8 @@ import torch
 import transformers
 
 from seqdyconv.swap import add_short_conv, restore_self_attention, swap_self_attention
-from tests.swap.zoo import CASES, encoded
 from tests.swap.changed_layers import CHANGES, assert_still_computes, dynamic, every_change, without_deprecations
+from tests.swap.zoo import CASES, encoded
 
 pytestmark = without_deprecations
 IDS = torch.tensor([[5, 17, 30, 8, 9, 4]])
