@@ -1,11 +1,13 @@
 """Distillation: a swapped model learns to give the hidden states of the original one, layer by layer."""
 
+import inspect
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
+from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from seqdyconv.swap.replacement import swapped_attention
 
@@ -48,6 +50,10 @@ class DistillationTrainer(Trainer):
 
     The loss of a batch is ``task loss + matching_weight · hidden_state_loss + logits_weight · KL(teacher ‖ student)``.
     Without labels, as in unlabelled text, there is no task loss; such data may be evaluated too, by the rest of it.
+
+    Of an encoder-decoder the encoders' hidden states are matched, and the decoders' logits. Both decoders get the
+    batch's ``decoder_input_ids``, or what its labels make of them; without either, as for unlabelled text, one start
+    token.
 
     Args:
         teacher: the original model, of the same number of layers and width; it is put into eval mode and not trained.
@@ -113,6 +119,7 @@ class DistillationTrainer(Trainer):
             not labelled or (model.training and self.state.global_step < matching_steps)
         )
         distils = self.logits_weight > 0 and (not labelled or model.training)
+        inputs = {**inputs, **self.decoder_inputs(inputs)}
         known = {name: value for name, value in inputs.items() if name != "labels"}
         if labelled:
             wanted = {**inputs, "output_hidden_states": True} if matches else inputs
@@ -134,6 +141,26 @@ class DistillationTrainer(Trainer):
             divergence = F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
             loss = loss + self.logits_weight * self.temperature**2 * divergence
         return (loss, outputs) if return_outputs else loss
+
+    def decoder_inputs(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
+        """What student and teacher need beside the batch, where they have decoders that don't read the source."""
+        teacher = self.teacher
+        given = any(inputs.get(name) is not None for name in ("decoder_input_ids", "decoder_inputs_embeds"))
+        reads_own_input = teacher.can_generate() or type(teacher).__name__ in MODEL_MAPPING_NAMES.values()
+        if given or not reads_own_input or "decoder_input_ids" not in inspect.signature(teacher.forward).parameters:
+            return {}
+        labels = inputs.get("labels")
+        if labels is not None and hasattr(teacher, "prepare_decoder_input_ids_from_labels"):
+            return {"decoder_input_ids": teacher.prepare_decoder_input_ids_from_labels(labels=labels)}
+        names = ("decoder_start_token_id", "bos_token_id", "eos_token_id", "pad_token_id")
+        places = [place for place in (getattr(teacher, "generation_config", None), teacher.config) if place is not None]
+        tokens = [getattr(place, name, None) for name in names for place in places]
+        start = next((token for token in tokens if isinstance(token, int)), 0)
+        if labels is None:
+            source = next(value for name, value in inputs.items() if "input" in name)
+            return {"decoder_input_ids": torch.full((len(source), 1), start, device=source.device)}
+        shifted = F.pad(labels[:, :-1], (1, 0), value=start)
+        return {"decoder_input_ids": shifted.masked_fill(shifted < 0, teacher.config.pad_token_id or 0)}
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None

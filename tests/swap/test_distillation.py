@@ -9,6 +9,7 @@ from transformers import BertConfig, BertForSequenceClassification, TrainingArgu
 
 from seqdyconv.swap import DistillationTrainer, swap_self_attention, swapped_attention
 from seqdyconv.swap.distillation import hidden_state_loss
+from tests.swap.zoo import CASES, Case
 
 
 @pytest.fixture
@@ -166,3 +167,45 @@ def test_mixers_alone_need_a_swapped_model(teacher, tmp_path):
 def test_bad_options_raise(student, teacher, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         trainer(student, teacher, tmp_path, rows(2, labelled=False), **options)
+
+
+@pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning")  # of WavLM
+class TestEveryFamily:
+    """Whatever its decoder needs, a family learns from text or sound alone, and from labels."""
+
+    @staticmethod
+    def loss(case: Case, tmp_path, batch: dict[str, torch.Tensor], head: bool = True, **options: Any) -> torch.Tensor:
+        teacher = case.model(head=head)
+        student = swap_self_attention(copy.deepcopy(teacher), kernel_size=5)
+        matching = trainer(student, teacher, tmp_path, [], **options)
+        loss = matching.compute_loss(student.train(), batch)
+        loss.backward()
+        mixers = [mixer for module in swapped_attention(student).values() for mixer in module.mixer.parameters()]
+        assert loss.isfinite() and any(mixer.grad is not None and mixer.grad.abs().sum() > 0 for mixer in mixers)
+        return loss.detach()
+
+    @pytest.mark.parametrize("name", CASES)
+    def test_without_labels(self, name: str, tmp_path) -> None:
+        case = CASES[name]
+        source = {name: value for name, value in case.batch().items() if name != "decoder_input_ids"}
+        self.loss(case, tmp_path, source, head=False)
+        self.loss(case, tmp_path, source, logits_weight=1.0)
+        self.loss(case, tmp_path, case.batch(), logits_weight=1.0)
+
+    @pytest.mark.parametrize("name", CASES)
+    def test_with_labels(self, name: str, tmp_path) -> None:
+        case = CASES[name]
+        source = {name: value for name, value in case.batch().items() if name != "decoder_input_ids"}
+        labels = case.labels(case.config())
+        self.loss(case, tmp_path, {**source, "labels": labels}, logits_weight=1.0)
+        if "decoder_input_ids" in case.batch():
+            padded = {**source, "labels": labels.index_fill(1, torch.tensor([2]), -100)}
+            self.loss(case, tmp_path, padded, logits_weight=1.0)
+
+    @pytest.mark.parametrize("name", ["t5", "bart", "m2m_100", "whisper"])
+    def test_the_decoder_input_of_labels_is_that_of_the_model(self, name: str, tmp_path) -> None:
+        model, labels = CASES[name].model(head=True), torch.tensor([[5, 6, 7], [8, 9, -100]])
+        source = {name: value for name, value in CASES[name].batch().items() if name != "decoder_input_ids"}
+        given = trainer(model, CASES[name].model(head=True), tmp_path, []).decoder_inputs({**source, "labels": labels})
+        expected = model(**source, labels=labels).logits
+        assert torch.allclose(model(**source, **given).logits, expected, atol=1e-5)
