@@ -577,6 +577,23 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGener
             self._tied_weights_keys = {"decoder.embedding.tokens.weight": shared, "lm_head.weight": shared}
         self.post_init()
 
+    def _resize_token_embeddings(
+        self, new_num_tokens: int | None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Module:
+        """Encoder, decoder and output have one vocabulary, whether they share its table or not."""
+        own = self.config.encoder_vocab_size
+        if own is not None and (new_num_tokens, pad_to_multiple_of) != (None, None):
+            raise ValueError(
+                f"resize_token_embeddings resizes one vocabulary, but the encoder has {own} tokens of its own and the "
+                f"decoder {self.config.vocab_size}: make a model of the new sizes, and copy the rows that stay"
+            )
+        embeddings: Any = super()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        if not self.config.share_encoder_decoder_embeddings:
+            old = self.decoder.embedding.tokens
+            new = self._get_resized_embeddings(old, embeddings.num_embeddings, mean_resizing=mean_resizing)
+            self.decoder.embedding.tokens = new.requires_grad_(old.weight.requires_grad)  # type: ignore[assignment]
+        return embeddings
+
     @can_return_tuple
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     def forward(

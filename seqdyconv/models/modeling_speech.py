@@ -159,7 +159,10 @@ class SeqDyConvSpeechPreTrainedModel(SeqDyConvPreTrainedModel):
     _no_split_modules = ["SeqDyConvEncoderLayer", "SeqDyConvConformerLayer", "SeqDyConvDecoderLayer"]
 
     def get_input_embeddings(self) -> nn.Module:
-        raise NotImplementedError("a speech encoder has no token embeddings")
+        raise NotImplementedError(
+            "a speech encoder has no token embeddings: for another vocabulary load the model with "
+            "from_pretrained(folder, vocab_size=N, ignore_mismatched_sizes=True)"
+        )
 
     def output_lengths(self, attention_mask: Tensor) -> Tensor:
         """How many steps of the output are real, (B,), where ``attention_mask`` (B, T) says which frames are."""
@@ -419,6 +422,16 @@ class SeqDyConvForSpeechSeq2Seq(SeqDyConvSpeechPreTrainedModel, SeqDyConvGenerat
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.decoder.embedding.tokens = value  # type: ignore[assignment]
+
+    def _resize_token_embeddings(
+        self, new_num_tokens: int | None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.Module:
+        """CTC's output is over the vocabulary of the decoder."""
+        embeddings: Any = super()._resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        old = self.ctc_head
+        new = self._get_resized_lm_head(old, embeddings.num_embeddings, mean_resizing=mean_resizing)
+        self.ctc_head = new.requires_grad_(old.weight.requires_grad)
+        return embeddings
 
     @can_return_tuple
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
