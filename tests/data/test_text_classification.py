@@ -375,7 +375,7 @@ class TestBadInput:
             ({"long_texts": "cut"}, "long_texts must be one of truncate, windows, got 'cut'"),
             ({"max_train_samples": 0}, "max_train_samples must be at least 1, got 0"),
             ({"max_length": 0}, "max_length must be at least 1, got 0"),
-            ({"vocab_size": -1}, "vocab_size must be at least 1, got -1"),
+            ({"vocab_size": -1}, r"vocab_size must be in \[1, 10000000\], got -1"),
             ({"validation_fraction": 0.9}, r"validation_fraction must be in \[0, 0.5\], got 0.9"),
             ({"test_fraction": -0.1}, r"test_fraction must be in \[0, 0.5\]"),
             ({"long_texts": "windows", "window_stride": 256}, "window_stride is 256"),

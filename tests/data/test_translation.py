@@ -215,7 +215,7 @@ class TestBadInput:
         [
             ({"tokenizer_type": "words"}, "tokenizer_type must be one of unigram, bpe, got 'words'"),
             ({"max_train_samples": 0}, "max_train_samples must be at least 1, got 0"),
-            ({"vocab_size": -1}, "vocab_size must be at least 1, got -1"),
+            ({"vocab_size": -1}, r"vocab_size must be in \[1, 10000000\], got -1"),
             ({"source_column": "de"}, "together"),
             ({"source_column": "de", "target_column": "en", "translation_column": "pair"}, "not both"),
         ],
