@@ -95,6 +95,10 @@ class DistillationTrainer(Trainer):
             raise ValueError(f"temperature must be > 0, got {temperature}")
         self.teacher: Any = teacher.eval().requires_grad_(False)
         self.teacher.to(self.args.device)
+        has_decoder = "decoder_input_ids" in inspect.signature(self.teacher.forward).parameters
+        is_base_model = type(teacher).__name__ in MODEL_MAPPING_NAMES.values()
+        self.needs_decoder_inputs = has_decoder and (teacher.can_generate() or is_base_model)
+        """Whether the models have decoders that don't read the source."""
         self.matching_weight = matching_weight
         self.matching_until = matching_until
         self.logits_weight = logits_weight
@@ -146,8 +150,7 @@ class DistillationTrainer(Trainer):
         """What student and teacher need beside the batch, where they have decoders that don't read the source."""
         teacher = self.teacher
         given = any(inputs.get(name) is not None for name in ("decoder_input_ids", "decoder_inputs_embeds"))
-        reads_own_input = teacher.can_generate() or type(teacher).__name__ in MODEL_MAPPING_NAMES.values()
-        if given or not reads_own_input or "decoder_input_ids" not in inspect.signature(teacher.forward).parameters:
+        if given or not self.needs_decoder_inputs:
             return {}
         labels = inputs.get("labels")
         if labels is not None and hasattr(teacher, "prepare_decoder_input_ids_from_labels"):

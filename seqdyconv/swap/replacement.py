@@ -114,10 +114,8 @@ class SwappedAttention(nn.Module):
         roles = (*mixer.in_proj_roles, "fused", "output")
         for role, name in vars(self.family.projections or Projections()).items():
             if name and role in roles and self._place(name) is not None:
-                yield (
-                    f"{prefix}.{name}" if prefix else name,
-                    self._named[0],
-                )  # the layer itself has its own name already
+                # Not the layer itself, which has its own name already.
+                yield f"{prefix}.{name}" if prefix else name, self._named[0]
 
     def __getattr__(self, name: str) -> Any:
         try:

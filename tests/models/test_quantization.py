@@ -55,11 +55,11 @@ class Int8Tensor(Tensor):
 
 
 def replaced(model: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    """As transformers replaces them: those that are among a model's named modules."""
     model = copy.deepcopy(model)
-    for parent in [*model.modules()]:
-        for name, child in parent.named_children():
-            if isinstance(child, nn.Linear):
-                setattr(parent, name, kind(child))
+    for name, child in [*model.named_modules()]:
+        if isinstance(child, nn.Linear):
+            model.set_submodule(name, kind(child))
     return model
 
 
