@@ -2,7 +2,7 @@
 
     @dataclass
     class DecodingArguments(Options):
-        num_beams: Annotated[int, Range(1, 1000)] = 4
+        num_beams: Beams = 4
         kind: Annotated[str, OneOf("greedy", "beam")] = "beam"
 
 Without a word all numbers are finite, whole ones have at most 64 bits, and all texts can be written to a file in UTF-8.
@@ -79,6 +79,7 @@ Count = Annotated[int, Range(1)]
 Number = Annotated[int, Range(0)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]
 """What NumPy takes."""
+Beams = Annotated[int, Range(1, 1000)]
 VocabSize = Annotated[int, Range(1, 10_000_000)]
 KernelSize = Annotated[int, Range(1, 65_536)]
 Weight = Annotated[float, Range(0)]
@@ -97,10 +98,15 @@ class Options:
         check_options(self)
 
 
+def rule_of(hint: Any) -> Rule | None:
+    """What a type says of its values, itself or where it is made of others; None if nothing."""
+    return next(_rules(hint), None)
+
+
 def rules_of(kind: type) -> dict[str, Rule]:
     """What the fields of a dataclass say of their values, beside their types; those alone that say something."""
     hints = get_type_hints(kind, include_extras=True)
-    found = {item.name: next(_rules(hints[item.name]), None) for item in dataclasses.fields(kind)}
+    found = {item.name: rule_of(hints[item.name]) for item in dataclasses.fields(kind)}
     return {name: rule for name, rule in found.items() if rule is not None}
 
 

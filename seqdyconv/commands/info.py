@@ -7,6 +7,7 @@ Nothing is loaded but the configuration and the heads of the weight files, so th
 
 import itertools
 import json
+import math
 import os
 import platform
 import sys
@@ -19,14 +20,14 @@ from typing import Any
 import torch
 import transformers
 from packaging.requirements import Requirement
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
 import seqdyconv
 from seqdyconv.functional.conv import BACKENDS
 from seqdyconv.layers.mixers import mixers_with
 from seqdyconv.models import SeqDyConvConfig
-from seqdyconv.models.loading import ModelError, count_numbers, load_config
+from seqdyconv.models.loading import ModelError, load_config, read_header
 from seqdyconv.ranges import Options
 from seqdyconv.threads import WAITING
 from seqdyconv.training.arguments import exit_on_error, parse_arguments, read_yaml
@@ -166,9 +167,9 @@ def weights(folder: Path) -> str:
     count, kinds = 0, set()
     for file in files:
         try:
-            count += count_numbers(file)
-            with safe_open(file, framework="pt") as opened:
-                kinds |= {opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118 (no mapping)
+            for kind, shape in read_header(file).values():
+                count += math.prod(shape)
+                kinds.add(kind)
         except (OSError, SafetensorError) as error:
             raise ModelError(f"can't read the weights in {file}: {error}") from None
     megabytes = sum(file.stat().st_size for file in files) / 1e6

@@ -225,15 +225,21 @@ def _count_weights(folder: Path) -> float:
     """How many numbers the weight files hold; infinitely many where that can't be read, which loading tells."""
     files = sorted(folder.glob("*.safetensors"))
     try:
-        return sum(count_numbers(file) for file in files) if files else math.inf
+        shapes = [shape for file in files for _, shape in read_header(file).values()]
     except (OSError, SafetensorError):
         return math.inf
+    return sum(map(math.prod, shapes)) if files else math.inf
 
 
-def count_numbers(file: Path) -> int:
-    """How many numbers a safetensors file holds, by its header."""
+def read_header(file: Path) -> dict[str, tuple[str, list[int]]]:
+    """Type and shape of each tensor in a safetensors file, by name; no weights are read.
+
+    Raises:
+        OSError, SafetensorError: it can't be read.
+    """
     with safe_open(file, framework="pt") as opened:
-        return sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118 (no mapping)
+        parts = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
+        return {name: (part.get_dtype(), part.get_shape()) for name, part in parts.items()}
 
 
 def check_index(folder: Path) -> None:

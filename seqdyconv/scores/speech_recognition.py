@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jiwer
 
-from seqdyconv.files import write_lines, write_text
+from seqdyconv.files import shorten, write_lines, write_text
 from seqdyconv.pictures import plot_errors
 
 KINDS = ("substitutions", "deletions", "insertions")
@@ -207,8 +207,7 @@ def _most_frequent(errors: Errors, most: int) -> list[tuple[str, str, int]]:
 
 def _visible(text: str, most: int = 20) -> str:
     """A word or character with its spaces to be seen, and no longer than a label may be."""
-    text = text.replace(" ", "␣")
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    return shorten(text.replace(" ", "␣"), most)
 
 
 def _ordered(counts: Counter[Any]) -> list[tuple[Any, int]]:

@@ -10,14 +10,14 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdyconv.data.batching import TokenBatchSampler
-from seqdyconv.ranges import Count, Options, Range
+from seqdyconv.ranges import Beams, Count, Options, Range
 
 
 @dataclass
 class DecodingArguments(Options):
     """How outputs are searched for."""
 
-    num_beams: Annotated[int, Range(1, 1000)] = field(default=4, metadata={"help": "Beams of the search; 1 is greedy."})
+    num_beams: Beams = field(default=4, metadata={"help": "Beams of the search; 1 is greedy."})
     length_penalty: Annotated[float, Range(-10, 10)] = field(
         default=1.0,
         metadata={"help": "Beam scores are divided by length ** length_penalty; above 1 favours long ones."},

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 
 from seqdyconv.errors import first_line
+from seqdyconv.models.loading import read_header
 from seqdyconv.training.checkpoints import damaged
 
 
@@ -21,8 +22,7 @@ def check_weights(model: nn.Module, checkpoint: str | Path) -> None:
     found: dict[str, list[int]] = {}
     for file in sorted(Path(checkpoint).glob("model*.safetensors")):
         try:
-            with safe_open(file, framework="pt") as opened:
-                found |= {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118
+            found |= {name: shape for name, (_, shape) in read_header(file).items()}
         except (OSError, SafetensorError) as error:
             raise damaged(checkpoint, file.name, first_line(error)) from None
     shared = {expected[name].data_ptr() for name in found if name in expected}

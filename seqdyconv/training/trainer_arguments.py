@@ -6,7 +6,7 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from huggingface_hub import HfApi
@@ -15,30 +15,39 @@ from transformers.integrations.integration_utils import get_available_reporting_
 
 from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForSequenceClassification
-from seqdyconv.ranges import Range, Rule, check_options
+from seqdyconv.ranges import (
+    Beams,
+    Count,
+    LearningRate,
+    Positive,
+    Range,
+    Seed,
+    Share,
+    Weight,
+    check_options,
+    rule_of,
+)
 from seqdyconv.training.arguments import ArgumentsError, declared_defaults
 
 logger = logging.getLogger(__name__)
 
-_COUNT, _AMOUNT, _POSITIVE = Range(1), Range(0), Range(above=0)
-_BETA, _SEED = Range(0, below=1), Range(0, 2**32 - 1)
-RULES: dict[str, Rule] = {
-    "learning_rate": Range(above=0, most=1000),
-    **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), _BETA),
-    **dict.fromkeys(("weight_decay", "max_grad_norm", "warmup_steps", "neftune_noise_alpha"), _AMOUNT),
-    "adam_epsilon": Range(0, 1),
-    "num_train_epochs": Range(above=0, most=1_000_000),
-    "max_steps": Range(-1),
-    **dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), _POSITIVE),
-    "eval_delay": _AMOUNT,
-    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), _COUNT),
-    **dict.fromkeys(("gradient_accumulation_steps", "eval_accumulation_steps", "torch_empty_cache_steps"), _COUNT),
-    **dict.fromkeys(("save_total_limit", "ddp_bucket_cap_mb", "ddp_timeout"), _COUNT),
-    **dict.fromkeys(("seed", "data_seed"), _SEED),
-    "generation_num_beams": Range(1, 1000),
-    "dataloader_num_workers": Range(0, 256),
-    "dataloader_prefetch_factor": Range(1, 10_000),
+_TYPES: dict[str, Any] = {
+    "learning_rate": LearningRate,
+    **dict.fromkeys(("adam_beta1", "adam_beta2", "label_smoothing_factor"), Annotated[float, Range(0, below=1)]),
+    **dict.fromkeys(("weight_decay", "max_grad_norm", "warmup_steps", "neftune_noise_alpha", "eval_delay"), Weight),
+    "adam_epsilon": Share,
+    "num_train_epochs": Annotated[float, Range(above=0, most=1_000_000)],
+    "max_steps": Annotated[int, Range(-1)],
+    **dict.fromkeys(("logging_steps", "eval_steps", "save_steps"), Positive),
+    **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), Count),
+    **dict.fromkeys(("gradient_accumulation_steps", "eval_accumulation_steps", "torch_empty_cache_steps"), Count),
+    **dict.fromkeys(("save_total_limit", "ddp_bucket_cap_mb", "ddp_timeout"), Count),
+    **dict.fromkeys(("seed", "data_seed"), Seed),
+    "generation_num_beams": Beams,
+    "dataloader_num_workers": Annotated[int, Range(0, 256)],
+    "dataloader_prefetch_factor": Annotated[int, Range(1, 10_000)],
 }
+RULES = {name: rule for name, hint in _TYPES.items() if (rule := rule_of(hint)) is not None}
 """What the fields of the Trainer may be."""
 
 # What transformers, accelerate and torch raise for arguments that they can't use.
