@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from seqdyconv.data.external_tokenizers import set_languages
 from seqdyconv.data.translation import DataArguments, load_translation_datasets, tokenize
 from seqdyconv.errors import InputError
 from seqdyconv.files import write_lines
@@ -51,6 +52,7 @@ def evaluate(args: TranslationEvaluationArguments, data_args: DataArguments, dec
     disable_progress_bar()  # That of loading weights.
     model = load_translation_model(args.model_dir).to(args.device)
     tokenizer = load_tokenizer(args.model_dir)
+    set_languages(tokenizer, args.model_dir, data_args.source_lang, data_args.target_lang)
     check_translation(model, tokenizer, args.model_dir)
     texts = load_translation_datasets(data_args, (args.split,))[args.split]
     inputs = tokenize(DatasetDict({"evaluation": texts}), tokenizer, data_args)["evaluation"]["input_ids"][:]

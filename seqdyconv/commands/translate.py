@@ -15,7 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.commands.streams import end_with_the_reader, read_windows, standard_input
+from seqdyconv.data.external_tokenizers import of_many_languages, set_languages
 from seqdyconv.data.long_texts import cut_text
+from seqdyconv.errors import InputError
 from seqdyconv.files import one_line, strip_text
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.ranges import Count, Range
@@ -29,6 +31,10 @@ from seqdyconv.training.translation_models import check_translation, load_transl
 class TranslationArguments(ModelDirArguments):
     """What to translate with."""
 
+    source_lang: str | None = field(
+        default=None, metadata={"help": "Language to translate from, for models of many; None: that of the training."}
+    )
+    target_lang: str | None = field(default=None, metadata={"help": "Language to translate to, likewise."})
     window: Count = field(default=1000, metadata={"help": "Translate at most that many lines together."})
     max_line_tokens: Annotated[int, Range(2)] = field(
         default=1000, metadata={"help": "Longer lines are cut there, with a note on standard error."}
@@ -46,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = load_translation_model(args.model_dir)
         tokenizer = load_tokenizer(args.model_dir)
         model.to(args.device)
+        if (args.source_lang or args.target_lang) and not of_many_languages(tokenizer):
+            raise InputError(f"{args.model_dir} is not for many languages: source_lang and target_lang can't be chosen")
+        set_languages(tokenizer, args.model_dir, args.source_lang, args.target_lang)
         check_translation(model, tokenizer, args.model_dir)
         number = 0
         for lines in read_windows(standard_input(), args.window):

@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import decoders, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from seqdyconv.data.tables import DataError
+from seqdyconv.data.tables import DataError, list_names
 from seqdyconv.models.control_tokens import control_names
 from seqdyconv.models.loading import vocabulary_size
 
@@ -85,6 +85,46 @@ def try_tokenizer(tokenizer: Any, name: str, texts: Iterable[str], *, writes: bo
             "The tokenizer %s changes %.0f%% of the texts, which no model can then write as they are: %r becomes %r",
             *(name, 100 * len(changed) / len(sample), changed[0][0][:80], changed[0][1][:80]),
         )
+
+
+def set_languages(tokenizer: Any, name: str, source_lang: str | None, target_lang: str | None) -> None:
+    """Have a tokenizer of many languages mark source and target with theirs; others stay as they are.
+
+    mBART, M2M100, NLLB and PLBart put a token of the language beside each text. It is saved with the tokenizer.
+
+    Args:
+        tokenizer: As it was loaded.
+        name: Of the tokenizer, for messages.
+        source_lang: A code of the tokenizer, or what is before its first ``_``, where one code alone begins so: ``de``
+            is ``de_DE`` of mBART. None: as it is.
+        target_lang: Likewise.
+
+    Raises:
+        DataError: It has no such language.
+    """
+    if not of_many_languages(tokenizer):
+        return
+    others = {token for token in tokenizer.special_tokens_map.values() if isinstance(token, str)}
+    tokens = getattr(tokenizer, "lang_code_to_id", set(control_names(tokenizer)) - others)  # NLLB has but the tokens
+    codes = sorted(token.strip("_") for token in tokens)
+    for key, attribute, language in (
+        ("source_lang", "src_lang", source_lang),
+        ("target_lang", "tgt_lang", target_lang),
+    ):
+        if language is None:
+            continue
+        alike = [code for code in codes if code == language or code.split("_")[0] == language]
+        if len(alike) != 1 and language not in alike:
+            known = list_names(codes if len(alike) < 2 else alike)
+            raise DataError(f"{key} is {language!r}, and the tokenizer {name} has the languages {known}")
+        code = language if language in alike else alike[0]
+        setattr(tokenizer, attribute, code)
+        tokenizer.init_kwargs[attribute] = code
+
+
+def of_many_languages(tokenizer: Any) -> bool:
+    """Whether a tokenizer puts a token of the language beside each text."""
+    return hasattr(tokenizer, "set_tgt_lang_special_tokens")
 
 
 def _name_token(tokenizer: Any, name: str, role: str, chosen: str | None, taken: Sequence[int | None] = ()) -> None:

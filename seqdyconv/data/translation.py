@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
-from seqdyconv.data.external_tokenizers import complete_tokenizer, try_tokenizer
+from seqdyconv.data.external_tokenizers import complete_tokenizer, set_languages, try_tokenizer
 from seqdyconv.data.libreoffice_help import load_libreoffice_help
 from seqdyconv.data.long_texts import cut_text
 from seqdyconv.data.packages import PackageUnavailableError
@@ -47,8 +47,10 @@ class DataArguments(SourceArguments):
         default=None,
         metadata={"help": 'A data set: "libreoffice_help" (fetched from Debian packages) or a name on the Hub.'},
     )
-    source_lang: str = field(default="de", metadata={"help": "Language to translate from."})
-    target_lang: str = field(default="en", metadata={"help": "Language to translate to."})
+    source_lang: str = field(
+        default="de", metadata={"help": "Language to translate from; of models of many languages one of their codes."}
+    )
+    target_lang: str = field(default="en", metadata={"help": "Language to translate to, likewise."})
     bleu_tokenizer: str | None = field(
         default=None,
         metadata={
@@ -271,7 +273,7 @@ def make_tokenizer(args: DataArguments, train: Dataset, *, new_model: bool = Tru
         new_model: it is for a new model, not for a pretrained one.
 
     Raises:
-        DataError: ``vocab_size`` does not fit the data, or the tokenizer can't be used to train.
+        DataError: ``vocab_size`` does not fit the data, or the tokenizer can't be used to train, or lacks a language.
         ModelError: the tokenizer cannot be loaded.
     """
     if args.tokenizer_name is None:
@@ -282,6 +284,7 @@ def make_tokenizer(args: DataArguments, train: Dataset, *, new_model: bool = Tru
             raise DataError(str(error)) from error
     name = args.tokenizer_name
     tokenizer = complete_tokenizer(load_tokenizer(name), name, new_model=new_model, writes=True)
+    set_languages(tokenizer, name, args.source_lang, args.target_lang)
     for side in ("source", "target"):
         try_tokenizer(tokenizer, name, train[side], writes=side == "target")
     return tokenizer

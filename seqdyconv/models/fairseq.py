@@ -18,6 +18,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 
+from seqdyconv.files import shorten
 from seqdyconv.models.configuration import SeqDyConvConfig
 from seqdyconv.models.modeling import SeqDyConvForConditionalGeneration
 from seqdyconv.models.tokenization import SPECIAL_TOKENS, SeqDyConvTokenizer
@@ -212,6 +213,8 @@ def _state_dict(checkpoint: Any) -> dict[str, Tensor]:
             raise ValueError(
                 f"a state dict must hold floating-point tensors by name, got {key!r}: {type(tensor).__name__}"
             )
+        if tensor.is_meta:
+            raise ValueError(f"{key} is kept without its numbers")
     return dict(state)
 
 
@@ -258,10 +261,11 @@ class _Options:
         except (TypeError, ValueError):
             raise ValueError(f"the argument {name} must be a number, got {value!r}") from None
 
-    def size(self, name: str, default: int) -> int:
+    def size(self, name: str, default: int, most: int = 2**31 - 1) -> int:
         value = self.number(name, default)
-        if not value.is_integer() or value < 1:
-            raise ValueError(f"the argument {name} must be a whole number >= 1, got {self.get(name, default)!r}")
+        if not value.is_integer() or not 1 <= value <= most:
+            got = shorten(repr(self.get(name, default)), 80)
+            raise ValueError(f"the argument {name} must be a whole number from 1 to {most}, got {got}")
         return int(value)
 
     def flag(self, name: str, default: bool) -> bool:
@@ -277,7 +281,9 @@ class _Options:
             parsed = ast.literal_eval(value) if isinstance(value, str) else value
             return [int(size) for size in (parsed if isinstance(parsed, Iterable) else [parsed])]
         except (TypeError, ValueError, SyntaxError):
-            raise ValueError(f"the argument {name} must be a list of kernel sizes, got {value!r}") from None
+            raise ValueError(
+                f"the argument {name} must be a list of kernel sizes, got {shorten(repr(value), 80)}"
+            ) from None
 
 
 def _check_architecture(options: _Options) -> None:
@@ -335,7 +341,7 @@ def _stack(
     conv_type = options.get(f"{side}_conv_type", "dynamic")
     if conv_type not in CONV_TYPES:
         raise ValueError(f"the argument {side}_conv_type must be of {', '.join(CONV_TYPES)}, got {conv_type!r}")
-    layers = options.size(f"{side}_layers", layers)
+    layers = options.size(f"{side}_layers", layers, most=10_000)
     kernel_sizes = options.sizes(f"{side}_kernel_size_list", kernel_sizes)
     kernel_sizes = kernel_sizes * layers if len(kernel_sizes) == 1 else kernel_sizes
     if len(kernel_sizes) != layers:

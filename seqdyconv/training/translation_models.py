@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from seqdyconv.data.external_tokenizers import of_many_languages
 from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvForConditionalGeneration
 from seqdyconv.models.loading import ModelError, check_vocabulary, load_pretrained
@@ -58,8 +59,13 @@ def load_translation_model(name_or_path: str) -> PreTrainedModel:
 
 
 def check_translation(model: Any, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Raise ModelError unless a model and a tokenizer belong together and translate, which is tried with one token."""
+    """Raise ModelError unless a model and a tokenizer belong together and translate, which is tried with one token.
+
+    A model of many languages is set to write the target language of its tokenizer.
+    """
     check_vocabulary(model, tokenizer, name)
+    if of_many_languages(tokenizer):
+        _begin_in_target_language(model, tokenizer, name)
     config, generation = model.config, model.generation_config
     if generation.eos_token_id is None:
         generation.eos_token_id = config.eos_token_id
@@ -78,3 +84,15 @@ def check_translation(model: Any, tokenizer: PreTrainedTokenizerBase, name: str)
             model(input_ids=end, decoder_input_ids=end if shift is None else shift(labels=end))
     except Exception as error:  # whatever a wrong setting has transformers stumble over
         raise ModelError(f"{name} can't translate: {first_line(error)}") from None
+
+
+def _begin_in_target_language(model: Any, tokenizer: Any, name: str) -> None:
+    """Have ``generate`` begin as the labels do in training: with the token of the language, before or as the first."""
+    if tokenizer.tgt_lang is None:
+        raise ModelError(f"{name} translates between many languages: name them with source_lang and target_lang")
+    labels = tokenizer(text_target="", return_tensors="pt")["input_ids"].to(model.device)
+    if hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        start = model.prepare_decoder_input_ids_from_labels(labels=labels)[0, 0].item()
+        model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = start
+    first = labels[0, 0].item()
+    model.generation_config.forced_bos_token_id = None if first == tokenizer.eos_token_id else first

@@ -3,10 +3,23 @@
 import logging
 
 import pytest
+import sentencepiece
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
+from transformers import (
+    ByT5Tokenizer,
+    M2M100Tokenizer,
+    MBart50Tokenizer,
+    MBartTokenizer,
+    NllbTokenizer,
+    PreTrainedTokenizerFast,
+)
 
-from seqdyconv.data.external_tokenizers import complete_tokenizer, try_tokenizer
+from seqdyconv.data.external_tokenizers import (
+    complete_tokenizer,
+    of_many_languages,
+    set_languages,
+    try_tokenizer,
+)
 from seqdyconv.data.tables import DataError
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.models.tokenization import SeqDyConvTokenizer
@@ -168,3 +181,60 @@ class TestTexts:
 @pytest.fixture(autouse=True)
 def _warnings(caplog):
     caplog.set_level(logging.WARNING)
+
+
+class TestManyLanguages:
+    def mbart(self, kind=MBartTokenizer):
+        unigram = [
+            ("<s>", 0.0),
+            ("<pad>", 0.0),
+            ("</s>", 0.0),
+            ("<unk>", 0.0),
+            ("▁", -2.0),
+            ("▁the", -3.0),
+            ("▁das", -3.0),
+        ]
+        return kind(vocab=unigram)
+
+    @pytest.mark.parametrize(("source", "target"), [("de", "en"), ("de_DE", "en_XX"), ("de", "en_XX")])
+    @pytest.mark.parametrize("kind", [MBartTokenizer, MBart50Tokenizer])
+    def test_each_side_is_marked_with_its_language(self, kind, source, target, tmp_path):
+        tokenizer = self.mbart(kind)
+        set_languages(tokenizer, "theirs", source, target)
+        again = completed(tokenizer, tmp_path)
+        encoded = again("das", text_target="the")
+        assert again.convert_tokens_to_ids("de_DE") in encoded["input_ids"]
+        assert again.convert_tokens_to_ids("en_XX") in encoded["labels"]
+
+    def test_nllb(self):
+        words = ["<s>", "<pad>", "</s>", "<unk>", "▁", "a", "deu_Latn", "eng_Latn", "zho_Hans", "zho_Hant"]
+        vocabulary = {word: number for number, word in enumerate(words)}
+        tokenizer = NllbTokenizer(vocab=vocabulary, merges=[])
+        set_languages(tokenizer, "theirs", "deu_Latn", "zho_Hant")
+        encoded = tokenizer("a", text_target="a")
+        assert encoded["input_ids"][0] == vocabulary["deu_Latn"]
+        assert encoded["labels"][0] == vocabulary["zho_Hant"]
+        with pytest.raises(DataError, match="target_lang is 'zho', and the tokenizer theirs has the languages zho_Han"):
+            set_languages(tokenizer, "theirs", "deu", "zho")
+
+    def test_m2m100(self, tmp_path):
+        spm = tmp_path / "spm.model"
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(TEXTS), model_prefix=str(spm.with_suffix("")), vocab_size=60, minloglevel=2,
+            hard_vocab_limit=False,
+        )  # fmt: skip
+        (tmp_path / "vocab.json").write_text('{"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "a": 4}')
+        tokenizer = M2M100Tokenizer(str(tmp_path / "vocab.json"), str(spm))
+        set_languages(tokenizer, "theirs", "de", "zh")
+        encoded = completed(tokenizer, tmp_path)("a", text_target="a")
+        assert encoded["input_ids"][0] == tokenizer.get_lang_id("de")
+        assert encoded["labels"][0] == tokenizer.get_lang_id("zh")
+
+    def test_a_language_that_it_has_not(self):
+        with pytest.raises(DataError, match=r"source_lang is 'klingon', and .* theirs has the languages ar_AR, cs_CZ"):
+            set_languages(self.mbart(), "theirs", "klingon", "en")
+
+    def test_tokenizers_of_one_pair_stay_as_they_are(self):
+        tokenizer = trained("unigram")
+        set_languages(tokenizer, "theirs", "klingon", "en")
+        assert not of_many_languages(tokenizer)

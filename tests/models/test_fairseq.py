@@ -586,7 +586,11 @@ class TestWhatCannotBeConverted:
             ({"encoder_glu": "maybe"}, "encoder_glu must be true or false, got 'maybe'"),
             ({"encoder_kernel_size_list": "3 or 5"}, "encoder_kernel_size_list must be a list .* got '3 or 5'"),
             ({"decoder_kernel_size_list": [3, 5, 7]}, r"must have 2 sizes, one for each layer, got \[3, 5, 7\]"),
-            ({"encoder_layers": 0.5}, "encoder_layers must be a whole number >= 1, got 0.5"),
+            ({"encoder_layers": 0.5}, "encoder_layers must be a whole number from 1 to 10000, got 0.5"),
+            ({"encoder_layers": 10**12, "encoder_kernel_size_list": [3]}, "from 1 to 10000, got 1000000000000"),
+            ({"decoder_ffn_embed_dim": 10**15}, "decoder_ffn_embed_dim must be a whole number from 1 to 2147483647"),
+            ({"decoder_ffn_embed_dim": 2**31 - 1}, r"the arguments say \(2147483647, 16\) for decoder"),
+            ({"encoder_kernel_size_list": ["9" * 5000]}, "encoder_kernel_size_list must be a list of kernel sizes"),
             ({"dropout": "much"}, "dropout must be a number, got 'much'"),
             ({"dropout": 1.5}, r"dropout must be in \[0, 1\), got 1.5"),
             ({"encoder_attention_heads": 3}, "encoder_attention_heads must divide"),
@@ -628,6 +632,14 @@ class TestWhatCannotBeConverted:
         state = {"encoder.embed_tokens.weight": torch.zeros(9, 4), "encoder.layers.0.fc1.weight": torch.zeros(9, 4)}
         with pytest.raises(ValueError, match="not those of a lightconv translation model"):
             load_fairseq_checkpoint(save(tmp_path, state, {"dropout": 0.1}))
+
+    def test_a_weight_without_its_numbers(self, tmp_path: Path) -> None:
+        model = small()
+        state = to_fairseq(model, "old")
+        state["decoder.layers.0.fc1.bias"] = state["decoder.layers.0.fc1.bias"].to("meta")
+        path = save(tmp_path, state, Namespace(**to_args(model.config)))
+        with pytest.raises(ValueError, match=r"decoder\.layers\.0\.fc1\.bias is kept without its numbers"):
+            load_fairseq_checkpoint(path)
 
     def test_every_weight_that_is_missing_is_noticed(self, tmp_path: Path) -> None:
         model = small()
