@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import ConvBertConfig, ConvBertModel, PreTrainedConfig, PreTrainedModel
+from transformers import ConvBertConfig, ConvBertModel, PreTrainedModel
 from transformers.utils.hub import cached_file
 
+from seqdyconv.errors import first_line
+from seqdyconv.files import shorten
 from seqdyconv.models.configuration import SeqDyConvConfig
-from seqdyconv.models.loading import load_tokenizer
+from seqdyconv.models.loading import ModelError, check_model, load_config, load_tokenizer
 from seqdyconv.models.modeling import SeqDyConvModel
 
 
@@ -44,9 +46,8 @@ def load_convbert(checkpoint: str | os.PathLike[str] | PreTrainedModel) -> ConvB
         ``model`` and ``tokenizer``; ``tokenizer`` is None without its files, and where a model was given.
 
     Raises:
-        ValueError: what was got and why it cannot be converted: another kind of model, options that cannot be, weights
-            that are missing, of other shapes or cannot be read.
-        OSError: of transformers: no such folder or repository, or nothing to load in it.
+        ValueError: what was got and why it cannot be converted: no such folder or repository, another kind of model,
+            options that cannot be, weights that are missing, of other shapes, no numbers or cannot be read.
 
     Example:
         >>> import torch
@@ -66,25 +67,25 @@ def load_convbert(checkpoint: str | os.PathLike[str] | PreTrainedModel) -> ConvB
     name = os.fspath(checkpoint)
     try:
         return ConvBertEncoder(_convert(_read(name)), _tokenizer(name))
+    except ModelError:  # which names it
+        raise
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
 
 def _read(name: str) -> ConvBertModel:
-    values, _ = PreTrainedConfig.get_config_dict(name)
-    if values.get("model_type") != ConvBertConfig.model_type:
-        raise ValueError(f"the model_type must be {ConvBertConfig.model_type!r}, got {values.get('model_type')!r}")
-    _config(ConvBertConfig.from_dict(values))  # refuses what can't be before any weight is read
+    config = load_config(name, "ConvBERT")
+    if not isinstance(config, ConvBertConfig):
+        raise ValueError(f"the model_type must be {ConvBertConfig.model_type!r}, got {config.model_type!r}")
+    _config(config)  # refuses what can't be before any weight is read
     try:
         loaded: Any = ConvBertModel.from_pretrained(
-            name, dtype="auto", output_loading_info=True, trust_remote_code=False
+            name, config=config, dtype="auto", output_loading_info=True, trust_remote_code=False
         )
-    except OSError:
-        raise
     except Exception as error:  # damaged bytes and weights of other shapes raise anything
-        reason = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"the weights can't be loaded: {type(error).__name__}, {reason[:200]}") from None
+        raise ValueError(f"the weights can't be loaded: {shorten(first_line(error), 200)}") from None
     model, found = loaded
+    check_model(model, name)
     if found["missing_keys"]:
         raise ValueError(f"weights are missing: {', '.join(sorted(found['missing_keys'])[:5])}")
     parts = tuple(f"{part}." for part, _ in model.named_children())

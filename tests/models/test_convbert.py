@@ -229,7 +229,11 @@ class TestRefused:
         "options, message",
         [
             ({"model_type": "bert"}, "the model_type must be 'convbert', got 'bert'"),
-            ({"model_type": None}, "the model_type must be 'convbert', got None"),
+            ({"model_type": None}, "can't load a ConvBERT from .* has model type"),
+            ({"id2label": [1]}, "can't load a ConvBERT from"),
+            ({"head_ratio": "two"}, "can't load a ConvBERT from .*head_ratio"),
+            ({"hidden_size": float("nan")}, "hidden_size in config.json must be a number, got nan"),
+            ({"num_hidden_layers": 10**12}, "num_hidden_layers in config.json must be at most 1000, got"),
             ({"is_decoder": True}, "only encoders can be converted, got is_decoder=True"),
             ({"conv_kernel_size": 4}, "conv_kernel_size must be odd, .*, got 4"),
             ({"hidden_act": "swoosh"}, "activation_function must be of .*gelu.*, got 'swoosh'"),
@@ -245,7 +249,7 @@ class TestRefused:
         self.edit(folder, **options)
         with pytest.raises(ValueError, match=message) as error:
             load_convbert(folder)
-        assert str(error.value).startswith(str(folder))
+        assert str(error.value).count(str(folder)) == 1 and "\n" not in str(error.value)
 
     def test_cross_attention(self):
         theirs = convbert(is_decoder=True, add_cross_attention=True)
@@ -263,16 +267,16 @@ class TestRefused:
         data = (folder / "model.safetensors").read_bytes()
         for size in (0, 5, 1000, len(data) - 8):
             (folder / "model.safetensors").write_bytes(data[:size])
-            with pytest.raises(ValueError, match=r"checkpoint: the weights can't be loaded: \w+, "):
+            with pytest.raises(ValueError, match=r"checkpoint: the weights can't be loaded: \w+"):
                 load_convbert(folder)
 
     def test_no_weights(self, folder):
         (folder / "model.safetensors").unlink()
-        with pytest.raises(OSError, match=r"model.safetensors"):
+        with pytest.raises(ValueError, match=r"model.safetensors"):
             load_convbert(folder)
 
     def test_no_folder(self, tmp_path):
-        with pytest.raises(OSError, match=r"nowhere"):
+        with pytest.raises(ValueError, match=r"there is no model folder .*nowhere"):
             load_convbert(tmp_path / "nowhere")
 
     def test_another_model(self):
