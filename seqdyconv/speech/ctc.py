@@ -1,5 +1,6 @@
 """From the logits of a CTC model to text: greedy and beam search, with frames of tokens and times of words."""
 
+import logging
 import math
 import os
 import tempfile
@@ -17,6 +18,8 @@ from seqdyconv.speech.alignment import AlignedToken, Word, align, blank_of, join
 from seqdyconv.speech.language_model import NGramModel, read_vocabulary
 from seqdyconv.speech.quiet import quiet_libraries
 from seqdyconv.speech.tokenization import WORD_BOUNDARY, clean_text
+
+logger = logging.getLogger(__name__)
 
 
 class Transcript(NamedTuple):
@@ -415,6 +418,13 @@ def _check_words(words: Iterable[str], tokens: Sequence[str]) -> frozenset[str]:
     spelled = frozenset(word for word in cleaned if characters.issuperset(word))
     if not spelled:
         raise ValueError(f"words must have one that the tokens can spell, got {len(cleaned)} such as {min(cleaned)!r}")
+    if unspelled := cleaned - spelled:
+        logger.warning(
+            "%d of %d words can't be spelled with the model's tokens, such as %r",
+            len(unspelled),
+            len(cleaned),
+            min(unspelled),
+        )
     return spelled
 
 

@@ -85,11 +85,7 @@ def check_checkpoint(folder: str | Path, processes: int = 1) -> None:
         OutputDirError: A file is missing, damaged or foreign; the message names it, and what to go on from without it.
     """
     folder = Path(folder)
-    for name, digest in _sums(folder).items():
-        if not (folder / name).is_file():
-            raise damaged(folder, name, "it is missing")
-        if _digest(folder / name) != digest:
-            raise damaged(folder, name, f"it is not as it was saved (its digest differs from that in {SUMS_FILE})")
+    check_digests(folder)
     state = read_state(folder)
     if folder.name != f"checkpoint-{state.global_step}":
         raise damaged(folder, STATE_FILE, f"it is of step {state.global_step}")
@@ -113,6 +109,20 @@ def check_checkpoint(folder: str | Path, processes: int = 1) -> None:
                 pass
         except (OSError, SafetensorError) as error:
             raise damaged(folder, file.name, first_line(error)) from None
+
+
+def check_digests(folder: str | Path) -> None:
+    """Refuse a checkpoint whose files are not as they were saved, as far as their digests say so.
+
+    Raises:
+        OutputDirError: A file is missing or another one; the message names it.
+    """
+    folder = Path(folder)
+    for name, digest in _sums(folder).items():
+        if not (folder / name).is_file():
+            raise damaged(folder, name, "it is missing")
+        if _digest(folder / name) != digest:
+            raise damaged(folder, name, f"it is not as it was saved (its digest differs from that in {SUMS_FILE})")
 
 
 def resumable_checkpoint(path: str | Path, processes: int = 1) -> Path | None:

@@ -21,6 +21,7 @@ from seqdyconv.training.averaging import WEIGHTS_FILE, average_checkpoints
 from seqdyconv.training.bookkeeping import Counts
 from seqdyconv.training.checkpoints import (
     STATE_FILE,
+    check_digests,
     checkpoints,
     damaged,
     is_complete,
@@ -276,6 +277,7 @@ def _save_final(trainer: RunTrainer, output_dir: Path) -> None:
         if args.average_checkpoints > 1:
             parts = checkpoints(output_dir)[-args.average_checkpoints :]
             for part in parts:
+                check_digests(part)
                 check_weights(trainer.model, part)
             average_checkpoints(parts, folder / WEIGHTS_FILE)
         for file in folder.iterdir():

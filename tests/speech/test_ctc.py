@@ -225,6 +225,11 @@ def test_bad_options_raise(options, message):
         CTCBeamSearch(CHARACTERS, **options)
 
 
+def test_words_that_cannot_be_spelled_are_told(caplog):
+    CTCBeamSearch(CHARACTERS, words=["ab", "ba", "xyz"])
+    assert "1 of 3 words can't be spelled with the model's tokens, such as 'xyz'" in caplog.text
+
+
 def test_a_language_model_of_other_units_raises(tmp_path):
     train_ngram_model(["three words here"], 2, tmp_path / "words.arpa")
     with pytest.raises(ValueError, match=r"must be of the units searched for .* only 0 are among these"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import BertConfig, BertForSequenceClassification, DataCollatorWithPadding, set_seed
+from transformers import BertConfig, BertForSequenceClassification, DataCollatorWithPadding, TrainerCallback, set_seed
 
 from seqdyconv.data.tables import DataError
 from seqdyconv.errors import InputError
@@ -68,6 +68,21 @@ def test_averages_the_last_checkpoints(tmp_path):
     assert equal(weights(tmp_path), load_file(tmp_path / "expected.safetensors"))
     assert equal(dict(trainer.model.state_dict()), weights(tmp_path))
     assert not equal(weights(tmp_path), weights(tmp_path / "checkpoint-4"))
+
+
+def test_a_damaged_checkpoint_is_not_averaged(tmp_path):
+    class Damage(TrainerCallback):
+        def on_train_end(self, *args, **kwargs):
+            file = tmp_path / "checkpoint-2" / "model.safetensors"
+            content = bytearray(file.read_bytes())
+            content[-3] ^= 1
+            file.write_bytes(content)
+
+    trainer = make_trainer(tmp_path, average_checkpoints=3)
+    trainer.add_callback(Damage())
+    with pytest.raises(OutputDirError, match=r"checkpoint-2/model\.safetensors: it is not as it was saved"):
+        train_or_load(trainer, None)
+    assert not is_finished(tmp_path)
 
 
 @pytest.mark.parametrize("average", [0, 2])
