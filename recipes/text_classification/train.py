@@ -25,7 +25,7 @@ from seqdyconv.training.arguments import command_line, exit_on_error, parse_argu
 from seqdyconv.training.classifiers import ModelArguments, build_model, classify, labels_of_data, resolve_name
 from seqdyconv.training.distilling import DistillationArguments, distil, distillation_metrics, make_teacher
 from seqdyconv.training.reports import plain_markdown, spread_examples
-from seqdyconv.training.runs import Run, is_finished
+from seqdyconv.training.runs import Run
 from seqdyconv.training.swapping import SwapArguments, check_swap, swap_layers
 from seqdyconv.training.text_classification import (
     ClassificationTrainer,
@@ -78,7 +78,7 @@ def train(
             check_packing(model)
         check_swap(model, tokenizer, data, swap_args, args)
         teacher = make_teacher(model, distil_args, model_args.model_name_or_path)
-        if run.begin():
+        if run.begin(data, {"train": labels}):
             tokenizer.save_pretrained(run.output_dir)
 
     def accuracy(candidate: PreTrainedModel) -> float:
@@ -86,8 +86,7 @@ def train(
         return score(probabilities, labels_of_texts(data["validation"]))["accuracy"]
 
     swap_layers(model, tokenizer, data["train"], swap_args, args, accuracy)
-    is_distilled = run.checkpoint is not None or (args.resume and is_finished(run.output_dir))
-    if teacher is not None and distil_args.distil_epochs and not is_distilled:
+    if teacher is not None and distil_args.distil_epochs and not run.goes_on:
         unlabelled = tokenize(DatasetDict({"unlabelled": load_unlabelled_texts(data_args)}), tokenizer, data_args)
         distil(model, teacher, tokenizer, unlabelled["unlabelled"], distil_args, args)
 

@@ -75,7 +75,7 @@ def train(
         model = build_model(model_args, tokenizer)
         if args.packing:
             check_packing(model)
-        if run.begin():
+        if run.begin(data):
             tokenizer.save_pretrained(run.output_dir)
 
     trainer = make_trainer(model, tokenizer, data, texts, data_args, args)

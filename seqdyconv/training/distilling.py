@@ -24,6 +24,7 @@ from seqdyconv.training.classifiers import known_labels, load_model
 from seqdyconv.training.reports import write_metrics
 from seqdyconv.training.runs import is_finished, train_or_load
 from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches
+from seqdyconv.training.trained_data import check_data, data_digests, write_digests
 
 DISTILLATION_FOLDER = "distillation"
 """Below output_dir: the run on texts without labels."""
@@ -164,6 +165,11 @@ def distil(
         mixers_only=distil_args.distil_parameters == "mixers",
     )
     checkpoint = None if is_finished(output_dir) else resumable_checkpoint(output_dir, args.world_size)
+    digests = data_digests(["unlabelled"], {"unlabelled": data})
+    if args.resume:
+        check_data(output_dir, digests)
+    if trainer.is_world_process_zero():
+        write_digests(output_dir, digests)
     train_or_load(trainer, checkpoint)
     model.requires_grad_(True)
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]

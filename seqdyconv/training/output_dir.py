@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 RUN_FILE = "run.yaml"
 """All arguments of a run, as resolved from its configuration file, command line and defaults."""
 
+DATA_FILE = "training_data.yaml"
+"""Digests of what a run is trained on."""
+
 REPLACED = "replaced_run"
 """The folder in which a run that is being replaced waits until the new one has begun."""
 
@@ -32,7 +35,7 @@ _MARK = "# A run of seqdyconv: all its arguments."
 
 # All files that a run writes, as patterns of their names, in its directory and in the folders named below.
 _FILES = (
-    *(RUN_FILE, "README.md", "metrics.json", "results.md", "bad_files.tsv", "train_texts.txt", ".*.tmp"),
+    *(RUN_FILE, DATA_FILE, "README.md", "metrics.json", "results.md", "bad_files.tsv", "train_texts.txt", ".*.tmp"),
     *("learning_curves.png", "kernels.png", "alignment.png", "mixtures.png"),
     *(f"{split}_*.{suffix}" for split in ("train", "validation", "test") for suffix in ("txt", "tsv", "png")),
     *("config.json", "generation_config.json", "model*.safetensors", "model*.safetensors.index.json"),

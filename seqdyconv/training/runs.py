@@ -11,6 +11,7 @@ from typing import Any
 import safetensors.torch
 from safetensors import SafetensorError
 from transformers import TrainerCallback
+from transformers.trainer_utils import SaveStrategy, SchedulerType
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.data.tables import DataError
@@ -42,6 +43,7 @@ from seqdyconv.training.output_dir import (
 )
 from seqdyconv.training.reports import format_example, write_metrics, write_model_card
 from seqdyconv.training.run_trainer import RunArguments, RunTrainer
+from seqdyconv.training.trained_data import check_data, data_digests, write_digests
 from seqdyconv.training.trainer_arguments import try_trainer
 
 logger = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ class Run:
         run = Run(args, (model_args, data_args), command)
         with run.preparation():
             ...  # data, tokenizer, model: whatever may be wrong with them shows here
-            if run.begin():
+            if run.begin(data):
                 tokenizer.save_pretrained(run.output_dir)
         metrics = run.train(trainer)
         ...  # evaluation
@@ -137,22 +139,47 @@ class Run:
 
         What a process that was killed before its first checkpoint has left there may be incomplete: it is made anew.
         """
-        return not self.is_first or self.checkpoint is not None or (self.args.resume and is_finished(self.output_dir))
+        return not self.is_first or self.goes_on
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether this call goes on with what is trained already."""
+        return self.checkpoint is not None or (self.args.resume and is_finished(self.output_dir))
 
     def check_splits(self, splits: Collection[str]) -> None:
         """Raise a DataError if there is nothing to evaluate on between epochs."""
         if "validation" not in splits and (self.args.eval_strategy != "no" or self.args.eval_on_start):
             raise DataError("there is no validation data: give some, or eval_strategy: no and no eval_on_start")
 
-    def begin(self) -> bool:
-        """Write run.yaml, if this is the first process and no checkpoint to go on with is there.
+    def begin(self, *data: Mapping[str, Any]) -> bool:
+        """Write run.yaml and a digest of the data, if this is the first process and nothing is trained already.
+
+        Args:
+            data: By split what is trained on, tables or plain values. The validation data belong to it where they
+                decide on weights: on the best checkpoint, the end of the training, or the learning rate.
 
         Returns:
             Whether it did so: then this process writes what else belongs to the model, such as its tokenizer.
+
+        Raises:
+            OutputDirError: The run that is resumed has begun with other data.
         """
-        if not self.is_first or self.checkpoint is not None:
+        if not self.is_first:
             return False
-        begin_run(self.output_dir, self.arguments, self.args.overwrite)
+        args = self.args
+        validation_decides = (
+            args.load_best_model_at_end
+            or args.early_stopping_patience > 0
+            or args.save_strategy == SaveStrategy.BEST
+            or args.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU
+        )
+        digests = data_digests(["train", "validation"] if validation_decides else ["train"], *data)
+        if args.resume:
+            check_data(self.output_dir, digests)
+        if self.goes_on:
+            return False
+        begin_run(self.output_dir, self.arguments, args.overwrite)
+        write_digests(self.output_dir, digests)
         return True
 
     def train(self, trainer: RunTrainer, items: str) -> dict[str, Any]:

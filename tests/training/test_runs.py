@@ -1,12 +1,20 @@
 """A run from the checks of its directory to its reports: at once, resumed, and when it has ended before."""
 
+import contextlib
 import json
 
 import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import BertConfig, BertForSequenceClassification, DataCollatorWithPadding, TrainerCallback, set_seed
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    DataCollatorWithPadding,
+    TrainerCallback,
+    TrainerState,
+    set_seed,
+)
 
 from seqdyconv.data.tables import DataError
 from seqdyconv.errors import InputError
@@ -143,12 +151,12 @@ class TestRun:
             assert not run.has_tokenizer
             assert list(tmp_path.iterdir()) == []
             assert run.begin()
-        assert [file.name for file in run.output_dir.iterdir()] == ["run.yaml"]
+        assert sorted(file.name for file in run.output_dir.iterdir()) == ["run.yaml", "training_data.yaml"]
 
-    def begun(self, path, **options):
+    def begun(self, path, *data, **options):
         run = self.run(path, **options)
         with run.preparation():
-            run.begin()
+            run.begin(*data)
         return run
 
     def test_a_directory_that_is_not_free_is_refused_before_any_work(self, tmp_path):
@@ -171,6 +179,71 @@ class TestRun:
             assert resumed.checkpoint is None and not resumed.has_tokenizer
         with pytest.raises(OutputDirError, match="seed was 3 and is now 4"):
             self.run(tmp_path, DecodingArguments(num_beams=2), seed=4, resume=True).preparation().__enter__()
+
+    @pytest.mark.parametrize(
+        "change, split",
+        [
+            (lambda rows: rows, None),
+            (lambda rows: rows[:-1], "train"),
+            (lambda rows: [*rows, rows[0]], "train"),
+            (lambda rows: rows[::-1], "train"),
+            (lambda rows: [*rows[:-1], {"input_ids": [6], "text": "b"}], "train"),
+            (lambda rows: [*rows[:-1], {"input_ids": [5], "text": "c"}], "train"),
+            (lambda rows: [{"input_ids": [1, 2, 3]}, {"input_ids": [4, 0]}, *rows[2:]], "train"),
+            (lambda rows: [{"ids": row["input_ids"], "text": row["text"]} for row in rows], "train"),
+        ],
+        ids=["none", "removed", "added", "reordered", "edited", "other text", "moved token", "renamed"],
+    )
+    @pytest.mark.parametrize("has_ended", [False, True])
+    def test_the_data_of_a_resumed_run_are_those_it_began_with(self, tmp_path, change, split, has_ended):
+        rows = [{"input_ids": ids, "text": text} for ids, text in (([1, 2], "a"), ([3, 4, 0], ""), ([5], "b"))]
+        self.begun(tmp_path, {"train": Dataset.from_list(rows)})
+        if has_ended:
+            TrainerState(global_step=4).save_to_json(tmp_path / STATE_FILE)
+        kept = (tmp_path / "training_data.yaml").read_bytes()
+        resumed = self.run(tmp_path, resume=True)
+        table = Dataset.from_list(change(rows) * 2).select(range(len(change(rows))))  # stored in another way
+        with contextlib.ExitStack() as stack:
+            if split is not None:
+                told = f"the {split} data are not those that the run in {tmp_path} began with .*--overwrite"
+                stack.enter_context(pytest.raises(OutputDirError, match=told))
+            with resumed.preparation():
+                assert resumed.begin({"train": table}) != has_ended
+        assert (tmp_path / "training_data.yaml").read_bytes() == kept
+
+    @pytest.mark.parametrize(
+        "options, decides",
+        [
+            ({"eval_strategy": "epoch"}, False),
+            ({"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}, True),
+            ({"eval_strategy": "epoch", "metric_for_best_model": "loss", "early_stopping_patience": 2}, True),
+        ],
+        ids=["reported", "best", "early stopping"],
+    )
+    def test_validation_data_belong_to_it_where_they_decide(self, tmp_path, options, decides):
+        train, labels = Dataset.from_dict({"input_ids": [[1]]}), {"train": ["no", "yes"]}
+        self.begun(tmp_path, {"train": train, "validation": train}, labels, **options)
+        other = {"train": train, "validation": Dataset.from_dict({"input_ids": [[2]]})}
+        for data, label_names, split in (
+            (other, labels, "validation" if decides else None),
+            ({"train": train}, labels, "validation" if decides else None),
+            ({"train": train, "validation": train}, {"train": ["no", "perhaps"]}, "train"),
+        ):
+            resumed = self.run(tmp_path, resume=True, **options)
+            with resumed.preparation():
+                if split is None:
+                    assert resumed.begin(data, label_names)
+                else:
+                    with pytest.raises(OutputDirError, match=f"the {split} data are not those"):
+                        resumed.begin(data, label_names)
+
+    def test_a_run_of_a_version_that_kept_no_digest_goes_on(self, tmp_path):
+        self.begun(tmp_path, {"train": Dataset.from_dict({"input_ids": [[1]]})})
+        (tmp_path / "training_data.yaml").unlink()
+        TrainerState(global_step=4).save_to_json(tmp_path / STATE_FILE)
+        resumed = self.run(tmp_path, resume=True)
+        with resumed.preparation():
+            assert not resumed.begin({"train": Dataset.from_dict({"input_ids": [[2]]})})
 
     @pytest.mark.parametrize("content", ["max_tokens: [1", "\x00", "- 1", "? [a]\n: b", "1: 2"])
     def test_a_damaged_run_file_is_one_line(self, tmp_path, content):
