@@ -5,6 +5,7 @@ import fnmatch
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def check_output_dir(path: str | Path, resume: bool = False, overwrite: bool = F
 
 
 def check_folder(path: str | Path, name: str) -> None:
-    """Refuse what can be no folder to write to, whether it is there or to be made; nothing is written.
+    """Refuse what can be no folder to write to, whether it is there or to be made; nothing is left there.
 
     Raises:
         OutputDirError: With the `name` of the argument, and the reason.
@@ -105,6 +106,12 @@ def check_folder(path: str | Path, name: str) -> None:
             raise OutputDirError(f"can't make {name} {path}: {parent} is no directory")
         if not os.access(parent, os.R_OK | os.W_OK | os.X_OK):
             raise OutputDirError(f"can't write to {name} {path}: no permission in {parent}")
+        try:  # Only this tells of places such as /proc, and of the rights that root lacks.
+            os.rmdir(tempfile.mkdtemp(prefix=".", dir=parent))
+        except OSError as error:
+            raise OutputDirError(
+                f"can't write to {name} {path}: no folder can be made in {parent} ({error.strerror})"
+            ) from None
     except OSError as error:
         raise OutputDirError(f"can't use {name} {path}: {error.strerror}") from None
 

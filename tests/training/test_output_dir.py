@@ -197,6 +197,11 @@ def test_impossible_places_are_one_line(tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     with pytest.raises(OutputDirError, match="link to nowhere"):
         check_output_dir(tmp_path / "link")
+    for place in ("/proc/run", "/sys/a/run") if os.path.isdir("/proc/self") else ():
+        with pytest.raises(OutputDirError, match=r"no folder can be made in|no permission in"):
+            check_output_dir(place)
+    check_output_dir(tmp_path / "new" / "run")
+    assert files(tmp_path) == ["file", "link"]
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(OutputDirError, match="no permission"):
         check_output_dir(tmp_path / "new" / "run")
