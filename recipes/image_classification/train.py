@@ -13,6 +13,7 @@ from functools import partial
 from statistics import fmean, stdev
 from typing import Annotated, Any, ClassVar
 
+import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
 from seqdyconv import KernelAttentionConv2d, ODConv2d
 from seqdyconv.errors import InputError
 from seqdyconv.layers import set_temperature

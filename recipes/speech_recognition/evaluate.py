@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
 from seqdyconv.data.speech_batches import batches_in_seconds
 from seqdyconv.data.speech_recognition import SAMPLING_RATE, DataArguments, Samples, load_speech, write_bad_files
 from seqdyconv.ranges import Positive

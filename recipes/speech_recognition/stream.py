@@ -5,6 +5,7 @@
 The same as ``seqdyconv stream``.
 """
 
+import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
 from seqdyconv.commands.stream import main
 
 if __name__ == "__main__":

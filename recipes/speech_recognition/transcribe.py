@@ -5,6 +5,7 @@
 The same as ``seqdyconv transcribe``.
 """
 
+import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
 from seqdyconv.commands.transcribe import main
 
 if __name__ == "__main__":

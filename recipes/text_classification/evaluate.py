@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
 from seqdyconv.data.text_classification import DataArguments, load_classification_datasets
 from seqdyconv.data.text_rows import tokenize
 from seqdyconv.ranges import Count

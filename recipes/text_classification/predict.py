@@ -5,6 +5,7 @@
 The same as ``seqdyconv classify``: every line gives one line, a label, a TAB and its probability.
 """
 
+import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
 from seqdyconv.commands.classify import main
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
 from seqdyconv.data.splits import HELD_OUT
 from seqdyconv.data.text_classification import (
     DataArguments,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
 from seqdyconv.data.external_tokenizers import set_languages
 from seqdyconv.data.translation import DataArguments, load_translation_datasets, tokenize
 from seqdyconv.errors import InputError

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
 from seqdyconv.data.splits import HELD_OUT
 from seqdyconv.data.translation import DataArguments, load_translation_datasets, make_tokenizer, tokenize
 from seqdyconv.files import write_lines

@@ -5,6 +5,7 @@
 The same as ``seqdyconv translate``.
 """
 
+import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
 from seqdyconv.commands.translate import main
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-import seqdyconv
+import seqdyconv.interrupts  # Ctrl-C ends the imports quietly too
 
 
 @dataclass(frozen=True)
