@@ -24,7 +24,7 @@ from datasets import Audio, Dataset, DatasetDict, Features, Value, concatenate_d
 from datasets import List as ListFeature
 from torch import Tensor
 
-from seqdyconv.data import fillets
+from seqdyconv.data import fillets, kaldi
 from seqdyconv.data.audio_parts import TOLERANCE, find_parts
 from seqdyconv.data.packages import PackageUnavailableError, cached_directory, default_cache_dir
 from seqdyconv.data.speech_text import normalise_text
@@ -37,7 +37,7 @@ from seqdyconv.data.splits import (
     sample,
     split_files,
 )
-from seqdyconv.data.tables import DataError, list_names, load_hub_splits, load_lines, load_table
+from seqdyconv.data.tables import FILE_TYPES, DataError, list_names, load_hub_splits, load_lines, load_table
 from seqdyconv.files import write_lines
 from seqdyconv.ranges import Range, Weight
 from seqdyconv.speech.audio import AudioError, audio_info, read_parts
@@ -68,7 +68,7 @@ def _file_help(split: str) -> dict[str, Any]:
     return {
         "help": f"The {split} data: a manifest (csv, tsv, json, jsonl or parquet) of paths, texts and times where "
         "utterances are parts of files (offset and duration, or start and end, in seconds), or a folder of audio files "
-        "with a txt file of the same name beside each, or with a metadata.csv."
+        "with a txt file of the same name beside each, with a metadata.csv, or with Kaldi's wav.scp and text."
     }
 
 
@@ -273,6 +273,8 @@ def _read_files(path: str, name: str, args: DataArguments) -> Dataset:
     """The utterances of a manifest or a folder."""
     if Path(path).is_dir():
         return _read_folder(Path(path), name, args)
+    if Path(path).name in kaldi.FILES and kaldi.is_kaldi_folder(Path(path).parent):
+        return _read_kaldi(Path(path).parent, name, args)
     if (utterances := _read_lj_speech(Path(path), name)) is not None:
         return _read_table(utterances, args, path, Path(path).parent)
     folder = Path(args.audio_folder) if args.audio_folder is not None else Path(path).parent
@@ -290,16 +292,25 @@ def _read_lj_speech(path: Path, name: str) -> Dataset | None:
     return Dataset.from_dict({"path": [f"wavs/{row[0]}.wav" for row in rows], "text": texts})
 
 
+def _read_kaldi(folder: Path, name: str, args: DataArguments) -> Dataset:
+    base = folder if args.audio_folder is None else Path(args.audio_folder)
+    return _read_table(kaldi.read_kaldi_folder(folder, name), args, str(folder), base)
+
+
 def _read_folder(folder: Path, name: str, args: DataArguments) -> Dataset:
     if metadata := [folder / file for file in _METADATA if (folder / file).is_file()]:
         return _read_files(str(metadata[0]), name, args)
+    if kaldi.is_kaldi_folder(folder):
+        return _read_kaldi(folder, name, args)
     files = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in _AUDIO_FILES and file.is_file()]
+    tables = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in FILE_TYPES)
+    remedy = f"; if a table in it is meant, name it: {list_names(tables)}" if tables else ""
     if not files:
-        raise DataError(f"{name} is the folder {folder}, which holds no audio ({', '.join(_AUDIO_FILES)})")
+        raise DataError(f"{name} is the folder {folder}, which holds no audio ({', '.join(_AUDIO_FILES)}){remedy}")
     if missing := [file.name for file in files if not file.with_suffix(".txt").is_file()]:
         raise DataError(
             f"{name} is the folder {folder}, which has no metadata.csv, and in which {len(missing)} of {len(files)} "
-            f"audio files have no txt file beside them, the first is {missing[0]}"
+            f"audio files have no txt file beside them, the first is {missing[0]}{remedy}"
         )
     rows: dict[str, list[str]] = {"path": [], "text": []}
     for file in files:
