@@ -64,8 +64,8 @@ def train(
         recogniser = Recogniser(build_model(model_args, tokenizer), feature_extractor, tokenizer)
         labels, data, too_long = make_labels(recogniser, data, data_args)
         bad += too_long
-        settings = {"train": feature_extractor.to_json_string()}
-        if run.begin(data.select_columns("samples"), labels, settings):
+        more = ({"train": augment.recordings()}, {"train": feature_extractor.to_json_string()})
+        if run.begin(data.select_columns("samples"), labels, *more):
             recogniser.save(run.output_dir)
             write_bad_files(run.output_dir / BAD_FILES, bad)
             write_lines(run.output_dir / TRAIN_TEXTS, data["train"]["text"][:])

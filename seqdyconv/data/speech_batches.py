@@ -85,6 +85,11 @@ class WaveformAugmentation:
             samples = self.speed(samples, generator)
         return samples if self.noise is None else self.noise(samples, generator)
 
+    def recordings(self) -> Dataset:
+        """A table of the recordings of noise, in their order: they are training data too."""
+        noises = () if self.noise is None else self.noise.recordings
+        return Dataset.from_dict({"noise": [noise.numpy() for noise in noises]})
+
 
 class Utterances(TorchDataset[dict[str, Any]]):
     """The rows of a split with the ids of their texts, for a DataLoader.

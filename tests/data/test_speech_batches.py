@@ -13,6 +13,7 @@ from seqdyconv.data.speech_batches import (
 )
 from seqdyconv.data.speech_recognition import DataArguments, load_speech
 from seqdyconv.speech import SeqDyConvFeatureExtractor, resample
+from seqdyconv.training.trained_data import data_digests
 from tests.data.recordings import RATE, write_audio, write_manifest
 
 
@@ -45,6 +46,16 @@ class TestBatches:
         assert other.shape != first[0].shape or not torch.equal(other, first[0])
         lengths = {len(data[0, epoch]["samples"]) for epoch in range(20)}
         assert lengths == {8889, 8000, 7273}  # 8000 samples at speeds 0.9, 1 and 1.1
+
+    def test_recordings_of_noise_are_told_apart(self, tmp_path):
+        write_audio(tmp_path / "noise" / "a.wav", 0.1, 0)
+        noises = utterances(tmp_path, noise_folder=str(tmp_path / "noise")).augment.recordings()
+        assert [len(noise) for noise in noises["noise"]] == [1600]
+        write_audio(tmp_path / "noise" / "a.wav", 0.1, 1)
+        others = utterances(tmp_path, noise_folder=str(tmp_path / "noise")).augment.recordings()
+        white = utterances(tmp_path).augment.recordings()
+        found = [data_digests(["train"], {"train": table})["train"] for table in (noises, noises, others, white)]
+        assert found[0] == found[1] and len(set(found)) == 3
 
     def test_features_are_hidden_by_epoch_and_padding_is_not(self, tmp_path):
         data = utterances(tmp_path, speed_factors=[1.0])
