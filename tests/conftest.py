@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -16,6 +17,12 @@ torch.cpu.get_capabilities = lambda: {"avx512_bf16": True}
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Folders of tests run on all cores; named files at once in this process, since workers take seconds to start."""
     return 0 if any(".py" in name for name in config.args) else min(os.cpu_count() or 1, 8)
+
+
+def pytest_collection_finish() -> None:
+    """Leave the modules and tests out of all garbage collections: each training begins with one."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")
