@@ -74,11 +74,11 @@ def train(
             tokenizer = make_tokenizer(data_args, texts["train"], new_model=model_args.model_name_or_path is None)
         data = tokenize(texts, tokenizer, data_args)
         set_seed(args.seed)
-        model = build_model(model_args, tokenizer, labels, pairs="token_type_ids" in data["train"].column_names)
+        model = build_model(model_args, tokenizer, labels, data)
         if args.packing:
             check_packing(model)
         check_swap(model, tokenizer, data, swap_args, args)
-        teacher = make_teacher(model, distil_args, model_args.model_name_or_path)
+        teacher = make_teacher(model, tokenizer, data, distil_args, model_args.model_name_or_path)
         if run.begin(data, {"train": labels}):
             tokenizer.save_pretrained(run.output_dir)
 

@@ -73,7 +73,7 @@ def train(
             tokenizer = make_tokenizer(data_args, texts["train"], new_model=model_args.model_name_or_path is None)
         data = tokenize(texts, tokenizer, data_args)
         set_seed(args.seed)
-        model = build_model(model_args, tokenizer)
+        model = build_model(model_args, tokenizer, data)
         if args.packing:
             check_packing(model)
         if run.begin(data):

@@ -56,10 +56,13 @@ def load_model(name_or_path: str) -> Any:
     """Load one of our models, or a swapped one, as the class that it was saved from.
 
     Raises:
-        ModelError: There is no such model, or no layer of it is ours.
+        ModelError: There is no such model, no layer of it is ours, or it reads no text.
     """
     config = load_config(name_or_path, "model")
     name = next(iter(config.architectures or []), None)
     if name not in seqdyconv.models.__all__ and getattr(config, "seqdyconv", None) is None:
         raise ModelError(f"the model in {name_or_path} is {name}, none of ours and not swapped")
-    return load_trained(getattr(seqdyconv.models, str(name), None), name_or_path, "model")
+    model: Any = load_trained(getattr(seqdyconv.models, str(name), None), name_or_path, "model")
+    if model.main_input_name != "input_ids":
+        raise ModelError(f"the model in {name_or_path} takes {model.main_input_name}, no text")
+    return model

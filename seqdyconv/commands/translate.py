@@ -22,7 +22,7 @@ from seqdyconv.files import one_line, strip_text
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.ranges import Count, Range
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
-from seqdyconv.training.decoding import DecodingArguments, generate
+from seqdyconv.training.decoding import DecodingArguments, generate, most_tokens
 from seqdyconv.training.evaluation import ModelDirArguments
 from seqdyconv.training.translation_models import check_translation, load_translation_model
 
@@ -37,7 +37,8 @@ class TranslationArguments(ModelDirArguments):
     target_lang: str | None = field(default=None, metadata={"help": "Language to translate to, likewise."})
     window: Count = field(default=1000, metadata={"help": "Translate at most that many lines together."})
     max_line_tokens: Annotated[int, Range(2)] = field(
-        default=1000, metadata={"help": "Longer lines are cut there, with a note on standard error."}
+        default=1000,
+        metadata={"help": "Longer lines are cut there, or where the model has no more positions, with a note."},
     )
 
 
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise InputError(f"{args.model_dir} is not for many languages: source_lang and target_lang can't be chosen")
         set_languages(tokenizer, args.model_dir, args.source_lang, args.target_lang)
         check_translation(model, tokenizer, args.model_dir)
+        args.max_line_tokens = int(min(args.max_line_tokens, most_tokens(model)))
         number = 0
         for lines in read_windows(standard_input(), args.window):
             translations = translate(model, tokenizer, lines, args, decoding_args, number)

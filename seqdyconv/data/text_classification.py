@@ -167,7 +167,7 @@ def load_unlabelled_texts(args: DataArguments) -> Dataset:
     folding and with white space squeezed, are there once; a text of validation or test never is.
 
     Raises:
-        DataError: as for ``load_classification_datasets``.
+        DataError: as for ``load_classification_datasets``, or there is none.
     """
     everything = dataclasses.replace(args, max_train_samples=None, max_validation_samples=None, max_test_samples=None)
     datasets = load_classification_datasets(everything)
@@ -182,6 +182,8 @@ def load_unlabelled_texts(args: DataArguments) -> Dataset:
         if key not in seen and all(row):
             seen.add(key)
             keep.append(index)
+    if not keep:
+        raise DataError("there is no text to distil on: all that are not empty are among those of validation and test")
     logger.info(
         "%d unlabelled texts; left out %d that are empty, repeated, or among the %d of validation and test",
         len(keep),

@@ -159,6 +159,8 @@ class Decoder:
     def _logits(self, samples: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         inputs = self.recogniser.inputs(samples)
         logits = self.recogniser.model(**inputs).logits.float().cpu()
+        if logits.isnan().any():
+            raise ModelError("the model gives NaN: its weights are damaged")
         return logits, self.recogniser.output_lengths(inputs, logits.shape[1])
 
     def _generated(self, inputs: dict[str, Tensor]) -> list[str]:

@@ -134,22 +134,26 @@ def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **opt
     return model
 
 
-def load_trained(loader: Any, name_or_path: str, kind: str, **options: Any) -> PreTrainedModel:
-    """Load a trained model, swapped or not, in float32 in evaluation mode, to be used as it is.
+def load_trained(
+    loader: Any, name_or_path: str, kind: str, *, new_head: bool = False, **options: Any
+) -> PreTrainedModel:
+    """Load a trained model, swapped or not, in float32 in evaluation mode.
 
     Args:
         loader: the Auto class of its task.
         name_or_path: a folder, or a name on the Hub.
         kind: what it should be, for messages: "text classification model".
-        options: of :func:`seqdyconv.models.loading.load_pretrained`, for models that are not swapped.
+        new_head: the head may be missing, or be another one, and gets new weights; else the model is used as it is.
+        options: of ``from_pretrained``, for models that are not swapped or get a new head.
 
     Raises:
         ModelError: there is no such model, it is of another kind, or its weights are damaged or don't fit.
     """
     if getattr(load_config(name_or_path, kind), "seqdyconv", None) is None:
-        return load_pretrained(loader, name_or_path, kind, **options)
+        return load_pretrained(loader, name_or_path, kind, new_head=new_head, **options)
+    options = {"model_class": loader, **options} if new_head else {}
     try:
-        model = load_swapped(name_or_path, dtype=torch.float32, **PLAIN_OUTPUTS)
+        model = load_swapped(name_or_path, dtype=torch.float32, **PLAIN_OUTPUTS, **options)
         fits = not hasattr(loader, "_model_mapping") or type(model) is _model_class(model.config, loader, name_or_path)
     except Exception as error:  # transformers trusts its files, and stumbles over wrong ones in many ways
         raise ModelError(f"can't load a {kind} from {name_or_path}: {first_line(error)}") from None

@@ -1,6 +1,6 @@
 """Models for text classification: new ones, pretrained ones of a folder or the Hub, swapped ones; what they answer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -25,15 +25,17 @@ from seqdyconv.models.loading import (
     ModelError,
     check_vocabulary,
     load_config,
-    load_pretrained,
     load_tokenizer,
 )
 from seqdyconv.ranges import Count, Dropout, KernelSize, OneOf
 from seqdyconv.scores.text_classification import mean_of_windows
 from seqdyconv.swap.loading import load_trained
 from seqdyconv.training.model_arguments import EncoderArguments, kernel_sizes_help, refuse_ignored
+from seqdyconv.training.token_batches import example_lengths
 
 KIND = "text classification model"
+COLUMNS = ("input_ids", "token_type_ids")
+"""Of tokenised texts, what models read."""
 
 
 @dataclass
@@ -74,7 +76,7 @@ def resolve_name(name_or_path: str) -> str:
 
 
 def build_model(
-    args: ModelArguments, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], pairs: bool = False
+    args: ModelArguments, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], data: DatasetDict
 ) -> PreTrainedModel:
     """A new model for `tokenizer`, or the one of `model_name_or_path`, to be trained for these labels.
 
@@ -82,23 +84,27 @@ def build_model(
         args: The architecture or the name.
         tokenizer: Its vocabulary.
         labels: Their names by id. A model that is trained for others is not to be given: see :func:`known_labels`.
-        pairs: A new model tells the two texts of a pair apart by token_type_ids.
+        data: What it must be able to read, of ``tokenize``. A new model for pairs tells their texts apart by
+            token_type_ids.
 
     Raises:
-        ModelError: The architecture is impossible, the model can't be loaded, or both were given.
+        ModelError: The architecture is impossible, the model can't be loaded or can't read the data.
     """
-    if args.model_name_or_path is not None:
+    if args.model_name_or_path is None:
+        pairs = "token_type_ids" in data["train"].column_names
+        model: PreTrainedModel = SeqDyConvForSequenceClassification(build_config(args, tokenizer, labels, pairs))
+    else:
         refuse_ignored(args, ["model_name_or_path"])
         if known_labels(args.model_name_or_path) is not None:
             model = load_model(args.model_name_or_path)
         else:
             name = resolve_name(args.model_name_or_path)
-            model = load_pretrained(AutoModelForSequenceClassification, name, KIND, new_head=True, **_label_map(labels))
+            model = load_trained(AutoModelForSequenceClassification, name, KIND, new_head=True, **_label_map(labels))
         check_vocabulary(model, tokenizer, args.model_name_or_path)
         if model.config.pad_token_id is None:  # of decoders, which look for the last real token of a text
             model.config.pad_token_id = tokenizer.pad_token_id
-        return model
-    return SeqDyConvForSequenceClassification(build_config(args, tokenizer, labels, pairs))
+    check_reads(model, data, args.model_name_or_path or "the model")
+    return model
 
 
 def build_config(
@@ -161,12 +167,40 @@ def load_classifier(name_or_path: str) -> tuple[Any, PreTrainedTokenizerBase]:
         raise ModelError(f"the tokenizer of {name} has no padding token")
     try:
         with torch.no_grad():
-            logits = model(input_ids=torch.tensor([[tokenizer.pad_token_id]])).logits
+            padded = tokenizer.pad({"input_ids": [[tokenizer.pad_token_id]]}, return_tensors="pt")
+            logits = model(**padded).logits
     except Exception as error:  # whatever a wrong setting has transformers stumble over
         raise ModelError(f"{name} can't classify: {first_line(error)}") from None
     if sorted(model.config.id2label) != list(range(logits.shape[-1])):
         raise ModelError(f"{name} has {logits.shape[-1]} outputs, and its id2label names {model.config.id2label}"[:500])
     return model, tokenizer
+
+
+@torch.no_grad()
+def check_reads(model: PreTrainedModel, data: Mapping[str, Dataset], name: str) -> None:
+    """Raise ModelError unless a model reads the longest row of some data, which is tried: its positions may end before.
+
+    Args:
+        model: That is to read them.
+        data: Splits of ``tokenize``.
+        name: Of the model, for messages.
+    """
+    lengths = {split: example_lengths(rows, ["input_ids"]) for split, rows in data.items() if len(rows)}
+    if not lengths:
+        return
+    split = max(lengths, key=lambda split: max(lengths[split]))
+    row = data[split][int(np.argmax(lengths[split]))]
+    inputs = {key: torch.tensor([row[key]], device=model.device) for key in COLUMNS if key in row}
+    training = model.training
+    try:
+        model.eval()(**inputs)
+    except Exception as error:  # as above
+        length = len(row["input_ids"])
+        raise ModelError(
+            f"{name} can't read {length} tokens at once: set max_length below ({first_line(error)})"
+        ) from None
+    finally:
+        model.train(training)
 
 
 def label_names(model: PreTrainedModel) -> list[str]:
@@ -187,8 +221,12 @@ def classify(
         rows: Of ``tokenize``: input_ids, perhaps token_type_ids, and example, the text's number.
         batch_size: Rows of a batch; they are sorted by length.
         progress: Is told the number of rows done.
+
+    Raises:
+        ModelError: A row is longer than the model can read, or the model gives NaN.
     """
-    columns = [name for name in ("input_ids", "token_type_ids") if name in rows.column_names]
+    check_reads(model, {"texts": rows}, type(model).__name__)
+    columns = [name for name in COLUMNS if name in rows.column_names]
     values = {name: rows[name][:] for name in columns}
     order = sorted(range(len(rows)), key=lambda row: len(values["input_ids"][row]), reverse=True)
     collator: Any = DataCollatorWithPadding(tokenizer)
@@ -197,6 +235,8 @@ def classify(
         batch = order[start : start + batch_size]
         inputs = collator([{name: values[name][row] for name in columns} for row in batch]).to(model.device)
         found[batch] = model(**inputs).logits.float().softmax(-1).cpu().numpy()
+        if not np.isfinite(found[batch]).all():
+            raise ModelError("the model gives numbers that are NaN or infinite: its weights are damaged")
         if progress is not None:
             progress(len(batch))
     return mean_of_windows(found, rows["example"][:])

@@ -10,6 +10,8 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdyconv.data.batching import TokenBatchSampler
+from seqdyconv.models import SeqDyConvConfig
+from seqdyconv.models.loading import ModelError
 from seqdyconv.ranges import Beams, Count, Options, Range
 
 
@@ -53,6 +55,17 @@ def batches_by_length(inputs: Sequence[Sequence[int]], arguments: DecodingArgume
     return list(TokenBatchSampler([len(ids) for ids in inputs], bound, shuffle=False))[::-1]
 
 
+def most_tokens(model: PreTrainedModel) -> float:
+    """The most tokens of a text that an encoder-decoder has positions for; relative positions and ours have no end."""
+    config: Any = model.config
+    most = getattr(config, "max_position_embeddings", None)
+    endless = isinstance(config, SeqDyConvConfig) and "learned" not in (
+        config.encoder_position_type,
+        config.decoder_position_type,
+    )
+    return math.inf if most is None or endless else most - getattr(config, "position_offset", 0)
+
+
 @torch.no_grad()
 def generate_batch(
     model: PreTrainedModel,
@@ -74,11 +87,17 @@ def generate_batch(
 
     Returns:
         For each input its `nbest` hypotheses.
+
+    Raises:
+        ModelError: An input has more tokens than the model has positions for.
     """
     if not 1 <= nbest <= arguments.num_beams:
         raise ValueError(f"nbest must be between 1 and num_beams = {arguments.num_beams}, got {nbest}")
-    longest = max(map(len, inputs))
+    longest, most = max(map(len, inputs)), most_tokens(model)
+    if longest > most:
+        raise ModelError(f"there is a text of {longest} tokens, and the model has positions for {most}: shorten it")
     limits = [math.ceil(arguments.max_length_factor * len(ids)) + arguments.max_length_constant for ids in inputs]
+    limits = [int(min(limit, most)) for limit in limits]
     pad = model.config.pad_token_id
     input_ids = torch.tensor([[*ids, *[pad] * (longest - len(ids))] for ids in inputs], device=model.device)
     lengths = torch.tensor([len(ids) for ids in inputs], device=model.device)

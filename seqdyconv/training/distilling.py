@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from transformers import (
     DataCollatorWithPadding,
     IntervalStrategy,
@@ -15,12 +15,12 @@ from transformers import (
 )
 from transformers.trainer_utils import SaveStrategy
 
-from seqdyconv.models.loading import ModelError
+from seqdyconv.models.loading import ModelError, load_tokenizer
 from seqdyconv.pictures import plot_learning_curves
 from seqdyconv.ranges import Count, LearningRate, OneOf, Options, Positive, Share, Weight
 from seqdyconv.swap.distillation import DistillationTrainer
 from seqdyconv.training.checkpoints import resumable_checkpoint
-from seqdyconv.training.classifiers import known_labels, load_model
+from seqdyconv.training.classifiers import check_reads, known_labels, load_model
 from seqdyconv.training.reports import write_metrics
 from seqdyconv.training.runs import is_finished, train_or_load
 from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches
@@ -92,12 +92,18 @@ class MatchingTrainer(TokenBatches, DistillationTrainer):
 
 
 def make_teacher(
-    model: PreTrainedModel, distil_args: DistillationArguments, model_name_or_path: str | None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: DatasetDict,
+    distil_args: DistillationArguments,
+    model_name_or_path: str | None,
 ) -> PreTrainedModel | None:
     """The teacher, if one is used: that of its name, or a copy of the model before its swap.
 
     Args:
         model: What learns from it.
+        tokenizer: Of the model, which must be that of the teacher too.
+        data: Tokenised texts, which the teacher must be able to read.
         distil_args: Its name, and what is learnt from it.
         model_name_or_path: Where the model comes from.
 
@@ -119,6 +125,12 @@ def make_teacher(
             raise ModelError(f"the teacher {name} has {key} {theirs}, but the model {ours}")
     if distil_args.distil_logits_weight and teacher.config.id2label != model.config.id2label:
         raise ModelError(f"the teacher {name} is trained for other labels, or has them in another order")
+    own = load_tokenizer(name).get_vocab() if (Path(name) / "tokenizer_config.json").is_file() else {}
+    if not own.items() <= tokenizer.get_vocab().items():
+        raise ModelError(f"the teacher {name} has another tokenizer than the model: its tokens have other numbers")
+    if teacher.config.pad_token_id is None:
+        teacher.config.pad_token_id = tokenizer.pad_token_id
+    check_reads(teacher, data, f"the teacher {name}")
     return teacher
 
 
@@ -140,6 +152,8 @@ def distil(
         distil_args: For how long, how fast, and what is trained.
         args: Of the task's training; this one has its own learning rate, epochs and folder.
     """
+    for one, name in ((model, "the model"), (teacher, "the teacher")):
+        check_reads(one, {"unlabelled": data}, name)
     own_args = copy.copy(args)
     own_args.output_dir = str(Path(args.output_dir or ".") / DISTILLATION_FOLDER)
     own_args.num_train_epochs, own_args.max_steps = distil_args.distil_epochs, -1

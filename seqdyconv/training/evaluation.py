@@ -1,5 +1,6 @@
 """Arguments of the scripts that use a trained model: where it is, and what its run says of its data."""
 
+import json
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,9 @@ import torch
 from seqdyconv.data.splits import SPLITS
 from seqdyconv.ranges import OneOf, Options
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
-from seqdyconv.training.output_dir import check_folder, run_arguments
+from seqdyconv.training.output_dir import RUN_FILE, OutputDirError, check_folder, run_arguments
+
+METRICS = "metrics.json"
 
 
 @dataclass
@@ -39,12 +42,25 @@ class EvaluationArguments(ModelDirArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_folder(self.folder, "evaluation_dir")
+        if (self.folder / METRICS).is_file() and not _is_of_an_evaluation(self.folder):
+            raise OutputDirError(
+                f"evaluation_dir {self.folder} has a {METRICS} that is of no evaluation: choose another folder"
+            )
 
     @property
     def folder(self) -> Path:
         """Where to write to; of a model of the Hub it is below the current directory."""
         local = Path(self.model_dir)
         return Path(self.evaluation_dir or (local if local.is_dir() else Path()) / "evaluation").expanduser()
+
+
+def _is_of_an_evaluation(folder: Path) -> bool:
+    """Whether the metrics in a folder are those that an evaluation writes, and not of a run or of anybody else."""
+    try:
+        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(metrics, dict) and "parameters" in metrics and not (folder / RUN_FILE).is_file()
 
 
 def parse_model_arguments(

@@ -1,31 +1,49 @@
 """Models for translation: a new one from its arguments, or any sequence-to-sequence model of a folder or the Hub."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from datasets import Dataset
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdyconv.data.external_tokenizers import of_many_languages
 from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvForConditionalGeneration
 from seqdyconv.models.loading import ModelError, check_vocabulary, load_pretrained
-from seqdyconv.training.decoding import DecodingArguments, generate_batch
+from seqdyconv.training.decoding import DecodingArguments, generate_batch, most_tokens
 from seqdyconv.training.model_arguments import EncoderDecoderArguments, check_size, refuse_ignored
+from seqdyconv.training.token_batches import example_lengths
 
 
-def build_model(args: EncoderDecoderArguments, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+def build_model(
+    args: EncoderDecoderArguments, tokenizer: PreTrainedTokenizerBase, data: Mapping[str, Dataset]
+) -> PreTrainedModel:
     """A new model for `tokenizer`, or the one of `model_name_or_path`.
 
+    Args:
+        args: The architecture or the name.
+        tokenizer: Its vocabulary.
+        data: Tokenised texts, for all of which it must have positions.
+
     Raises:
-        ModelError: The architecture is impossible, the model can't be loaded, or both were given.
+        ModelError: The architecture is impossible, the model can't be loaded, or texts are too long for it.
     """
     if args.model_name_or_path is None:
-        return SeqDyConvForConditionalGeneration(build_config(args, tokenizer))
-    refuse_ignored(args, ["model_name_or_path"])
-    model = load_translation_model(args.model_name_or_path)
-    check_translation(model, tokenizer, args.model_name_or_path)
-    if not hasattr(model, "prepare_decoder_input_ids_from_labels"):
-        raise ModelError(f"{type(model).__name__} can't be trained here: it does not say how its decoder starts")
+        model: PreTrainedModel = SeqDyConvForConditionalGeneration(build_config(args, tokenizer))
+    else:
+        refuse_ignored(args, ["model_name_or_path"])
+        model = load_translation_model(args.model_name_or_path)
+        check_translation(model, tokenizer, args.model_name_or_path)
+        if not hasattr(model, "prepare_decoder_input_ids_from_labels"):
+            raise ModelError(f"{type(model).__name__} can't be trained here: it does not say how its decoder starts")
+    for split, rows in data.items():
+        longest, most = example_lengths(rows).max(initial=0), most_tokens(model)
+        if longest > most:
+            way = "set max_source_length and max_target_length" if split == "train" else "shorten it"
+            raise ModelError(
+                f"the {split} set has a text of {longest} tokens, and the model has positions for {most}: {way}"
+            )
     return model
 
 
@@ -81,9 +99,11 @@ def check_translation(model: Any, tokenizer: PreTrainedTokenizerBase, name: str)
         generate_batch(model, tokenizer, [[ends[0]]], DecodingArguments(max_length_factor=0, max_length_constant=2))
         shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
         with torch.no_grad():
-            model(input_ids=end, decoder_input_ids=end if shift is None else shift(labels=end))
+            logits = model(input_ids=end, decoder_input_ids=end if shift is None else shift(labels=end)).logits
     except Exception as error:  # whatever a wrong setting has transformers stumble over
         raise ModelError(f"{name} can't translate: {first_line(error)}") from None
+    if logits.isnan().any():
+        raise ModelError(f"{name} can't translate: it gives NaN, so its weights are damaged")
 
 
 def _begin_in_target_language(model: Any, tokenizer: Any, name: str) -> None:

@@ -9,72 +9,19 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification, T5Config, T5ForConditionalGeneration
+from transformers import AutoTokenizer
 
 from seqdyconv.commands.main import main
 from seqdyconv.data.sentencepiece_tokenizers import train_sentencepiece_tokenizer
-from seqdyconv.data.word_tokenizers import train_word_tokenizer
-from seqdyconv.models import (
-    SeqDyConvConfig,
-    SeqDyConvForConditionalGeneration,
-    SeqDyConvForCTC,
-    SeqDyConvForSequenceClassification,
-    SeqDyConvSpeechConfig,
-)
-from seqdyconv.speech import SeqDyConvFeatureExtractor, SeqDyConvSpeechProcessor
-from seqdyconv.speech.tokenization import train_character_tokenizer
-from seqdyconv.swap import swap_self_attention
+from tests.commands.folders import write_models
 from tests.recipes.commands import error_of
-
-SIZES = {"hidden_size": 8, "encoder_kernel_sizes": [3], "decoder_kernel_sizes": [3]}
-SIZES |= dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 8)
-SIZES |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
-LABELS = {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """A folder of each kind of model, by its name."""
     root = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
-    pieces = train_sentencepiece_tokenizer(["eins zwei drei", "one two three"], 280, "bpe")
-    words = train_word_tokenizer(["the old word a b"] * 3, 60)
-    letters = train_character_tokenizer(["one two"])
-    ids = {"decoder_start_token_id": 2, "pad_token_id": 1, "eos_token_id": 2}
-    bert = BertConfig(
-        vocab_size=len(words),
-        hidden_size=8,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=8,
-        pad_token_id=1,
-        **LABELS,
-    )
-    speech = SeqDyConvSpeechConfig(
-        vocab_size=len(letters),
-        num_mel_bins=10,
-        subsampling_channels=2,
-        is_encoder_decoder=False,
-        pad_token_id=0,
-        **SIZES,
-    )
-    ours = SeqDyConvConfig(vocab_size=len(words), is_encoder_decoder=False, **SIZES, **LABELS)
-    processor = SeqDyConvSpeechProcessor(SeqDyConvFeatureExtractor(10, normalize=None), letters)
-    for name, model, tokenizer in (
-        ("ours", SeqDyConvForConditionalGeneration(SeqDyConvConfig(vocab_size=280, **SIZES)), pieces),
-        (
-            "t5",
-            T5ForConditionalGeneration(
-                T5Config(vocab_size=280, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, **ids)
-            ),
-            pieces,
-        ),
-        ("classifier", SeqDyConvForSequenceClassification(ours), words),
-        ("swapped", swap_self_attention(BertForSequenceClassification(bert), layers=[1], kernel_size=3), words),
-        ("speech", SeqDyConvForCTC(speech), processor),
-    ):
-        model.save_pretrained(root / name)
-        tokenizer.save_pretrained(root / name)
+    write_models(root)
     soundfile.write(root / "speech.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 16000), 16000)
     return root
 
@@ -176,6 +123,20 @@ def test_weights(kind, folder, change, messages, capsys):
     change_weights(folder, change)
     error = error_of(main, words_for(kind, folder), capsys)
     assert any(message in error for message in messages)
+
+
+@pytest.mark.parametrize("kind", ["ours", "classifier", "swapped", "speech"], indirect=True)
+def test_weights_that_give_nan(kind, folder, capsys):
+    (file,) = folder.glob("model*.safetensors")
+    weights = load_file(file)
+    save_file({name: torch.full_like(weight, 3e38) for name, weight in weights.items()}, file, {"format": "pt"})
+    assert "its weights are damaged" in error_of(main, words_for(kind, folder), capsys)
+
+
+@pytest.mark.parametrize("kind", ["classifier"], indirect=True)
+def test_a_tokenizer_that_gives_another_input(folder, capsys):
+    change_json(folder / "tokenizer_config.json", model_input_names=["nonsense"])
+    assert "can't classify: " in error_of(main, words_for("classifier", folder), capsys)
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 100, b"\xff" * 100])

@@ -68,6 +68,13 @@ def test_a_model_without_a_layer_of_ours(tmp_path, capsys):
     assert "is BertForSequenceClassification, none of ours and not swapped" in capsys.readouterr().err
 
 
+def test_a_model_that_reads_no_text(streaming_folder, capsys):
+    with pytest.raises(SystemExit):
+        main([str(streaming_folder), "the"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("takes input_features, no text")
+
+
 def test_without_matplotlib(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(SystemExit) as caught:

@@ -1,85 +1,40 @@
-"""Random mistakes in the options, configurations and data files of all recipes, up to where a training begins.
+"""Random mistakes in what the recipes and commands take: options, configurations, model folders and data files.
 
     python -m tests.recipes.fuzz --trials 3000 --seed 1
+    python -m tests.recipes.fuzz use --trials 3000 --seed 1
 
-A trial ends well if the training would begin, or if one line says what is wrong, with exit status 2 and nothing
-written. What does not is printed with what was tried. ``--through`` does the trainings too, which are short.
+Of trainings, up to where they begin (``--through`` does them too, which are short); with the word ``use``, of the
+scripts and commands that use models. A trial ends well if the work is done, or if one line says what is wrong, with
+exit status 2 and nothing written. What does not is printed with what was tried.
 """
 
 import argparse
-import contextlib
-import dataclasses
-import io
 import json
-import os
-import random
 import shlex
-import shutil
-import signal
 import tempfile
 import time
-import traceback
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple
 
-import datasets
-import huggingface_hub.constants
 import numpy as np
 import soundfile
-import torch
 import yaml
-from transformers.utils import logging as transformers_logging
 
 from seqdyconv.data import speech_batches, speech_recognition, translation
-from seqdyconv.training import (
-    decoding,
-    distilling,
-    model_arguments,
-    runs,
-    speech_models,
-)
+from seqdyconv.training import decoding, distilling, model_arguments, runs, speech_models
 from seqdyconv.training.speech_recognition import SpeechTrainingArguments
 from tests.recipes.commands import script
+from tests.recipes.fuzz_use import UseTrials
+from tests.recipes.mistakes import Trials, ending, patches, words_of
 
-LONGEST_TRIAL = 60
-"""Seconds."""
 RECORDING = "a recording"  # a file that no option names
-
-_NUMBERS = [
-    0,
-    -1,
-    1,
-    2,
-    3,
-    10**6,
-    10**12,
-    10**30,
-    -(2**63) - 1,
-    0.5,
-    1.5,
-    -0.5,
-    1e-300,
-    1e30,
-    *map(float, ("nan", "inf")),
-]
-_WORDS = ["", " ", "nonsense", "none", "auto", "no", "nan", "1e5", "0x10", "é", "a" * 5000, "\0", "\ud800", "--x", "-x"]
-_PATHS = ["/dev/null", "/", "."]
-_LISTS = [[], [0], [-1], [4], [1, [2]], [None], ["nonsense"], [float("nan")], [10**12]]
-_MAPPINGS = [{}, {"foo": 1}, {"a": {"b": []}}, "[", "{", "[]", "{}", '{"foo": 1}', '{"foo": NaN}', '["dynamic_conv"]']
-VALUES: list[Any] = [*_NUMBERS, *_WORDS, *_PATHS, *_LISTS, *_MAPPINGS, True, False, None]
-INSERTED = [b"\0", b"\r", b"\n", b"\t", b'"', b",", b"\xff", b"\xef\xbb\xbf", b": ", b"&a [*a]", b"{", b"!!x "]
 # Compiling takes a minute, and a value that means a group of GPUs needs them.
 LEFT_OUT = ("torch_compile", "torch_compile_backend", "torch_compile_mode", "overwrite", "resume")
 
 
-class Began(BaseException):
+class Began(SystemExit):
     """The training would begin now."""
-
-
-class TookTooLong(Exception):
-    """A trial was ended."""
 
 
 class Recipe(NamedTuple):
@@ -172,18 +127,13 @@ RECIPES = {
 }
 
 
-def kinds_of(hint: Any) -> set[Any]:
-    """The plain types in a type."""
-    return {hint, get_origin(hint)}.union(*(kinds_of(part) for part in get_args(hint)))
-
-
 def begin(*args: Any, **kwargs: Any) -> Any:
     """Takes the place of a training."""
-    raise Began
+    raise Began(None)
 
 
-class Fuzzer:
-    """Trials in a folder of their own.
+class TrainTrials(Trials):
+    """Trials of train.py of all recipes.
 
     Args:
         folder: Where they write to.
@@ -192,19 +142,14 @@ class Fuzzer:
     """
 
     def __init__(self, folder: Path, seed: int, through: bool = False) -> None:
-        self.data, self.place = folder / "data", folder / "place"
-        self.data.mkdir()
+        super().__init__(folder, seed)
         self.through = through
-        self.random = random.Random(seed)
         self.recipes = make_recipes(self.data, through)
         self.contents = {path: path.read_bytes() for path in self.data.iterdir()}
-        self.ended = ""
-        """How the last trial ended."""
 
     def trial(self) -> tuple[str, str | None]:
         """One trial: what was tried, and what went wrong, None where nothing did."""
-        shutil.rmtree(self.place, ignore_errors=True)
-        self.place.mkdir()
+        self.new_place()
         name, recipe = self.random.choice(list(self.recipes.items()))
         kind = self.random.choice(["options"] * 5 + ["file"] * 2 * bool(recipe.files) + ["configuration"])
         values, words = self.options(recipe) if kind == "options" else ({}, [])
@@ -231,97 +176,32 @@ class Fuzzer:
 
     def options(self, recipe: Recipe) -> tuple[dict[str, Any], list[str]]:
         """Values of some options for the configuration, and words with some for the command line."""
-        hints = {name: hint for kind in recipe.kinds for name, hint in get_type_hints(kind).items()}
-        names = [item.name for kind in recipe.kinds for item in dataclasses.fields(kind) if item.init]
         values: dict[str, Any] = {}
         words: list[str] = []
         for _ in range(self.random.choice([1, 1, 1, 2, 3])):
-            option = self.random.choice([name for name in names if name not in LEFT_OUT])
-            fitting = [value for value in VALUES if type(value) in kinds_of(hints[option])]
-            value = self.random.choice(fitting if fitting and self.random.random() < 0.7 else VALUES)
+            option, value = self.option(recipe.kinds, LEFT_OUT)
             if self.random.random() < 0.5 or "\0" in str(value):
                 values[option] = value
             else:
-                words += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
+                words += words_of(option, value)
         return values, words
-
-    def mutated(self, content: bytes) -> bytes:
-        """Some bytes changed, removed, put in, or repeated, or all the rest cut off."""
-        changed = bytearray(content)
-        for _ in range(self.random.choice([1, 1, 3, 20])):
-            start = self.random.randrange(len(changed) + 1)
-            end = min(len(changed), start + self.random.choice([1, 1, 10, 1000]))
-            put = [bytes(self.random.choices(range(32, 127), k=end - start)), b"", self.random.choice(INSERTED)]
-            changed[start:end] = self.random.choice([*put, bytes(changed[start:end]) * 3])
-            if self.random.random() < 0.05:
-                del changed[start:]
-        return bytes(changed)
 
     def problem(self, recipe: Recipe, words: list[str]) -> str | None:
         """Run a recipe up to its training; what is wrong with how it ends."""
-        errors = io.StringIO()
-        status: Any = None
-        with surroundings(self.place, self.through), contextlib.redirect_stderr(errors):
-            try:
-                with contextlib.redirect_stdout(io.StringIO()):
-                    recipe.main(words)
-            except Began:
-                pass
-            except SystemExit as error:
-                status = error.code
-            except Exception as error:
-                return "".join(traceback.format_exception(error)[-3:])
+        changes = [] if self.through else [(one, "train_or_load", begin) for one in (runs, distilling)]
+        with patches(changes):
+            end = ending(recipe.main, words, self.place)
         if sorted(self.data.iterdir()) != sorted(self.contents):
             return "something was written beside the data"
-        if status is None:
-            self.ended = "the training began"
-            return None
-        lines = errors.getvalue().splitlines()
-        told = [line for line in lines if ": error: " in line]
-        if status != 2 or told != lines[-1:] or "Traceback" in errors.getvalue():
-            return f"exit status {status}: {errors.getvalue()[-2000:]}"
-        if any(self.place.iterdir()):
-            return f"{[path.name for path in self.place.iterdir()]} is left: {told}"
-        self.ended = told[0]
-        return None
-
-
-@contextlib.contextmanager
-def surroundings(place: Path, through: bool) -> Iterator[None]:
-    """A working directory, bounded time, no network, and no training or a whole one; all as before afterwards."""
-
-    def stop(*args: Any) -> None:
-        raise TookTooLong
-
-    before, environment = Path.cwd(), dict(os.environ)
-    handler = signal.signal(signal.SIGALRM, stop)
-    os.chdir(place)
-    patched: list[tuple[Any, str, Any]] = (
-        [] if through else [(one, "train_or_load", begin) for one in (runs, distilling)]
-    )
-    patched += [(huggingface_hub.constants, "HF_HUB_OFFLINE", True), (datasets.config, "HF_HUB_OFFLINE", True)]
-    kept = [(owner, name, getattr(owner, name)) for owner, name, _ in patched]
-    for owner, name, value in patched:
-        setattr(owner, name, value)
-    signal.alarm(LONGEST_TRIAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, handler)
-        for owner, name, value in kept:
-            setattr(owner, name, value)
-        os.chdir(before)
-        os.environ.clear()
-        os.environ.update(environment)
-        torch.use_deterministic_algorithms(False)
-        transformers_logging.set_verbosity_warning()
+        self.ended = end.told[0] if end.told else "the training began"
+        if end.status == 2 and any(self.place.iterdir()):
+            return f"{[path.name for path in self.place.iterdir()]} is left: {end.told}"
+        return end.problem()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", default="training", choices=["training", "use"])
     parser.add_argument("--trials", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--through", action="store_true", help="do the trainings too")
@@ -329,12 +209,16 @@ def main() -> None:
     args = parser.parse_args()
     wrong = 0
     with tempfile.TemporaryDirectory() as folder:
-        fuzzer = Fuzzer(Path(folder), args.seed, args.through)
+        trials: Trials = (
+            UseTrials(Path(folder), args.seed)
+            if args.what == "use"
+            else TrainTrials(Path(folder), args.seed, args.through)
+        )
         for number in range(args.trials):
             start = time.perf_counter()
-            tried, problem = fuzzer.trial()
+            tried, problem = trials.trial()
             if problem is not None or args.verbose:
-                ended = f"{time.perf_counter() - start:.1f} s: {problem or fuzzer.ended[:300]}"
+                ended = f"{time.perf_counter() - start:.1f} s: {problem or trials.ended[:300]}"
                 print(f"{number} {tried[:1000]}\n    {ended}".encode("ascii", "backslashreplace").decode(), flush=True)
             wrong += problem is not None
     print(f"{args.trials} trials, {wrong} of them went wrong")

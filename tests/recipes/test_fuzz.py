@@ -1,16 +1,22 @@
-"""Random mistakes in options, configurations and data: a training begins, or one line says what is wrong."""
+"""Random mistakes in what recipes and commands take: the work is done, or one line says what is wrong."""
 
-from tests.recipes.fuzz import Fuzzer
+import pytest
 
-TRIALS = 250
+from tests.recipes.fuzz import TrainTrials
+from tests.recipes.fuzz_use import UseTrials
 
 
-def test_mistakes_are_one_line_before_anything_is_written(tmp_path):
-    fuzzer = Fuzzer(tmp_path, seed=0)
+@pytest.mark.parametrize(
+    "kind, number, end",
+    [(TrainTrials, 180, "the training began"), (UseTrials, 50, "the work was done")],
+    ids=["training", "use"],
+)
+def test_mistakes_are_one_line_and_nothing_is_written(kind, number, end, tmp_path):
+    trials = kind(tmp_path, seed=0)
     ends = set()
-    for _ in range(TRIALS):
-        tried, problem = fuzzer.trial()
+    for _ in range(number):
+        tried, problem = trials.trial()
         assert problem is None, f"{tried}\n{problem}"
-        ends.add(fuzzer.ended)
-    assert {path: path.read_bytes() for path in fuzzer.data.iterdir()} == fuzzer.contents
-    assert "the training began" in ends and len(ends) > TRIALS / 4
+        ends.add(trials.ended)
+    assert {path: path.read_bytes() for path in trials.data.iterdir()} == trials.contents
+    assert end in ends and len(ends) > number / 4

@@ -16,8 +16,14 @@ from seqdyconv.speech import (
 
 @pytest.fixture(scope="session")
 def streaming_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a CTC model that streams, whose output changes a lot from frame to frame."""
+    """That of a CTC model that streams."""
     folder = tmp_path_factory.mktemp("streaming")
+    write_streaming_model(folder)
+    return folder
+
+
+def write_streaming_model(folder: Path) -> None:
+    """A CTC model that streams, whose output changes a lot from frame to frame."""
     tokenizer = train_character_tokenizer(["abcde fg"])
     sizes = {"hidden_size": 16, "encoder_ffn_dim": 16, "encoder_attention_heads": 2, "subsampling_channels": 4}
     model = SeqDyConvForCTC(
@@ -41,4 +47,3 @@ def streaming_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mean, variance = global_statistics(SeqDyConvFeatureExtractor(20, normalize=None), [noise])
     extractor = SeqDyConvFeatureExtractor(20, normalize="global", mean=mean, variance=variance)
     SeqDyConvSpeechProcessor(extractor, tokenizer).save_pretrained(folder)
-    return folder
