@@ -75,7 +75,16 @@ class Recogniser:
         return self.model.config.inputs_to_logits_ratio / self.feature_extractor.sampling_rate
 
     def inputs(self, samples: Sequence[Tensor]) -> dict[str, Tensor]:
-        """What the model takes for the samples (N,) of several utterances, on its device."""
+        """What the model takes for the samples (N,) of several utterances, on its device.
+
+        Raises:
+            ModelError: an utterance is longer than the learned positions of a model of ours.
+        """
+        seconds = max(map(len, samples), default=0) / self.feature_extractor.sampling_rate
+        if self.own_features and seconds > self.max_seconds:
+            raise ModelError(
+                f"an utterance has {seconds:.1f} s, and the model has positions for {self.max_seconds:.1f}"
+            )
         inputs = model_inputs(self.feature_extractor, samples)
         return {name: value.to(self.model.device) for name, value in inputs.items()}
 
@@ -98,7 +107,13 @@ class Recogniser:
 
     @property
     def max_seconds(self) -> float:
-        """The longest utterance that is heard to its end: 30 seconds with Whisper, which pads all to that; else any."""
+        """The longest utterance that is heard to its end: 30 seconds with Whisper, which pads all to that.
+
+        Of our models with learned positions what these reach to; else any.
+        """
+        config: Any = self.model.config
+        if self.own_features and config.encoder_position_type == "learned":
+            return (config.max_position_embeddings - config.position_offset - 1) * self.seconds_per_frame
         whisper = isinstance(self.feature_extractor, WhisperFeatureExtractor)
         return self.feature_extractor.chunk_length if whisper else math.inf
 

@@ -58,3 +58,13 @@ def test_ctc_needs_a_frame_for_each_unit_and_one_between_equal_ones(streaming_fo
     assert recogniser.too_long([5, 6] * (frames // 2), 16000) is None
     said = recogniser.too_long([5] * frames, 16000)
     assert said == f"its text needs {2 * frames - 1} frames, more than the {frames} of its audio"
+
+
+def test_an_utterance_ends_where_the_learned_positions_do(streaming_folder):
+    recogniser = load_recogniser(str(streaming_folder))
+    recogniser.model.config.update({"encoder_position_type": "learned", "max_position_embeddings": 26})
+    assert recogniser.max_seconds == 25 * recogniser.seconds_per_frame == 1.0
+    assert recogniser.frames(16000) <= 26
+    recogniser.inputs([torch.zeros(16000)])
+    with pytest.raises(ModelError, match=r"an utterance has 1\.1 s, and the model has positions for 1\.0"):
+        recogniser.inputs([torch.zeros(17600)])
