@@ -1,6 +1,7 @@
 """TokenBatchTrainer: the gradient of a mean over tokens, R-Drop, evaluation and generation on all processes."""
 
 import faulthandler
+import multiprocessing
 import os
 import socket
 import time
@@ -138,7 +139,10 @@ class TestTraining:
         trainer.eval_dataset = dataset
         expected_loss = trainer.evaluate()["eval_loss"]
         expected_texts = [beams[0].text for beams in trainer.generate(dataset["input_ids"][:], trainer.decoding)]
-        processes = torch.multiprocessing.spawn(step_of_one_process, (str(tmp_path), free_port()), nprocs=2, join=False)
+        multiprocessing.set_forkserver_preload([__name__])  # imports once for both processes
+        processes = torch.multiprocessing.start_processes(
+            step_of_one_process, (str(tmp_path), free_port()), nprocs=2, join=False, start_method="forkserver"
+        )
         deadline = time.monotonic() + 90
         while not processes.join(timeout=5):
             if time.monotonic() > deadline:
