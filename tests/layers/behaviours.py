@@ -294,7 +294,7 @@ class CompilesAndExports:
         torch._dynamo.reset()
         module = build(causal=True)
         input, mask = torch.stack(sentences(40, 40)), torch.arange(40) > torch.tensor([[39], [20]])
-        compile_ = partial(torch.compile, fullgraph=True, backend="aot_eager")
+        compile_ = partial(torch.compile, fullgraph=True, backend="eager")  # exports go through fake tensors
 
         def results(forward, stream):
             state = module.initial_state(2)
