@@ -277,9 +277,7 @@ class TestAutograd:
 class TestCompilers:
     @every_backend
     @pytest.mark.parametrize(
-        ("kind", "dynamic"),
-        [("lightweight", False), ("dynamic", False), ("dynamic", True)],
-        ids=["lightweight", "dynamic", "dynamic, any size"],
+        ("kind", "dynamic"), [("lightweight", False), ("dynamic", True)], ids=["lightweight", "dynamic, any size"]
     )
     def test_compiles_as_one_graph(self, kind, backend, dynamic):
         torch._dynamo.reset()
