@@ -413,7 +413,7 @@ class TestPrograms:
     def test_the_forward_compiles_into_one_graph(self, kind, options):
         torch._dynamo.reset()
         model, batch = build(kind, **options), pad(texts(9, 4))
-        compiled = torch.compile(lambda *batch: result(model, *batch), backend="aot_eager", fullgraph=True)
+        compiled = torch.compile(lambda *batch: result(model, *batch), backend="eager", fullgraph=True)
         torch.testing.assert_close(compiled(*batch), result(model, *batch))
 
     @pytest.mark.parametrize("kind", [SeqDyConvForSequenceClassification, SeqDyConvForMaskedLM])
