@@ -1,8 +1,6 @@
 """The speech recognition recipe through its commands, on a few short recordings."""
 
-import io
 import json
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -37,16 +35,16 @@ from seqdyconv.speech import load_recogniser
 from seqdyconv.swap import load_swapped, swapped_attention
 from tests.recipes import toys
 from tests.recipes.commands import (
-    RECIPES,
     check_crash_points,
     check_overwrite,
-    environment,
     error_of,
     script,
 )
 
-RECIPE = RECIPES / "speech_recognition"
-train, evaluate, transcribe = (script("speech_recognition", name) for name in ("train", "evaluate", "transcribe"))
+train, evaluate, transcribe, stream = (
+    script("speech_recognition", name) for name in ("train", "evaluate", "transcribe", "stream")
+)
+pytestmark = pytest.mark.usefixtures("pictures_are_empty")
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +175,7 @@ def overfitted(manifest, tmp_path_factory):
 
 
 def test_overwrite_replaces_a_run_and_nothing_else(manifest, overfitted, tmp_path, capsys):
-    words = [*options(manifest, tmp_path / "unused")[:1], "--max_steps=2"]
+    words = [*options(manifest, tmp_path / "unused")[:1], "--max_steps=1", "--max_test_samples=1"]
     check_overwrite(train.main, words, overfitted[0], tmp_path, ["--train_file=nowhere.jsonl"], capsys)
 
 
@@ -348,17 +346,18 @@ class TestUse:
             assert not end.code
         assert capsys.readouterr().out.startswith("1\n00:00:0")
 
-    def test_stream_reads_raw_samples_from_a_pipe(self, overfitted, manifest):
+    def test_stream_reads_raw_samples(self, overfitted, manifest, tmp_path, monkeypatch, capsys):
         folder, _ = overfitted
         path = json.loads(manifest.read_text().splitlines()[0])["path"]
         samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
-        command = [sys.executable, str(RECIPE / "stream.py"), str(folder), "-"]
-        command += ["--sampling_rate", str(rate), "--channels", str(samples.shape[1]), "--chunk_seconds", "0.2"]
-        result = subprocess.run(command, input=samples.tobytes(), capture_output=True, env=environment())
-        assert result.returncode == 0, result.stderr.decode()
-        said = io.StringIO(result.stdout.decode()).read().split()
+        (tmp_path / "samples").write_bytes(samples.tobytes())
+        words = ["--sampling_rate", str(rate), "--channels", str(samples.shape[1]), "--chunk_seconds", "0.2"]
+        with open(tmp_path / "samples") as standard_input, monkeypatch.context() as patch:
+            patch.setattr(sys, "stdin", standard_input)
+            stream.main([str(folder), "-", *words])
+        output = capsys.readouterr()
         index = [
             Path(line).name.startswith(Path(path).name) for line in (folder / "test_files.txt").read_text().splitlines()
         ].index(True)
-        assert " ".join(said) == (folder / "test_predictions.txt").read_text().splitlines()[index]
-        assert "real-time factor" in result.stderr.decode()
+        assert output.out.strip() == (folder / "test_predictions.txt").read_text().splitlines()[index]
+        assert "real-time factor" in output.err

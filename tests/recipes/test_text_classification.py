@@ -29,6 +29,7 @@ from tests.recipes.commands import (
 
 RECIPE = RECIPES / "text_classification"
 train, evaluate, predict = (script("text_classification", name) for name in ("train", "evaluate", "predict"))
+pytestmark = pytest.mark.usefixtures("pictures_are_empty")
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +83,9 @@ def swapped(swap_config, tmp_path_factory):
 
 
 class TestTrain:
-    def test_overwrite_replaces_a_run_and_nothing_else(self, swap_config, swapped, tmp_path, capsys):
-        check_overwrite(train.main, [str(swap_config)], swapped, tmp_path, ["--train_file=nowhere.csv"], capsys)
+    def test_overwrite_replaces_a_run_and_nothing_else(self, config, swapped, tmp_path, capsys):
+        words = [str(config), "--max_steps=1"]
+        check_overwrite(train.main, words, swapped, tmp_path, ["--train_file=nowhere.csv"], capsys)
 
     def test_everything_is_written(self, trained):
         metrics = json.loads((trained / "metrics.json").read_text())
