@@ -20,6 +20,8 @@ import importlib, pkgutil, seqdyconv
 for module in pkgutil.walk_packages(seqdyconv.__path__, "seqdyconv."):
     importlib.import_module(module.name)
     print(module.name)
+print(seqdyconv.__file__)
+print(seqdyconv.__version__)
 """
 
 ONE_OF_EACH = """
@@ -79,7 +81,6 @@ def installed(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = built.glob("*.whl")
     install = (sys.executable, "-m", "pip", "--python", python, "install", "--no-deps", "--no-index")
     run(*install, "--ignore-installed", wheel, cwd=folder)
-    assert Path(run(python, "-c", "import seqdyconv; print(seqdyconv.__file__)", cwd=folder)).is_relative_to(site)
     return folder / "bin"
 
 
@@ -103,16 +104,13 @@ def test_the_wheel_is_the_package(files: set[str], built: Path):
 
 
 def test_an_installed_wheel_imports_and_runs(files: set[str], installed: Path):
-    *imported, layer, model, swap = run(
-        installed / "python", "-c", EVERY_MODULE + ONE_OF_EACH, cwd=installed
-    ).splitlines()
+    words = (installed / "python", "-c", EVERY_MODULE + ONE_OF_EACH)
+    *imported, place, version, layer, model, swap = run(*words, cwd=installed).splitlines()
+    assert Path(place).is_relative_to(installed.parent) and version == seqdyconv.__version__
     modules = [name.removesuffix(".py").removesuffix("/__init__") for name in files if name.endswith(".py")]
     assert set(imported) == {name.replace("/", ".") for name in modules if name.startswith("seqdyconv/")}
     assert (layer, model, swap) == ("2 5 8", "2 3", "2 5 8")
 
 
 def test_an_installed_wheel_brings_the_command(installed: Path):
-    command = installed / "seqdyconv"
-    assert run(command, "--help", cwd=installed).startswith("usage: seqdyconv COMMAND ...")
-    first, second, *_ = run(command, "info", cwd=installed).splitlines()
-    assert (first.split(), second.split()) == (["seqdyconv", seqdyconv.__version__], ["torch", torch.__version__])
+    assert run(installed / "seqdyconv", "--help", cwd=installed).startswith("usage: seqdyconv COMMAND ...")
