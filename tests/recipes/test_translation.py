@@ -136,7 +136,7 @@ class TestResume:
     """Killed at any moment, then --resume: the weights and metrics of an undisturbed run, bit for bit."""
 
     def test_crashes_while_checkpoints_and_the_final_model_are_saved(self, config, tmp_path):
-        words = [str(config), *SMALL, "--logging_steps=3", "--bf16=false"]
+        words = [str(config), *SMALL, "--logging_steps=3", "--packing", "--gradient_accumulation_steps=2"]
         check_crash_points(train.main, words, tmp_path, (0.5, 0.85))
 
     def test_a_changed_argument_is_refused(self, trained, config, capsys):
