@@ -104,11 +104,12 @@ def test_files_that_are_no_json(kind, folder, name, content, capsys):
     assert name in (message := error_of(main, words_for(kind, folder), capsys)) or "can't load the tokenizer" in message
 
 
-@pytest.mark.parametrize("flag", ["return_dict", "output_hidden_states", "output_attentions", "use_cache"])
-def test_wishes_of_a_configuration_change_nothing(kind, folder, flag, capsysbinary):
+def test_wishes_of_a_configuration_change_nothing(kind, folder, capsysbinary):
     expected = output_of(kind, folder, capsysbinary)
-    change_json(folder / "config.json", **{flag: flag not in ("return_dict", "use_cache")})
+    change_json(folder / "config.json", output_hidden_states=True, output_attentions=True, use_cache=False)
     assert output_of(kind, folder, capsysbinary) == expected != b""
+    change_json(folder / "config.json", return_dict=False)
+    assert output_of(kind, folder, capsysbinary) == expected
 
 
 WEIGHTS = {
@@ -214,14 +215,10 @@ GENERATION = {
     "bad words beyond": ({"bad_words_ids": [[99999]]}, "can't translate"),
     "another way to search": ({"num_beam_groups": 2, "diversity_penalty": 1.0}, "can't translate"),
 }
-HARMLESS = {
-    "beams": {"num_beams": -1},
-    "length": {"max_length": 0},
-    "least length": {"min_length": 500},
-    "sampling": {"do_sample": True, "temperature": 0.0},
-    "unknown": {"nonsense": 3},
-    "types": {"num_beams": "many"},
-}
+HARMLESS = (
+    {"num_beams": -1, "min_length": 500, "do_sample": True, "temperature": 0.0},
+    {"num_beams": "many", "max_length": 0, "nonsense": 3},
+)
 
 
 @pytest.mark.parametrize("kind", ["ours", "t5"], indirect=True)
@@ -231,11 +228,14 @@ class TestGeneration:
         change_json(folder / "generation_config.json", **values)
         assert message in error_of(main, words_for(kind, folder), capsys)
 
-    @pytest.mark.parametrize("values", HARMLESS.values(), ids=HARMLESS)
-    def test_what_we_decide_ourselves(self, kind, folder, values, capsysbinary):
+    def test_what_we_decide_ourselves(self, kind, folder, capsysbinary):
         expected = output_of(kind, folder, capsysbinary)
-        change_json(folder / "generation_config.json", **values)
-        assert output_of(kind, folder, capsysbinary) == expected != b""
+        assert expected != b""
+        for values in HARMLESS:
+            shutil.copy(folder / "generation_config.json", folder / "before")
+            change_json(folder / "generation_config.json", **values)
+            assert output_of(kind, folder, capsysbinary) == expected
+            (folder / "before").replace(folder / "generation_config.json")
 
     @pytest.mark.parametrize("name", ["pad_token_id", "eos_token_id"])
     def test_tokens_that_are_needed(self, kind, folder, name, capsys):

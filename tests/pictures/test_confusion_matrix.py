@@ -26,14 +26,13 @@ def test_other_numbers_of_labels_raise(labels):
         plot_confusion_matrix([[3, 1], [0, 0]], labels)
 
 
-@pytest.mark.parametrize(
-    "name", ["$", "$a_b$", r"$\x", "_^%&~{}#", "\\", "a\nb\tc", "😀", "语", "<b>|`", "x" * 300, ""]
-)
+@pytest.mark.parametrize("title", ["$", r"$\x", "_^%&~{}#\\"])
 @pytest.mark.filterwarnings("ignore:Glyph .* missing from font")
-def test_names_are_drawn_as_they_are(tmp_path, name):
-    shown = name.replace("\n", " ") if len(name) < 40 else "x" * 39 + "…"
+def test_names_are_drawn_as_they_are(tmp_path, title):
+    names = ["$", "$a_b$", r"$\x", "_^%&~{}#", "\\", "a\nb\tc", "😀", "语", "<b>|`", "x" * 300, ""]
+    shown = [name.replace("\n", " ") if len(name) < 40 else "x" * 39 + "…" for name in names]
     for path in (tmp_path / "matrix.png", tmp_path / "matrix.svg"):
-        axes = plot_confusion_matrix([[3, 1], [1, 2]], [name, "b"], path, title=f"{name} (r8)").axes[0]
-        assert axes.get_xticklabels()[0].get_text() == shown
-        assert axes.get_yticklabels()[0].get_text() == f"{shown} (4)"
+        axes = plot_confusion_matrix(np.eye(len(names), dtype=int), names, path, title=f"{title} (r8)").axes[0]
+        assert [label.get_text() for label in axes.get_xticklabels()] == shown
+        assert [label.get_text() for label in axes.get_yticklabels()] == [f"{name} (1)" for name in shown]
     assert imread(tmp_path / "matrix.png").ndim == 3
