@@ -130,6 +130,7 @@ MODEL_KEYS = {
 
 
 SMALL = ["--max_steps=5", "--save_steps=2", "--num_beams=1", "--max_validation_samples=3", "--max_test_samples=3"]
+SMALL += ["--max_length_factor=1", "--max_length_constant=1"]
 
 
 class TestResume:
@@ -310,7 +311,8 @@ def test_the_quick_start_runs_on_real_text(tmp_path, capsys):
         pytest.skip(str(error))
     small = ["--max_steps", "3", "--warmup_steps", "1", "--eval_steps", "2", "--save_steps", "2", "--hidden_size", "32"]
     small += ["--ffn_dim", "32", "--max_train_samples", "500", "--vocab_size", "1000", "--max_tokens", "1000"]
-    small += ["--max_validation_samples", "5", "--max_test_samples", "5", "--num_beams", "1", "--use_cpu"]
+    small += ["--max_validation_samples", "2", "--max_test_samples", "2", "--num_beams", "1", "--use_cpu"]
+    small += ["--max_length_factor", "0.5", "--max_length_constant", "1"]
     train.main([str(RECIPE / "configs" / "quickstart.yaml"), "--output_dir", str(tmp_path / "run"), *small])
     output = capsys.readouterr().out
     for part in ("After 2 steps", "test BLEU", "test chrF", "reference", "parameters", "wall time"):
@@ -326,6 +328,7 @@ def test_packed_batches_of_real_text_have_the_losses_of_padded_ones(tmp_path):
     small = ["--max_steps", "3", "--warmup_steps", "1", "--eval_strategy", "no", "--hidden_size", "32", "--use_cpu"]
     small += ["--ffn_dim", "32", "--max_train_samples", "500", "--vocab_size", "1000", "--max_tokens", "1000"]
     small += ["--max_validation_samples", "2", "--max_test_samples", "2", "--num_beams", "1", "--bf16", "false"]
+    small += ["--max_length_factor", "0", "--max_length_constant", "1"]
     small += ["--logging_steps", "1", "--save_steps", "3", "--predict_with_generate", "false"]
     losses = {}
     for packing in ("false", "true"):
