@@ -84,22 +84,22 @@ def test_both_sides_and_padding(tokenizer):
     assert batch["input_ids"][shorter, -1] == 1 and batch["attention_mask"][shorter, -1] == 0
 
 
-def test_loads_without_this_project(tokenizer, tmp_path):
-    tokenizer.save_pretrained(tmp_path)
+def test_loads_without_this_project(tokenizers, tmp_path):
     code = (
-        "import sys; from transformers import AutoTokenizer; t = AutoTokenizer.from_pretrained(sys.argv[1]); "
-        "print(t(sys.argv[2], text_target=sys.argv[2]).data, t.pad_token_id, t.padding_side, sep='|')"
+        "import sys\n"
+        "from transformers import AutoTokenizer\n"
+        "for folder in sys.argv[2:]:\n"
+        "    t = AutoTokenizer.from_pretrained(folder)\n"
+        "    print(t(sys.argv[1], text_target=sys.argv[1]).data, t.pad_token_id, t.padding_side, sep='|')"
     )
-    run = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path), TEXTS[2]],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path,
-    )
-    assert run.stdout.strip() == f"{tokenizer(TEXTS[2], text_target=TEXTS[2]).data}|1|right"
-    loaded = AutoTokenizer.from_pretrained(tmp_path)
-    assert loaded.get_vocab() == tokenizer.get_vocab()
+    folders = [str(tmp_path / kind) for kind in tokenizers]
+    for folder, tokenizer in zip(folders, tokenizers.values()):
+        tokenizer.save_pretrained(folder)
+        assert AutoTokenizer.from_pretrained(folder).get_vocab() == tokenizer.get_vocab()
+    command = [sys.executable, "-c", code, TEXTS[2], *folders]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    expected = [f"{tokenizer(TEXTS[2], text_target=TEXTS[2]).data}|1|right" for tokenizer in tokenizers.values()]
+    assert run.stdout.splitlines() == expected
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])

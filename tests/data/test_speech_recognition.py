@@ -112,6 +112,7 @@ class TestSources:
     def test_several_processes_decode_the_same(self, tmp_path, monkeypatch):
         manifest = write_manifest(tmp_path / "data", [(f"{number}.wav", 0.2, "x") for number in range(5)])
         one, _ = load(train_file=manifest)
+        monkeypatch.setattr(os, "environ", os.environ)  # datasets leaves a copy in its place
         monkeypatch.setenv("SEQDYCONV_CACHE", str(tmp_path / "other"))
         two, _ = load(train_file=manifest, preprocessing_num_workers=2)
         assert one["train"]["samples"][:] == two["train"]["samples"][:]
