@@ -19,6 +19,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from seqdyconv.data.file_builder import FORMAT, FileBuilder
 from seqdyconv.errors import InputError, first_line
+from seqdyconv.files import shorten
 
 FILE_TYPES = {".tsv": "csv", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
@@ -153,5 +154,5 @@ def map_batches(
 
 def list_names(names: Iterable[str], limit: int = 20) -> str:
     """Names for a message: long ones are cut (a file without a header has texts for names), many are counted."""
-    names = [name if len(name) <= 40 else name[:37] + "..." for name in map(str, names)]
+    names = [shorten(name, 40) for name in map(str, names)]
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

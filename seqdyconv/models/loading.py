@@ -45,7 +45,7 @@ def load_pretrained(
     Raises:
         ModelError: There is no such model, it is of another kind, or its weights are cut off or don't fit.
     """
-    check_folder(name_or_path)
+    check_model_folder(name_or_path)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # What doesn't fit is an error below, not a printed report.
     try:
@@ -86,7 +86,7 @@ def load_config(name_or_path: str, kind: str) -> Any:
     Raises:
         ModelError: There is no such model, or its configuration can't be read.
     """
-    check_folder(name_or_path)
+    check_model_folder(name_or_path)
     try:
         return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
     except Exception as error:  # as above
@@ -119,7 +119,7 @@ def load_tokenizer(name_or_path: str, **options: Any) -> PreTrainedTokenizerBase
     Raises:
         ModelError: There is none, or it can't be read.
     """
-    check_folder(name_or_path)
+    check_model_folder(name_or_path)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(
             name_or_path, trust_remote_code=False, split_special_tokens=True, **options
@@ -160,7 +160,7 @@ def check_packing(model: PreTrainedModel) -> None:
         raise ModelError(f"packing needs a model of seqdyconv, got {type(model).__name__}")
 
 
-def check_folder(name_or_path: str) -> None:
+def check_model_folder(name_or_path: str) -> None:
     """Raise ModelError for what can only be a folder but isn't there, and for a folder that holds no usable model.
 
     Its configuration must be JSON with numbers that can be, and its index of weights must name files of the folder.

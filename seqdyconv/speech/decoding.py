@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from seqdyconv.errors import first_line
+from seqdyconv.files import decode_lines, open_lines
 from seqdyconv.models.loading import ModelError
 from seqdyconv.ranges import Count, Options, Range, Share, Weight
 from seqdyconv.speech.alignment import Word, align_words
@@ -196,6 +197,6 @@ def _beam_search(recogniser: Recogniser, args: SpeechDecodingArguments, model_di
 
 def _train_texts(model_dir: Path) -> list[str]:
     for folder in (model_dir, model_dir.parent):  # A checkpoint is in the folder of its run.
-        if (folder / TRAIN_TEXTS).is_file():
-            return [clean(line) for line in (folder / TRAIN_TEXTS).read_text(encoding="utf-8").splitlines()]
+        if (file := folder / TRAIN_TEXTS).is_file():
+            return [clean(line) for line in decode_lines(open_lines(file), str(file))]
     raise ModelError(f"auto needs {TRAIN_TEXTS}, the training texts of a run of train.py, which {model_dir} has not")

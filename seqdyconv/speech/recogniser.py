@@ -23,7 +23,7 @@ from transformers import (
 from seqdyconv.errors import first_line
 from seqdyconv.models.loading import (
     ModelError,
-    check_folder,
+    check_model_folder,
     check_vocabulary,
     load_config,
     load_tokenizer,
@@ -244,7 +244,7 @@ def load_feature_extractor(name_or_path: str) -> Any:
         ModelError: There is none, or it can't be read.
     """
     folder = processor_folder(name_or_path)
-    check_folder(folder)
+    check_model_folder(folder)
     try:
         return AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:

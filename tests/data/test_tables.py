@@ -35,7 +35,7 @@ def test_map_replaces_all_columns():
     [
         (["a", "b"], "a, b"),
         (range(30), ", ".join(map(str, range(20))) + " and 10 more"),
-        (["x" * 50], "x" * 37 + "..."),
+        (["x" * 50], "x" * 39 + "…"),
     ],
     ids=["few", "many", "long"],
 )

@@ -302,7 +302,7 @@ class TestBadInput:
             (("text", "label"), {"label_column": "text"}, "column 'text' as text and as label"),
             (("label", "class"), {"text_column": "label"}, r"more than one column .* label; it has label, class"),
             (("text", "review"), {"label_column": "text"}, "more than one column .* for the text; it has text, review"),
-            (("a text where the header should stand " * 9, "1"), {}, r"it has a text where the header.{,30}\.\.\., 1"),
+            (("a text where the header should stand " * 9, "1"), {}, r"it has a text where the header.{,30}…, 1"),
         ],
     )
     def test_columns(self, tmp_path, columns, arguments, message):

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from seqdyconv.models.loading import ModelError, check_folder, check_vocabulary, load_pretrained, load_tokenizer
+from seqdyconv.models.loading import ModelError, check_model_folder, check_vocabulary, load_pretrained, load_tokenizer
 
 SIZES = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 HEAD = AutoModelForSequenceClassification
@@ -92,23 +92,23 @@ class TestLoadPretrained:
 class TestCheckFolder:
     def test_a_folder_without_a_model(self, tmp_path):
         with pytest.raises(ModelError, match=r"holds no model \(no config.json in it\)$"):
-            check_folder(str(tmp_path))
+            check_model_folder(str(tmp_path))
 
     @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
     def test_a_folder_with_one(self, tmp_path, name):
         (tmp_path / name).write_text("{}")
-        check_folder(str(tmp_path))
+        check_model_folder(str(tmp_path))
 
     @pytest.mark.parametrize("name", ["./runs/none", "/runs/none", "runs/of/none"])
     def test_what_can_only_be_a_folder(self, name, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         with pytest.raises(ModelError, match=f"^there is no model folder {name}$"):
-            check_folder(name)
+            check_model_folder(name)
 
     @pytest.mark.parametrize("name", ["bert-base-uncased", "someone/model"])
     def test_what_may_be_a_name_on_the_hub(self, name, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        check_folder(name)
+        check_model_folder(name)
 
 
 def make_tokenizer(size):
