@@ -8,7 +8,7 @@ from tests.recipes.fuzz_use import UseTrials
 
 @pytest.mark.parametrize(
     "kind, number, end",
-    [(TrainTrials, 100, "the training began"), (UseTrials, 30, "the work was done")],
+    [(TrainTrials, 250, "the training began"), (UseTrials, 80, "the work was done")],
     ids=["training", "use"],
 )
 def test_mistakes_are_one_line_and_nothing_is_written(kind, number, end, tmp_path):
