@@ -403,13 +403,11 @@ class TestConfig:
 
 class TestPrograms:
     # What a head adds is the same with every encoder.
-    EACH = pytest.mark.parametrize(
+    @pytest.mark.parametrize(
         ("kind", "options"),
         [(SeqDyConvModel, options) for options in CONFIGS.values()] + [(kind, {}) for kind in [*HEADS][1:]],
         ids=[*CONFIGS, *(kind.__name__ for kind in [*HEADS][1:])],
     )
-
-    @EACH
     def test_the_forward_compiles_into_one_graph(self, kind, options):
         torch._dynamo.reset()
         model, batch = build(kind, **options), pad(texts(9, 4))
