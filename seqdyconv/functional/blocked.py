@@ -51,7 +51,7 @@ def depthwise(input: Tensor, weight: Tensor, padding: tuple[int, int], dilation:
 
 def limits(input: Tensor, kernels: Sequence[int], dilation: int) -> str | None:
     """Why :func:`depthwise` cannot run for a call, see :class:`seqdyconv.functional.backends.Backend`."""
-    if exports_any_length(input):
+    if exports_any_length(input) and not torch.onnx.is_in_onnx_export():  # graphs in ONNX keep no guards
         return "its blocks would tie the exported graph to some lengths"
     return None
 

@@ -1,0 +1,90 @@
+"""The precision of a graph's weights: what was exported in float32 becomes smaller.
+
+======= ==========================================================================================================
+float32 as it was trained
+float16 weights in 16 bits; half the size. A CPU computes in float32 all the same
+int8    weights of linear layers and embeddings in 8 bits, with a scale for each channel; what goes into a linear
+        layer is quantised as it comes (dynamic). The weights use 7 of the bits: with 8 the products of processors
+        without VNNI overflow, so that the result would depend on the machine
+int4    weights of linear layers in 4 bits, with a scale for each block of 32; all is computed in float32
+======= ==========================================================================================================
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from seqdyconv.deploy.graphs import quiet
+
+BLOCK = 32
+
+
+def _float16(source: Path, target: Path, in_float: Sequence[str]) -> None:
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model = convert_float_to_float16(onnx.load(source), keep_io_types=True, node_block_list=list(in_float))
+    onnx.save(model, str(target))
+
+
+def _int8(source: Path, target: Path, in_float: Sequence[str]) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        source,
+        target,
+        op_types_to_quantize=["MatMul", "Gemm", "Gather"],
+        per_channel=True,
+        reduce_range=True,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=list(in_float),
+        extra_options={"MatMulConstBOnly": True},
+    )
+
+
+def _int4(source: Path, target: Path, in_float: Sequence[str]) -> None:
+    from onnxruntime.quantization import QuantFormat
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+    quantizer: Any = MatMulNBitsQuantizer(
+        onnx.load(source),
+        bits=4,
+        block_size=BLOCK,
+        is_symmetric=True,
+        nodes_to_exclude=list(in_float),
+        quant_format=QuantFormat.QDQ,  # standard operators
+    )
+    quantizer.process()
+    onnx.save(quantizer.model.model, str(target))
+
+
+PRECISIONS: dict[str, Callable[[Path, Path, Sequence[str]], None] | None] = {
+    "float32": None,
+    "float16": _float16,
+    "int8": _int8,
+    "int4": _int4,
+}
+
+
+def convert(file: Path, precision: str, in_float: Sequence[str] = ()) -> None:
+    """Give a graph another precision, in its place.
+
+    Args:
+        file: a graph in float32.
+        precision: one of ``PRECISIONS``.
+        in_float: the names of the nodes that stay as they are.
+    """
+    change = PRECISIONS[precision]
+    if change is None:
+        return
+    source = file.with_suffix(".float32.onnx")
+    file.rename(source)
+    disabled = logging.root.manager.disable
+    try:
+        with quiet():
+            change(source, file, in_float)
+    finally:
+        logging.disable(disabled)
+        source.unlink()
