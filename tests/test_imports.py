@@ -11,7 +11,7 @@ import seqdyconv
 
 PACKAGE = Path(seqdyconv.__file__).parent
 FLOORS = {"functional": 0, "layers": 1, "models": 2, "swap": 3, "speech": 3, "data": 3, "pictures": 4, "scores": 5}
-FLOORS |= {"training": 6, "commands": 7}
+FLOORS |= {"training": 6, "deploy": 7, "commands": 8} | {"runtime": 0}
 # What may be imported from the same floor: data reads audio files, a recogniser may be a swapped model.
 BESIDE = {("data", "speech"), ("speech", "swap")}
 # The package itself offers the layers and functions.
@@ -111,6 +111,11 @@ def test_importing_the_package_waits_for_nothing():
 
 def test_layers_and_functions_bring_torch_alone():
     assert newly_imported("import torch", "from seqdyconv import *") <= {"seqdyconv", "torch"}
+
+
+def test_the_runtime_needs_no_torch():
+    brought = newly_imported("pass", "from seqdyconv.runtime import *")
+    assert brought <= {"seqdyconv", "numpy", "onnxruntime", "tokenizers"}
 
 
 def test_a_name_that_is_not_there():

@@ -33,7 +33,7 @@ from seqdyconv.threads import WAITING
 from seqdyconv.training.arguments import exit_on_error, parse_arguments, read_yaml
 from seqdyconv.training.output_dir import RUN_FILE
 
-EXTRAS = ("speech", "recipes")
+EXTRAS = ("speech", "recipes", "deploy", "demo")
 
 
 @dataclass

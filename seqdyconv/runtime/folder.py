@@ -207,6 +207,6 @@ def checked_ids(ids: Array, size: int, name: str) -> Array:
         FolderError: one is not: the tokenizer ``name`` is that of another model.
     """
     found = np.asarray(ids, dtype=np.int64)
-    if found.size and not (0 <= found.min() and found.max() < size):
+    if found.size and not (found.min() >= 0 and found.max() < size):
         raise FolderError(f"{name} gives the token {int(found.max())}, and the model has {size}: it is another model's")
     return found
