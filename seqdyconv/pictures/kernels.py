@@ -1,4 +1,4 @@
-"""The kernels of a model's encoder for a text."""
+"""The kernels of a model's encoder for a text, or of its decoder."""
 
 import math
 from collections.abc import Iterable
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from seqdyconv.errors import InputError
 from seqdyconv.models.recording import KernelRun, kernel_runs
 from seqdyconv.pictures.figures import FONT, PAGE, add_weight_bar, hatch, new_figure, save, thin_lines
 from seqdyconv.pictures.panels import (
@@ -19,6 +20,7 @@ from seqdyconv.pictures.panels import (
     by_layer,
     choose_panels,
     columns_on_page,
+    decoder_tokens,
     encoder_call,
     label_tokens,
     picture_title,
@@ -36,8 +38,10 @@ def plot_kernels(
     layers: Iterable[int] | None = None,
     heads: Iterable[int] | None = None,
     path: str | Path | None = None,
+    *,
+    target: str | None = None,
 ) -> "Figure":
-    """Draw the kernels of a model's encoder for a text: one panel per head, with the tokens on its axis.
+    """Draw the kernels of a model's encoder, or of its decoder, for a text: a panel per head, the tokens on its axis.
 
     In column t of a panel stands the kernel of token t, its tap at offset o is the weight of token t + o. Taps that
     reach outside the text are hatched.
@@ -51,25 +55,35 @@ def plot_kernels(
         heads: numbers of the heads to draw, from 0; None: the first four, or two where the text is too long for heads
             side by side.
         path: a file to write, of a type that its suffix names, such as ``.pdf``, ``.svg`` or ``.png``.
+        target: what a decoder writes for the text, such as a translation: its kernels are drawn, over the tokens that
+            it reads. None: those of the encoder.
 
     Returns:
         A ``matplotlib.figure.Figure``, as wide as the text needs.
 
     Raises:
         ImportError: matplotlib is not installed.
-        InputError: no tokenizer, no convolution in the encoder, a layer or head that is not there, no text or one that
-            is too long, or a path that cannot be written.
+        InputError: no tokenizer, no convolution there, no decoder for a target, a layer or head that is not there, no
+            text or one that is too long, or a path that cannot be written.
     """
     figure = new_figure(path, layout="constrained")
     tokens = tokenize(model, text, tokenizer)
-    every = kernel_runs(*encoder_call(model, tokens.inputs))
+    if target is None:
+        every = kernel_runs(*encoder_call(model, tokens.inputs))
+    else:
+        tokens = decoder_tokens(model, tokens, target, tokenizer)
+        decoder = set(model.get_decoder().modules())
+        every = [run for run in kernel_runs(model, tokens.inputs) if run.conv in decoder]
     # Some convolutions run over something else, such as the features of each step.
     runs = by_layer([run for run in every if run.kernels.shape[:2] == (1, len(tokens.strings))])
+    if not runs:
+        raise InputError(f"the model must have convolutions over tokens there, got a {type(model).__name__} without")
     columns = columns_on_page(tokens)
     num_heads = {layer: run.conv.num_heads for layer, run in runs.items()}
     panels = choose_panels(num_heads, layers, heads, most_heads=4 if columns > 1 else 2)
     _draw(figure, runs, panels, columns, tokens)
-    figure.suptitle(picture_title(f"Kernels of {type(model).__name__}", num_heads, panels), fontsize=FONT + 1)
+    what = type(model).__name__ if target is None else f"the decoder of {type(model).__name__}"
+    figure.suptitle(picture_title(f"Kernels of {what}", num_heads, panels), fontsize=FONT + 1)
     save(figure, path, dots_per_inch=200)
     return figure
 

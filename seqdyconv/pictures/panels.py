@@ -54,13 +54,35 @@ def tokenize(model: Any, text: Any, tokenizer: Any = None) -> Tokens:
     if len(texts) not in (1, 2) or not all(isinstance(one, str) and one.strip() for one in texts):
         raise InputError(f"text must be a text or a pair of texts, not empty, got {text!r}")
     encoded = tokenizer(*texts, return_tensors="pt")
-    ids = encoded["input_ids"][0].tolist()
+    return _named("text", encoded["input_ids"], tokenizer, dict(encoded))
+
+
+def decoder_tokens(model: Any, tokens: Tokens, target: str, tokenizer: Any = None) -> Tokens:
+    """The tokens that a model's decoder reads, which is to write a target for a text; with the inputs of both.
+
+    Raises:
+        InputError: the model has no decoder beside an encoder, or there is no target.
+    """
+    tokenizer = _own_tokenizer(model) if tokenizer is None else tokenizer
+    if not model.config.is_encoder_decoder or not hasattr(model, "prepare_decoder_input_ids_from_labels"):
+        raise InputError(f"target is for models with an encoder and a decoder, got a {type(model).__name__}")
+    if not target.strip():
+        raise InputError(f"target must not be empty, got {target!r}")
+    ids = tokenizer(text_target=target, return_tensors="pt")["input_ids"]
+    read = model.prepare_decoder_input_ids_from_labels(labels=ids)
+    known = inspect.signature(model.forward).parameters
+    inputs = {name: value for name, value in tokens.inputs.items() if name in known} | {"decoder_input_ids": read}
+    return _named("target", read, tokenizer, {name: value.to(model.device) for name, value in inputs.items()})
+
+
+def _named(name: str, ids: Tensor, tokenizer: Any, inputs: dict[str, Tensor]) -> Tokens:
+    numbers = ids[0].tolist()
     longest = tokenizer.model_max_length
-    if len(ids) > longest:
-        raise InputError(f"text must have at most the tokenizer's {longest} tokens, got {len(ids)}")
+    if len(numbers) > longest:
+        raise InputError(f"{name} must have at most the tokenizer's {longest} tokens, got {len(numbers)}")
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    strings = [shorten(token, LONGEST_NAME) for token in tokenizer.convert_ids_to_tokens(ids)]
-    return Tokens(strings, [one in special for one in ids], dict(encoded))
+    strings = [shorten(token, LONGEST_NAME) for token in tokenizer.convert_ids_to_tokens(numbers)]
+    return Tokens(strings, [one in special for one in numbers], inputs)
 
 
 def _own_tokenizer(model: Any) -> Any:

@@ -114,6 +114,27 @@ class TestPlotKernels:
         labels = [label.get_text() for label in panels(figure)[-1].get_xticklabels()]
         assert labels == ["[CLS]", "the", "kernels", "[SEP]", "are", "wide", "[SEP]"]
 
+    def test_a_decoder_over_what_it_reads(self, tokenizer):
+        model = translation_model()
+        figure = plot_kernels(model, TEXT, tokenizer, target="wide kernels")
+        labels = tokenizer(text_target="wide kernels", return_tensors="pt").input_ids
+        read = model.prepare_decoder_input_ids_from_labels(labels=labels)
+        kernels = record_kernels(model, **tokenizer(TEXT, return_tensors="pt"), decoder_input_ids=read)
+        expected = kernels["decoder.layers.0.mixer.conv"][0, :, 1].T[1:].numpy().copy()  # 4 tokens, K = 5
+        expected[[0, 0, 0, 1, 1, 2], [0, 1, 2, 0, 1, 0]] = np.nan  # before the start
+        np.testing.assert_allclose(shown(panels(figure)[1]), expected)
+        strings = [label.get_text() for label in panels(figure)[1].get_xticklabels()]
+        assert strings == tokenizer.convert_ids_to_tokens(read[0].tolist()) and strings[1:3] == ["[CLS]", "wide"]
+        assert figure.get_suptitle() == "Kernels of the decoder of SeqDyConvForConditionalGeneration"
+
+    def test_a_target_needs_a_decoder_with_convolutions(self, tokenizer):
+        with pytest.raises(InputError, match="with an encoder and a decoder, got a BertForSequenceClassification"):
+            plot_kernels(swapped_bert(), TEXT, tokenizer, target="wide")
+        with pytest.raises(InputError, match="target must not be empty, got ' '"):
+            plot_kernels(translation_model(), TEXT, tokenizer, target=" ")
+        with pytest.raises(InputError, match="must have convolutions over tokens there"):
+            plot_kernels(translation_model(decoder_layer_types="self_attention"), TEXT, tokenizer, target="wide")
+
     @pytest.mark.parametrize("suffix, start", [("pdf", b"%PDF"), ("png", b"\x89PNG"), ("svg", b"<?xml")])
     def test_writes_a_file_of_the_suffixes_type(self, tokenizer, tmp_path, suffix, start):
         path = tmp_path / f"kernels.{suffix}"
