@@ -185,6 +185,36 @@ class CrossAttention(nn.Module):
         attended = self._attend(query, key, value, padding_mask)
         return self.out_proj(repack(attended, cu_seqlens[0], input.shape[1]))
 
+    def step_memory(self, memory: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What :meth:`step` needs of the encoder's output (B, S, D).
+
+        Returns:
+            Keys (B, H, R, S), scaled, and values (B, H, S, R), where D = H·R.
+        """
+        key, value = (x.unflatten(-1, (self.num_heads, -1)) for x in self.project(memory, padding_mask))
+        return (key * key.shape[-1] ** -0.5).permute(0, 2, 3, 1).contiguous(), value.transpose(1, 2).contiguous()
+
+    def step(self, input: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+        """:meth:`forward` in evaluation mode, from what :meth:`step_memory` gives, which is used as it lies.
+
+        Args:
+            input: (B, T, D).
+            key, value: (B, H, R, S) and (B, H, S, R).
+            bias: (B, 1, 1, S), of :meth:`step_bias`.
+
+        Returns:
+            (B, T, D).
+        """
+        scores = self.query_proj(input).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) @ key
+        weights = (scores if bias is None else scores + bias).softmax(-1)
+        return self.out_proj((weights @ value).transpose(1, 2).flatten(2))
+
+    @staticmethod
+    def step_bias(padding_mask: Tensor, dtype: torch.dtype) -> Tensor:
+        """What :meth:`step` adds to the scores of S steps: (B, 1, 1, S), 0 or the lowest number, from (B, S) bool."""
+        lowest = torch.finfo(dtype).min  # minus infinity would make a source of nothing but padding NaN
+        return torch.zeros_like(padding_mask, dtype=dtype).masked_fill(padding_mask, lowest)[:, None, None]
+
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None) -> Tensor:
         keep = None
         if padding_mask is not None:

@@ -1,9 +1,12 @@
-"""Programs for inference without Python: ``torch.export`` of the encoder and of one decoding step.
+"""Programs for inference without Python: the encoder, and one decoding step of a beam search.
 
-Both take any batch size and any source length. A decoding step takes and returns the decoder's memory as tensors: those
-of the stream states of its mixers, whose size a convolution keeps fixed, and the encoder's keys and values.
+Each is one ``nn.Module``, which ``torch.export``, an export to ONNX and the search in torch itself share. They take any
+number of sentences and beams, and any source length. A step takes and returns the decoder's memory as tensors: those of
+the stream states of its mixers, whose size a convolution keeps fixed. The encoder gives keys and values as the steps
+read them, once for all beams of a sentence.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,59 +25,100 @@ class EncoderProgram(nn.Module):
         self.encoder = model.encoder
         self.decoder = model.decoder
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(B, S) tokens and mask → the encoder's output (B, S, D), and for each layer keys and values (B, S, 2·D)."""
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None) -> tuple[Tensor | None, list[Tensor]]:
+        """Encode B sentences.
+
+        Args:
+            input_ids: (B, S).
+            attention_mask: (B, S), 1 = keep; None where nothing is padded.
+
+        Returns:
+            What the steps add to the scores of their attention, (B, 1, 1, S), None without a mask. And for each decoder
+            layer keys (B, H, R, S) and values (B, H, S, R), one after the other, where D = H·R.
+        """
         hidden = self.encoder(input_ids, attention_mask).last_hidden_state
         padding_mask = to_padding_mask(attention_mask)
-        layers: Any = self.decoder.layers
-        return hidden, [torch.cat(layer.cross_attention.project(hidden, padding_mask), -1) for layer in layers]
+        attentions: Any = [layer.cross_attention for layer in self.decoder.layers]
+        bias = None if padding_mask is None else attentions[0].step_bias(padding_mask, hidden.dtype)
+        return bias, [x for attention in attentions for x in attention.step_memory(hidden, padding_mask)]
 
 
 class DecoderStepProgram(nn.Module):
-    """One token of each sentence to the logits of the next."""
+    """One token of each beam to the best candidates for the next.
 
-    def __init__(self, model: SeqDyConvForConditionalGeneration) -> None:
+    Args:
+        model: it goes to evaluation mode.
+        ends: the end tokens; the first one is that whose score is given. None: those of the model's configuration.
+    """
+
+    def __init__(self, model: SeqDyConvForConditionalGeneration, ends: Sequence[int] | None = None) -> None:
         super().__init__()
         self.decoder = model.decoder
         self.lm_head = model.lm_head
-        self.forms = self._initial_states(1)  # of the states: which tensors they are made of
+        layers: Any = model.decoder.layers
+        self.forms = [layer.mixer.initial_state(1) for layer in layers]  # of the states: what tensors they are made of
+        self.ends = end_tokens(model) if ends is None else list(ends)
 
-    def initial_states(self, batch_size: int) -> list[Tensor]:
-        """The states before the first token: the tensors of all mixers, one after the other."""
-        return tensors_of(self._initial_states(batch_size))
-
-    def _initial_states(self, batch_size: int) -> list[Any]:
-        layers: Any = self.decoder.layers
-        return [layer.mixer.initial_state(batch_size) for layer in layers]
+    def initial_states(self) -> list[Tensor]:
+        """The states before the first token: the tensors of all mixers, one after the other, in one row for all."""
+        return tensors_of(self.forms)
 
     def forward(
-        self, input_ids: Tensor, position: Tensor, attention_mask: Tensor, memory: list[Tensor], states: list[Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Decode one token.
+        self,
+        input_ids: Tensor,
+        position: Tensor,
+        rows: Tensor,
+        scores: Tensor,
+        bias: Tensor | None,
+        memory: list[Tensor],
+        states: list[Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Decode one token of K beams of B sentences.
 
         Args:
-            input_ids: (B, 1), the last token.
-            position: (B, 1), how many tokens came before it.
-            attention_mask: (B, S), 1 = keep, of the source.
-            memory: for each layer (B, S, 2·D), from :class:`EncoderProgram`.
+            input_ids: (B, K), the last token of each beam.
+            position: (1, 1), how many tokens came before it.
+            rows: (B, K), which row of ``states`` each beam continues.
+            scores: (B, K) float32, the log-probability of each beam so far.
+            bias: (B, 1, 1, S), of :class:`EncoderProgram`.
+            memory: keys and values of each layer, from there too.
             states: from :meth:`initial_states` or the step before.
 
         Returns:
-            Logits (B, V), and the states for the next step.
+            The best candidates of each sentence from the best on, M = (1 + number of end tokens)·K: their scores (B, M)
+            and themselves (B, M), a beam's number times V plus a token. The scores (B, K) of ending each beam now. And
+            the next states, of B·K rows.
         """
-        padding_mask = to_padding_mask(attention_mask)
         hidden = self.decoder.embedding.at(input_ids, position)
-        following = []
+        following: list[Tensor] = []
         layers: Any = self.decoder.layers
-        given = iter(states)
-        for layer, form, keys_values in zip(layers, self.forms, memory):
-            state = map_state(lambda _: next(given), form)
-            mixed, state = layer.mixer.stream(layer.mixer_residual.enter(hidden), state)
+        given, order = iter(states), rows.flatten()
+        for layer, form, key, value in zip(layers, self.forms, memory[::2], memory[1::2]):
+            state = map_state(lambda _: next(given).index_select(0, order), form)
+            hidden, state = layer.step(hidden, state, key, value, bias)
             following += tensors_of(state)
-            key, value = keys_values.chunk(2, dim=-1)
-            hidden = layer.after_mixer(hidden, mixed, (key, value), padding_mask)
         hidden = hidden if self.decoder.norm is None else self.decoder.norm(hidden)
-        return self.lm_head(hidden[:, -1]), following
+        logits = self.lm_head(hidden).float()
+        return *self.choose(logits, scores), following
+
+    def choose(self, logits: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The best candidates and the scores of ending, as :meth:`forward` returns them, from logits (B, K, V)."""
+        beams, vocabulary = logits.shape[1:]
+        number = (1 + len(self.ends)) * beams
+        scores = scores - logits.logsumexp(-1)
+        # Those of a sentence are among those of its beams, so that no more than these need the log-sum-exp.
+        few = isinstance(number, int) and number > vocabulary  # a symbol in an export, which is for no more beams
+        best, tokens = logits.topk(vocabulary if few else number)
+        candidates = tokens + torch.arange(beams, device=tokens.device)[:, None] * vocabulary
+        totals, chosen = (best + scores[..., None]).flatten(1).topk(number)
+        return totals, candidates.flatten(1).gather(1, chosen), logits[..., self.ends[0]] + scores
+
+
+def end_tokens(model: SeqDyConvForConditionalGeneration) -> list[int]:
+    """The tokens that end an output; the one that a model writes is the first."""
+    ends: Any = getattr(model.generation_config, "eos_token_id", None)
+    ends = model.config.eos_token_id if ends is None else ends
+    return [ends] if isinstance(ends, int) else list(ends)
 
 
 def export_encoder(model: SeqDyConvForConditionalGeneration) -> ExportedProgram:
@@ -84,63 +128,90 @@ def export_encoder(model: SeqDyConvForConditionalGeneration) -> ExportedProgram:
         model: of any mixers; it goes to eval mode.
 
     Returns:
-        The program of :class:`EncoderProgram`: tokens and mask (B, S) → the encoder's output (B, S, D), and for each
-        decoder layer keys and values (B, S, 2·D).
+        The program of :class:`EncoderProgram`: tokens and mask (B, S) → what is added to the scores of attention
+        (B, 1, 1, S), and for each decoder layer keys (B, H, R, S) and values (B, H, S, R).
 
     Example:
         >>> from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration, export_encoder
         >>> config = SeqDyConvConfig(vocab_size=50, hidden_size=16, encoder_ffn_dim=32, decoder_ffn_dim=32,
-        ...     encoder_kernel_sizes=[3], decoder_kernel_sizes=[3])
+        ...     encoder_kernel_sizes=[3], decoder_kernel_sizes=[3], decoder_attention_heads=2)
         >>> program = export_encoder(SeqDyConvForConditionalGeneration(config))
-        >>> hidden, memory = program.module()(torch.tensor([[5, 6, 2]]), torch.ones(1, 3, dtype=torch.long))
-        >>> hidden.shape, len(memory)
-        (torch.Size([1, 3, 16]), 1)
+        >>> bias, (key, value) = program.module()(torch.tensor([[5, 6, 2]]), torch.ones(1, 3, dtype=torch.long))
+        >>> bias.shape, key.shape, value.shape
+        (torch.Size([1, 1, 1, 3]), torch.Size([1, 2, 8, 3]), torch.Size([1, 2, 3, 8]))
     """
-    tokens = torch.ones(2, 5, dtype=torch.long, device=model.device)
-    config = model.config
-    longest = config.max_position_embeddings - config.position_offset
-    ends = config.encoder_position_type == "learned"
-    shape = {0: Dim("batch", min=1), 1: Dim("source", min=1, max=longest if ends else None)}
-    program = EncoderProgram(model).eval()
+    program, arguments, shapes = encoder_example(model)
     with torch.no_grad():
-        return torch.export.export(program, (tokens, torch.ones_like(tokens)), dynamic_shapes=(shape, shape))
+        return torch.export.export(program, arguments, dynamic_shapes=shapes)
 
 
 def export_decoder_step(model: SeqDyConvForConditionalGeneration) -> ExportedProgram:
-    """Export one decoding step, for any batch size, source length and number of steps so far.
+    """Export one decoding step, for any number of sentences and beams, source length and number of steps so far.
 
     Args:
         model: of any mixers; it goes to eval mode.
 
     Returns:
-        The program of :class:`DecoderStepProgram`: the last token and its position (B, 1), the source's mask (B, S),
-        for each layer its keys and values (B, S, 2·D) and its mixer's state → logits (B, V) and the next states. The
-        first states are those of ``DecoderStepProgram(model).initial_states(batch_size)``.
+        The program of :class:`DecoderStepProgram`, whose arguments and results are described there. The first states
+        are those of ``DecoderStepProgram(model).initial_states()``. For one beam take its
+        ``module(check_guards=False)``: the guards were written for several, the graph is right for any number.
     """
+    program, arguments, shapes = decoder_step_example(model)
+    with torch.no_grad():
+        return torch.export.export(program, arguments, dynamic_shapes=shapes)
+
+
+def encoder_example(
+    model: SeqDyConvForConditionalGeneration,
+) -> tuple[EncoderProgram, tuple[Any, ...], tuple[Any, ...]]:
+    """The encoder's program, arguments to trace it with, and which of their sizes are free."""
+    tokens = torch.ones(2, 5, dtype=torch.long, device=model.device)
+    config = model.config
+    longest = config.max_position_embeddings - config.position_offset
+    ends = config.encoder_position_type == "learned"
+    shape = {0: Dim("batch", min=1), 1: Dim("source", min=1, max=longest if ends else None)}
+    return EncoderProgram(model).eval(), (tokens, torch.ones_like(tokens)), (shape, shape)
+
+
+def decoder_step_example(
+    model: SeqDyConvForConditionalGeneration,
+) -> tuple[DecoderStepProgram, tuple[Any, ...], tuple[Any, ...]]:
+    """The same of a decoding step."""
     program = DecoderStepProgram(model).eval()
-    batch, source, past = Dim("batch", min=1), Dim("source", min=1), Dim("past", min=0)
-    layers, width = len(model.decoder.layers), 2 * model.config.hidden_size
+    config = model.config
+    most = config.vocab_size // (1 + len(program.ends))
+    batch, beams, source = Dim("batch", min=1), Dim("beams", min=1, max=most), Dim("source", min=1)
+    rows, past = Dim("rows", min=1), Dim("past", min=0)
     # Traced with some steps of the past, so that their number stays free: attention adds one to its state each step.
     growing = [grows for form in program.forms for grows in _growing(form)]
     states = [
-        state.new_ones(2, 7, *state.shape[2:]) if grows else state
-        for state, grows in zip(program.initial_states(2), growing)
+        state.new_ones(5, 7, *state.shape[2:]) if grows else state.expand(5, *state.shape[1:]).clone()
+        for state, grows in zip(program.initial_states(), growing)
     ]
-    token = torch.ones(2, 1, dtype=torch.long, device=model.device)
-    mask = torch.ones(2, 40, dtype=torch.long, device=model.device)
-    memory = [torch.zeros(2, 40, width, dtype=model.dtype, device=model.device) for _ in range(layers)]
-    with torch.no_grad():
-        return torch.export.export(
-            program,
-            (token, torch.zeros_like(token), mask, memory, states),  # one tensor twice would become one input
-            dynamic_shapes=(
-                {0: batch},
-                {0: batch},
-                {0: batch, 1: source},
-                [{0: batch, 1: source}] * layers,
-                [{0: batch, 1: past} if grows else {0: batch} for grows in growing],
-            ),
-        )
+    heads, width = config.decoder_attention_heads, config.hidden_size // config.decoder_attention_heads
+    token = torch.ones(2, 3, dtype=torch.long, device=model.device)
+    like: dict[str, Any] = {"dtype": model.dtype, "device": model.device}
+    memory = [torch.zeros(2, heads, *size, **like) for size in ((width, 40), (40, width))] * len(model.decoder.layers)
+    arguments = (
+        token,
+        token.new_zeros(1, 1),
+        token.clone(),  # one tensor twice would become one input
+        torch.zeros(2, 3, device=model.device),
+        torch.zeros(2, 1, 1, 40, **like),
+        [x.clone() for x in memory],
+        states,
+    )
+    each = {0: batch, 1: beams}
+    shapes: tuple[Any, ...] = (
+        each,
+        {},
+        each,
+        each,
+        {0: batch, 3: source},
+        [{0: batch, 3: source}, {0: batch, 2: source}] * len(model.decoder.layers),
+        [{0: rows, 1: past} if grows else {0: rows} for grows in growing],
+    )
+    return program, arguments, shapes
 
 
 def _growing(state: Any, grows: bool = False) -> list[bool]:

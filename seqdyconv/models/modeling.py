@@ -13,6 +13,7 @@ itself is the base model of ``modeling_encoder.py`` too.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -273,21 +274,31 @@ class SeqDyConvDecoderLayer(GradientCheckpointingLayer):
             memory = kept or self.cross_attention.project(encoder_hidden_states, encoder_padding_mask)
             if kept is None:
                 keep_cross_attention_memory(cache, self.layer, memory)
-        return self.after_mixer(hidden, mixed, memory, encoder_padding_mask, cu_seqlens)
+        attend = partial(self.cross_attention, padding_mask=encoder_padding_mask, cu_seqlens=cu_seqlens)
+        return self._after_mixer(hidden, mixed, attend, memory)
 
-    def after_mixer(
-        self,
-        hidden: Tensor,
-        mixed: Tensor,
-        memory: tuple[Tensor, Tensor],
-        encoder_padding_mask: Tensor | None,
-        cu_seqlens: tuple[Tensor, Tensor] | None = None,
+    def step(
+        self, hidden: Tensor, state: Any, key: Tensor, value: Tensor, bias: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
+        """Decode one token of each of K beams of each sentence, in evaluation mode and without a cache.
+
+        Args:
+            hidden: (B, K, D).
+            state: of the mixer, with B·K rows.
+            key, value, bias: as in :meth:`seqdyconv.layers.attention.CrossAttention.step`, one for all beams.
+
+        Returns:
+            (B, K, D), and the mixer's next state.
+        """
+        mixed, state = self.mixer.stream(self.mixer_residual.enter(hidden).flatten(0, 1)[:, None], state)
+        attend = partial(self.cross_attention.step, bias=bias)
+        return self._after_mixer(hidden, mixed.view_as(hidden), attend, (key, value)), state
+
+    def _after_mixer(
+        self, hidden: Tensor, mixed: Tensor, attend: Callable[..., Tensor], memory: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """The rest of the layer, once the mixer has given ``mixed``."""
         hidden = self.mixer_residual.leave(hidden, mixed)
-        attended = self.cross_attention(
-            self.cross_residual.enter(hidden), *memory, padding_mask=encoder_padding_mask, cu_seqlens=cu_seqlens
-        )
+        attended = attend(self.cross_residual.enter(hidden), *memory)
         hidden = self.cross_residual.leave(hidden, attended)
         return self.ffn_residual.leave(hidden, self.ffn(self.ffn_residual.enter(hidden)))
 

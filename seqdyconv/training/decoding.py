@@ -11,8 +11,10 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, 
 
 from seqdyconv.data.batching import TokenBatchSampler
 from seqdyconv.models import SeqDyConvConfig
+from seqdyconv.models.beams import beam_search, has_beam_search
 from seqdyconv.models.loading import ModelError
 from seqdyconv.ranges import Beams, Count, Options, Range
+from seqdyconv.runtime.search import Found
 
 
 @dataclass
@@ -66,7 +68,6 @@ def most_tokens(model: PreTrainedModel) -> float:
     return math.inf if most is None or endless else most - getattr(config, "position_offset", 0)
 
 
-@torch.no_grad()
 def generate_batch(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -98,7 +99,30 @@ def generate_batch(
         raise ModelError(f"there is a text of {longest} tokens, and the model has positions for {most}: shorten it")
     limits = [math.ceil(arguments.max_length_factor * len(ids)) + arguments.max_length_constant for ids in inputs]
     limits = [int(min(limit, most)) for limit in limits]
+    if has_beam_search(model) and not synced_gpus:
+        beams, penalty = arguments.num_beams, arguments.length_penalty
+        found = beam_search(model, inputs, limits, num_beams=beams, length_penalty=penalty, nbest=nbest)  # type: ignore[arg-type]
+    else:
+        found = _generate(model, inputs, limits, arguments, nbest, synced_gpus)
     pad = model.config.pad_token_id
+    outputs = [[token for token in one.tokens if token != pad] for each in found for one in each]
+    texts = tokenizer.batch_decode(outputs, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    scores = [one.score for each in found for one in each]
+    hypotheses = [Hypothesis(*values) for values in zip(texts, map(len, outputs), scores)]
+    return [hypotheses[start : start + nbest] for start in range(0, len(hypotheses), nbest)]
+
+
+@torch.no_grad()
+def _generate(
+    model: PreTrainedModel,
+    inputs: Sequence[Sequence[int]],
+    limits: list[int],
+    arguments: DecodingArguments,
+    nbest: int,
+    synced_gpus: bool,
+) -> list[list[Found]]:
+    """What ``generate()`` of any model finds for one batch; padding may stand at the end of the tokens."""
+    longest, pad = max(map(len, inputs)), model.config.pad_token_id
     input_ids = torch.tensor([[*ids, *[pad] * (longest - len(ids))] for ids in inputs], device=model.device)
     lengths = torch.tensor([len(ids) for ids in inputs], device=model.device)
     attention_mask = (torch.arange(longest, device=model.device) < lengths[:, None]).long()
@@ -118,12 +142,10 @@ def generate_batch(
         synced_gpus=synced_gpus,
     )
     # The first token is the start of the decoder, which may be the same token as the end of a sentence.
-    sequences = output.sequences[:, 1:]
-    tokens = (sequences != pad).sum(dim=1).tolist()
-    texts = tokenizer.batch_decode(sequences, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    scores = output.sequences_scores.tolist() if arguments.num_beams > 1 else [None] * len(texts)
-    hypotheses = [Hypothesis(*values) for values in zip(texts, tokens, scores)]
-    return [hypotheses[start : start + nbest] for start in range(0, len(hypotheses), nbest)]
+    sequences = output.sequences[:, 1:].tolist()
+    scores = output.sequences_scores.tolist() if arguments.num_beams > 1 else [None] * len(sequences)
+    found = [Found(*values) for values in zip(sequences, scores)]
+    return [found[start : start + nbest] for start in range(0, len(found), nbest)]
 
 
 def _end(model: PreTrainedModel) -> int:

@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, pipeline
 
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
 from seqdyconv.models.cache import decoder_cache
-from seqdyconv.models.export import DecoderStepProgram, export_decoder_step, export_encoder
+from seqdyconv.models.export import DecoderStepProgram, EncoderProgram, export_decoder_step, export_encoder
 from tests.helpers import assert_close
 
 SMALL = {
@@ -361,17 +361,38 @@ class TestExport:
         model = build(torch.float32, **CONFIGS["mixed, learned positions"] | self.PARTS)
         encode, step = export_encoder(model).module(), export_decoder_step(model)
         torch.export.save(step, tmp_path / "step.pt2")
-        step = torch.export.load(tmp_path / "step.pt2").module()
-        for lengths in ([1], [9, 4], [50, 3, 20]):
+        step = torch.export.load(tmp_path / "step.pt2").module(check_guards=False)
+        program = DecoderStepProgram(model)
+        for lengths, beams in (([1], 1), ([9, 4], 3), ([50, 3, 20], 2)):
             source, mask = pad(sentences(*lengths))
-            target = torch.stack(sentences(*[5] * len(lengths)))
-            _, memory = encode(source, mask)
-            states = DecoderStepProgram(model).initial_states(len(lengths))
-            expected = model(source, mask, decoder_input_ids=target).logits
+            target = torch.stack(sentences(*[5] * len(lengths) * beams)).unflatten(0, (-1, beams))
+            bias, memory = encode(source, mask)
+            states, rows = program.initial_states(), torch.zeros(len(lengths), beams, dtype=torch.long)
+            scores = torch.rand(len(lengths), beams)
+            each = [x.repeat_interleave(beams, 0) for x in (source, mask)]
+            logits = model(*each, decoder_input_ids=target.flatten(0, 1)).logits.unflatten(0, (-1, beams))
             for time in range(5):
-                position = torch.full((len(lengths), 1), time)
-                logits, states = step(target[:, time : time + 1], position, mask, memory, states)
-                torch.testing.assert_close(logits, expected[:, time], rtol=1e-4, atol=1e-4)
+                *best, states = step(target[..., time], torch.tensor([[time]]), rows, scores, bias, memory, states)
+                for given, expected in zip(best, program.choose(logits[:, :, time], scores)):
+                    torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-4)
+                rows = torch.arange(len(lengths) * beams).unflatten(0, (-1, beams))
+
+    def test_beams_continue_the_rows_that_they_name(self):
+        model = build(torch.float32, **CONFIGS["mixed, learned positions"] | self.PARTS)
+        program, encode = DecoderStepProgram(model), EncoderProgram(model)
+        source, mask = pad(sentences(9, 4, 6))
+        bias, memory = encode(source, mask)
+        first, scores = torch.tensor([[4, 5], [6, 7], [8, 9]]), torch.zeros(3, 2)
+        begun = program(first, torch.tensor([[0]]), first * 0, scores, bias, memory, program.initial_states())[-1]
+        # The second sentence has left; the others go on from one of their beams, or both the other way round.
+        kept, rows, second = torch.tensor([0, 2]), torch.tensor([[1, 1], [5, 4]]), torch.tensor([[10, 11], [12, 13]])
+        bias, memory, scores = bias[kept], [x[kept] for x in memory], scores[kept]
+        best = program(second, torch.tensor([[1]]), rows, scores, bias, memory, begun)[:-1]
+        target = torch.stack([first.flatten()[rows], second], dim=-1)
+        each = [x[kept].repeat_interleave(2, 0) for x in (source, mask)]
+        logits = model(*each, decoder_input_ids=target.flatten(0, 1)).logits[:, -1].unflatten(0, (2, 2))
+        for given, expected in zip(best, program.choose(logits, scores)):
+            torch.testing.assert_close(given, expected, rtol=1e-4, atol=1e-4)
 
     def test_the_forward_compiles_into_one_graph(self):
         model = build(**CONFIGS["mixed, learned positions"])
