@@ -23,8 +23,8 @@ from transformers.utils.logging import disable_progress_bar
 from seqdyconv.commands.streams import end_with_the_reader
 from seqdyconv.files import write_text
 from seqdyconv.ranges import FileName, OneOf, Range
-from seqdyconv.speech.alignment import Word, to_rows, to_srt
-from seqdyconv.speech.audio import AudioError
+from seqdyconv.runtime.samples import AudioError
+from seqdyconv.runtime.words import Word, to_rows, to_srt
 from seqdyconv.speech.decoding import Decoder, SpeechDecodingArguments
 from seqdyconv.speech.recogniser import load_recogniser
 from seqdyconv.training.arguments import ArgumentsError, exit_on_error, parse_arguments

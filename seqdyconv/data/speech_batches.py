@@ -20,7 +20,8 @@ from seqdyconv.data.speech_recognition import SAMPLING_RATE, Samples
 from seqdyconv.data.tables import DataError
 from seqdyconv.models.losses import IGNORED_LABEL
 from seqdyconv.ranges import Number, Options, Range, Share
-from seqdyconv.speech.audio import AudioError, read_audio
+from seqdyconv.runtime.samples import AudioError
+from seqdyconv.speech.audio import read_audio
 from seqdyconv.speech.augmentation import AdditiveNoise, SpecAugment, SpeedPerturbation
 from seqdyconv.speech.recogniser import model_inputs
 

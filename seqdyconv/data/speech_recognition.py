@@ -40,7 +40,9 @@ from seqdyconv.data.splits import (
 from seqdyconv.data.tables import FILE_TYPES, DataError, list_names, load_hub_splits, load_lines, load_table
 from seqdyconv.files import write_lines
 from seqdyconv.ranges import Range, Weight
-from seqdyconv.speech.audio import AudioError, audio_info, read_parts
+from seqdyconv.runtime.audio import audio_info
+from seqdyconv.runtime.samples import AudioError
+from seqdyconv.speech.audio import read_parts
 
 logger = logging.getLogger(__name__)
 

@@ -16,6 +16,11 @@ def last_inputs(window: Tensor, padding_mask: Tensor | None, size: int) -> Tenso
     """
     if padding_mask is None:
         return window[:, window.shape[1] - size :].clone()  # a view would keep the whole chunk in memory
-    trailing = padding_mask.flip(1).int().cumprod(1).sum(1)
-    steps = (padding_mask.shape[1] - trailing)[:, None] + torch.arange(size, device=window.device)
+    steps = until_padding(padding_mask)[:, None] + torch.arange(size, device=window.device)
     return window.gather(1, steps[..., None].expand(-1, -1, window.shape[2]))
+
+
+def until_padding(padding_mask: Tensor) -> Tensor:
+    """(B,) the steps of each row of ``padding_mask`` (B, T) up to its last real one: all but the padding at its end."""
+    numbers = torch.arange(1, padding_mask.shape[1] + 1, device=padding_mask.device)
+    return (numbers * ~padding_mask).amax(1)

@@ -17,7 +17,7 @@ from seqdyconv.functional.conv import ConvPadding, conv_padding
 from seqdyconv.functional.packing import check_packed, run_packed
 from seqdyconv.layers.checks import check_input, check_positive
 from seqdyconv.layers.initialization import reset_children
-from seqdyconv.layers.masking import last_inputs, zero_padding
+from seqdyconv.layers.masking import last_inputs, until_padding, zero_padding
 from seqdyconv.layers.options import changed_options
 from seqdyconv.layers.states import initial_zeros
 
@@ -192,7 +192,7 @@ class MixedConv(nn.Module):
         return self._write(self._kernel_weights(self._attend(self._squeeze_whole(image, padding_mask))))
 
     def stream(
-        self, input: Tensor, state: MixedConvState, padding_mask: Tensor | None = None
+        self, input: Tensor, state: MixedConvState, padding_mask: Tensor | None = None, *, skipped: int | None = None
     ) -> tuple[Tensor, MixedConvState]:
         """Convolve the next chunk of a causal layer; any chunking of an input gives what ``forward`` gives.
 
@@ -201,6 +201,8 @@ class MixedConv(nn.Module):
             state: of ``initial_state`` or the last call.
             padding_mask: (B, T) or (B, H) bool; padding at a row's end does not enter its state. With a stride, all
                 rows that have a step in the chunk must be equally far from their next output.
+            skipped: how many steps of the chunk come before its first output; None: the state tells it, which a graph
+                can't read.
 
         Returns:
             The outputs whose last tap is a step of this chunk: with a stride s they are those of every s-th step from
@@ -218,8 +220,9 @@ class MixedConv(nn.Module):
         window = torch.cat([past.to(image.dtype), image], dim=2)
         squeezed, total, count = self._squeeze(image, padding_mask, state.total, state.steps[:, None, None, None])
 
-        skipped = self._steps_to_output(state.phase, padding_mask)
-        outputs = -(-(steps - skipped) // stride)
+        if skipped is None:
+            skipped = self._steps_to_output(state.phase, padding_mask)
+        outputs = (steps - skipped + stride - 1) // stride
         if outputs > 0:
             squeezed = self._at_outputs(squeezed[:, :, skipped:], outputs, self._output_size(width, 1))
             columns = self._pad(window[:, :, skipped:], ((0, 0), *self.pads[1:]))
@@ -228,7 +231,7 @@ class MixedConv(nn.Module):
             output = window.new_zeros(batch, self.out_channels, 0, self._output_size(width, 1))
 
         inputs = last_inputs(window.transpose(1, 2).flatten(2), padding_mask, reach)
-        taken = steps if padding_mask is None else steps - padding_mask.flip(1).int().cumprod(1).sum(1)
+        taken = steps if padding_mask is None else until_padding(padding_mask)
         phase = (state.phase + taken) % stride
         # Views would keep the whole chunk in memory.
         following = MixedConvState(inputs, total.clone(), count[:, 0, 0, 0].clone(), phase)

@@ -99,7 +99,8 @@ class ConvSubsampling(nn.Module):
         """
         check_input(input, self.num_mel_bins, layer_dtype(self.out_proj), padding_mask)
         if padding_mask is not None:
-            order = padding_mask.int().argsort(dim=1, stable=True)
+            steps = torch.arange(input.shape[1], device=input.device)
+            order = (padding_mask * input.shape[1] + steps).argsort(dim=1)  # no sort of ONNX is stable, no key is twice
             input, padding_mask = input.gather(1, order[..., None].expand_as(input)), padding_mask.gather(1, order)
         hidden = input[:, None]
         for conv in (self.conv1, self.conv2):
@@ -143,6 +144,25 @@ class ConvSubsampling(nn.Module):
         else:
             hidden = hidden.new_zeros(*hidden.shape[:3], quarter(self.num_mel_bins))
         return self._project(hidden), SubsamplingState(first, second)
+
+    def stream_in_step(
+        self, input: Tensor, state: SubsamplingState, padding_mask: Tensor
+    ) -> tuple[Tensor, SubsamplingState]:
+        """The same of chunks that end with the frame of a step and have four for each: for graphs, whose sizes can't
+        depend on a state.
+
+        Args:
+            input: (B, 4·n, F), n ≥ 1.
+            state: of :meth:`initial_state` or the last call.
+            padding_mask: (B, 4·n) bool, True at the frames before the first one, of which the first chunk has at least
+                three.
+
+        Returns:
+            n steps (B, n, D), and the next state.
+        """
+        hidden, first = self.conv1.stream(input[:, None], state.conv1, padding_mask, skipped=1)
+        hidden, second = self.conv2.stream(F.relu(hidden), state.conv2, padding_mask[:, 1::2], skipped=1)
+        return self._project(F.relu(hidden)), SubsamplingState(first, second)
 
     def _project(self, hidden: Tensor) -> Tensor:
         """(B, C, T', F') → (B, T', D)."""

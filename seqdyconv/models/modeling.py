@@ -35,7 +35,7 @@ from seqdyconv.models.cache import cross_attention_memory, decoder_cache, keep_c
 from seqdyconv.models.configuration import SeqDyConvConfig, Side, StackConfig
 from seqdyconv.models.losses import IGNORED_LABEL, token_loss
 from seqdyconv.models.packed import check_packed_sides, packed_sequences, refuse_other_packing
-from seqdyconv.models.streaming import BlockState, initial_block_state, stream_block
+from seqdyconv.models.streaming import BlockState, RunBlock, initial_block_state
 
 
 def sinusoidal_positions(positions: Tensor, dim: int) -> Tensor:
@@ -227,10 +227,10 @@ class SeqDyConvEncoderLayer(GradientCheckpointingLayer):
         return (initial_block_state(self.mixer, batch_size),)
 
     def stream(
-        self, hidden: Tensor, state: tuple[BlockState, ...], flush: bool
+        self, hidden: Tensor, state: tuple[BlockState, ...], run: RunBlock
     ) -> tuple[Tensor, tuple[BlockState, ...]]:
         """The steps that are due (B, T', D) after the next chunk (B, T, D), and the next state."""
-        hidden, mixed, mixer_state = stream_block(self.mixer, self.mixer_residual.enter, hidden, state[0], flush)
+        hidden, mixed, mixer_state = run(self.mixer, self.mixer_residual.enter, hidden, state[0])
         return self.after_mixer(hidden, mixed), (mixer_state,)
 
     def after_mixer(self, hidden: Tensor, mixed: Tensor) -> Tensor:

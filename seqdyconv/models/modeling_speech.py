@@ -9,6 +9,7 @@ Read from top to bottom: the Conformer-like block, streaming of one block, the e
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -42,7 +43,7 @@ from seqdyconv.models.modeling import (
     sinusoidal_positions,
     to_padding_mask,
 )
-from seqdyconv.models.streaming import BlockState, initial_block_state, stream_block
+from seqdyconv.models.streaming import BlockState, RunBlock, initial_block_state, stream_block
 
 
 class NormalizedDepthwiseConv(LightweightConv1d):
@@ -99,15 +100,13 @@ class SeqDyConvConformerLayer(GradientCheckpointingLayer):
         return initial_block_state(self.mixer, batch_size), initial_block_state(self.conv, batch_size)
 
     def stream(
-        self, hidden: Tensor, state: tuple[BlockState, ...], flush: bool
+        self, hidden: Tensor, state: tuple[BlockState, ...], run: RunBlock
     ) -> tuple[Tensor, tuple[BlockState, ...]]:
         """The steps that are due (B, T', D) after the next chunk (B, T, D), and the next states."""
         mixer_state, conv_state = state
-        hidden, mixed, mixer_state = stream_block(
-            self.mixer, self.mixer_residual.enter, self.before_mixer(hidden), mixer_state, flush
-        )
-        hidden, convolved, conv_state = stream_block(
-            self.conv, self.conv_residual.enter, self.mixer_residual.leave(hidden, mixed), conv_state, flush
+        hidden, mixed, mixer_state = run(self.mixer, self.mixer_residual.enter, self.before_mixer(hidden), mixer_state)
+        hidden, convolved, conv_state = run(
+            self.conv, self.conv_residual.enter, self.mixer_residual.leave(hidden, mixed), conv_state
         )
         return self.after_conv(hidden, convolved), (mixer_state, conv_state)
 
@@ -278,7 +277,7 @@ class SeqDyConvSpeechModel(SeqDyConvSpeechPreTrainedModel):
             hidden, subsampling = input_features.new_zeros(batch, 0, dim), state.subsampling
         layers = []
         for layer, layer_state in zip(self.layers, state.layers):
-            hidden, layer_state = layer.stream(hidden, layer_state, flush)
+            hidden, layer_state = layer.stream(hidden, layer_state, partial(stream_block, flush=flush))
             layers.append(layer_state)
         following = self.initial_state(batch) if flush else SpeechState(subsampling, tuple(layers))
         return self._normalize(hidden), following

@@ -1,7 +1,7 @@
 """Streaming of a mixer inside a residual connection, also of one whose output is late because it looks ahead."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,15 @@ class BlockState(NamedTuple):
     """(B, ≤ lookahead, D): what went in and has not come out yet."""
     mixer: Any
     """The mixer's own state, see ``seqdyconv.layers.states``."""
+
+
+class RunBlock(Protocol):
+    """How a layer runs a mixer inside a residual connection on the next chunk of a stream."""
+
+    def __call__(
+        self, mixer: Any, normalize: Callable[[Tensor], Tensor], hidden: Tensor, state: BlockState
+    ) -> tuple[Tensor, Tensor, BlockState]:
+        """What :func:`stream_block` takes and gives."""
 
 
 def initial_block_state(mixer: Any, batch_size: int) -> BlockState:

@@ -11,7 +11,7 @@ from seqdyconv.pictures.figures import PAGE, new_figure, save, thin_lines
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from seqdyconv.speech.alignment import Word  # needs torchaudio, which a picture does not
+    from seqdyconv.runtime.words import Word
 
 FONT = 7.0
 LETTER = 0.062  # inches of a letter of that size, with some air

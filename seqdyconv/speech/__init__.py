@@ -12,10 +12,13 @@ except Exception as error:  # torchaudio beside a torch that does not fit raises
 from transformers import AutoFeatureExtractor, AutoProcessor, AutoTokenizer
 
 from seqdyconv.models import SeqDyConvSpeechConfig
-from seqdyconv.speech.alignment import AlignedToken, Word, align, align_words, to_srt
-from seqdyconv.speech.audio import AudioError, AudioInfo, audio_info, read_audio, read_blocks, resample
+from seqdyconv.runtime.audio import AudioInfo, audio_info
+from seqdyconv.runtime.samples import AudioError
+from seqdyconv.runtime.words import AlignedToken, Word, collapse, to_srt
+from seqdyconv.speech.alignment import align, align_words
+from seqdyconv.speech.audio import read_audio, read_blocks, resample
 from seqdyconv.speech.augmentation import AdditiveNoise, SpecAugment, SpeedPerturbation, add_noise, change_speed
-from seqdyconv.speech.ctc import CTCBeamSearch, Transcript, collapse, ctc_greedy, greedy_transcripts, word_times
+from seqdyconv.speech.ctc import CTCBeamSearch, Transcript, ctc_greedy, greedy_transcripts, word_times
 from seqdyconv.speech.decoding import Decoder, SpeechDecodingArguments
 from seqdyconv.speech.features import (
     FeatureStream,

@@ -1,46 +1,14 @@
 """When was what said: the frames of known text in the output of a CTC model, as times and subtitles."""
 
-import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torchaudio.functional import forced_align, merge_tokens
 
-from seqdyconv.speech.tokenization import WORD_BOUNDARY, clean_text, group_words
-
-
-class AlignedToken(NamedTuple):
-    """A token and the frames where it was said.
-
-    Attributes:
-        token: its id.
-        start: the first frame.
-        end: the frame after the last.
-        score: mean of the log-probabilities of its frames.
-    """
-
-    token: int
-    start: int
-    end: int
-    score: float
-
-
-class Word(NamedTuple):
-    """A word and the time when it was said.
-
-    Attributes:
-        text: the word.
-        start: in seconds.
-        end: in seconds.
-        score: from 0 to 1, the geometric mean of the probabilities of its frames.
-    """
-
-    text: str
-    start: float
-    end: float
-    score: float = 1.0
+from seqdyconv.runtime.words import WORD_BOUNDARY, AlignedToken, Word, words_of
+from seqdyconv.speech.tokenization import clean_text
 
 
 def align(log_probs: Tensor, targets: Sequence[int] | Tensor, blank: int = 0) -> list[AlignedToken]:
@@ -117,16 +85,7 @@ def join_words(
         seconds_per_frame: of the alignment.
         offset: seconds before the first frame.
     """
-    strings = token_strings(tokenizer)
-    words = []
-    for indices in group_words(strings[one.token] for one in tokens):
-        group = [tokens[index] for index in indices]
-        frames = sum(one.end - one.start for one in group)
-        score = math.exp(sum((one.end - one.start) * one.score for one in group) / frames)
-        text = "".join(strings[one.token] for one in group).replace(WORD_BOUNDARY, "")
-        start, end = (offset + frame * seconds_per_frame for frame in (group[0].start, group[-1].end))
-        words.append(Word(text, start, end, score))
-    return words
+    return words_of(token_strings(tokenizer), tokens, seconds_per_frame, offset)
 
 
 def token_strings(tokenizer: Any) -> list[str]:
@@ -144,51 +103,3 @@ def blank_of(tokenizer: Any) -> int:
     if tokenizer.pad_token_id is None:
         raise ValueError("the tokenizer must have a padding token, which is the blank of CTC, got none")
     return int(tokenizer.pad_token_id)
-
-
-def to_rows(words: Sequence[Word]) -> list[dict[str, Any]]:
-    """The words as JSON takes them: text, start and end in seconds, score."""
-    return [
-        {"text": word.text, "start": round(word.start, 3), "end": round(word.end, 3), "score": round(word.score, 4)}
-        for word in words
-    ]
-
-
-def to_srt(words: Sequence[Word], max_characters: int = 40, max_seconds: float = 5.0, max_pause: float = 1.0) -> str:
-    """The words as SubRip subtitles of one line each.
-
-    Args:
-        words: in the order of time.
-        max_characters: of a line; a longer word stands alone.
-        max_seconds: that a line stays, unless a single word is longer.
-        max_pause: seconds of silence that begin a new line.
-
-    Example:
-        >>> from seqdyconv.speech.alignment import Word, to_srt
-        >>> print(to_srt([Word("dobrý", 0.52, 0.8), Word("den", 0.92, 1.2)]))
-        1
-        00:00:00,520 --> 00:00:01,200
-        dobrý den
-        <BLANKLINE>
-    """
-    lines: list[list[Word]] = []
-    for word in words:
-        if (
-            not lines
-            or len(" ".join(one.text for one in [*lines[-1], word])) > max_characters
-            or word.end - lines[-1][0].start > max_seconds
-            or word.start - lines[-1][-1].end > max_pause
-        ):
-            lines.append([])
-        lines[-1].append(word)
-    blocks = [
-        f"{number}\n{_srt_time(line[0].start)} --> {_srt_time(line[-1].end)}\n{' '.join(word.text for word in line)}\n"
-        for number, line in enumerate(lines, 1)
-    ]
-    return "\n".join(blocks)
-
-
-def _srt_time(seconds: float) -> str:
-    milliseconds = round(max(seconds, 0.0) * 1000)
-    minutes, milliseconds = divmod(milliseconds, 60_000)
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{milliseconds // 1000:02d},{milliseconds % 1000:03d}"

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from seqdyconv.speech.alignment import AlignedToken, Word, align, blank_of, join_words, token_strings
+from seqdyconv.runtime.quiet import quiet_libraries
+from seqdyconv.runtime.words import WORD_BOUNDARY, AlignedToken, Word, collapse
+from seqdyconv.speech.alignment import align, blank_of, join_words, token_strings
 from seqdyconv.speech.language_model import NGramModel, read_vocabulary
-from seqdyconv.speech.quiet import quiet_libraries
-from seqdyconv.speech.tokenization import WORD_BOUNDARY, clean_text
+from seqdyconv.speech.tokenization import clean_text
 
 logger = logging.getLogger(__name__)
 
@@ -42,22 +43,6 @@ class Transcript(NamedTuple):
     def frames(self) -> list[int]:
         """The first frame of each token."""
         return [span.start for span in self.spans]
-
-
-def collapse(ids: Iterable[int], blank: int = 0) -> list[int]:
-    """Remove repeats, then blanks (Graves et al. 2006): the labels that a CTC path stands for.
-
-    Args:
-        ids: one label per frame.
-        blank: the label of no token.
-
-    Example:
-        >>> from seqdyconv.speech.ctc import collapse
-        >>> collapse([0, 5, 5, 0, 5, 6, 6])
-        [5, 5, 6]
-    """
-    labels = [int(label) for label in ids]
-    return [label for label, last in zip(labels, [blank, *labels]) if label not in (blank, last)]
 
 
 def ctc_greedy(logits: Tensor, lengths: Sequence[int] | Tensor | None = None, blank: int = 0) -> list[list[int]]:

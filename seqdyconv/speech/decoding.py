@@ -15,7 +15,8 @@ from seqdyconv.errors import first_line
 from seqdyconv.files import decode_lines, open_lines
 from seqdyconv.models.loading import ModelError
 from seqdyconv.ranges import Count, Options, Range, Share, Weight
-from seqdyconv.speech.alignment import Word, align_words
+from seqdyconv.runtime.words import Word
+from seqdyconv.speech.alignment import align_words
 from seqdyconv.speech.ctc import CTCBeamSearch, Transcript, greedy_transcripts, word_times
 from seqdyconv.speech.language_model import read_vocabulary, train_ngram_model
 from seqdyconv.speech.recogniser import Recogniser, clean

@@ -26,8 +26,8 @@ NORMALIZATIONS = ("utterance", "global", None)
 KALDI_SCALE = 32768.0
 
 _FRAMES_PER_BLOCK = 6000  # a minute: an hour at once would need gigabytes
-_VARIANCE_FLOOR = 1e-5  # of silence; log-mel features of speech have 1 to 10
-_POWER_FLOOR = 1e-10
+VARIANCE_FLOOR = 1e-5  # of silence; log-mel features of speech have 1 to 10
+POWER_FLOOR = 1e-10
 
 
 def log_mel_kaldi(
@@ -114,7 +114,7 @@ def log_mel_torch(
     left, right = (transform.n_fft - window) // 2, (transform.n_fft - window + 1) // 2
 
     def block(samples: Tensor) -> Tensor:
-        return transform(F.pad(samples, (left, right))).T.clamp(min=_POWER_FLOOR).log()
+        return transform(F.pad(samples, (left, right))).T.clamp(min=POWER_FLOOR).log()
 
     return _in_blocks(block, samples, window, shift)
 
@@ -288,7 +288,7 @@ class SeqDyConvFeatureExtractor(SequenceFeatureExtractor):
         features = self.log_mel(_checked_samples(samples))
         if self.normalize == "utterance":
             variance, mean = torch.var_mean(features, 0, correction=0)
-            return (features - mean) / variance.clamp(min=_VARIANCE_FLOOR).sqrt()
+            return (features - mean) / variance.clamp(min=VARIANCE_FLOOR).sqrt()
         return self.normalize_globally(features)
 
     def log_mel(self, samples: Tensor) -> Tensor:
@@ -308,7 +308,7 @@ class SeqDyConvFeatureExtractor(SequenceFeatureExtractor):
         if self.normalize != "global":
             return features
         mean, variance = (features.new_tensor(statistics) for statistics in (self.mean, self.variance))
-        return (features - mean) / variance.clamp(min=_VARIANCE_FLOOR).sqrt()
+        return (features - mean) / variance.clamp(min=VARIANCE_FLOOR).sqrt()
 
     def num_frames(self, num_samples: int) -> int:
         """The number of frames, T, of an utterance of ``num_samples`` samples."""

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from seqdyconv.files import replacing
-from seqdyconv.speech.tokenization import WORD_BOUNDARY, clean_text
+from seqdyconv.runtime.words import WORD_BOUNDARY
+from seqdyconv.speech.tokenization import clean_text
 
 Ngram = tuple[str, ...]
 UNITS = ("word", "character", "token")

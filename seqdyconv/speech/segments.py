@@ -1,63 +1,15 @@
 """Recordings of any length as segments that a recogniser takes at once."""
 
-from __future__ import annotations
-
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from seqdyconv.speech.audio import audio_info, read_audio, read_blocks, resample
-
-WHOLE_SECONDS = 600.0
-"""Files up to here are read at once; longer ones block by block."""
-BLOCK_SECONDS = 30.0
+from seqdyconv.runtime import segments
 
 
 def read_segments(path: str | Path, sampling_rate: int, longest: float) -> Iterator[tuple[float, Tensor]]:
-    """Read a file of any length in segments of at most ``longest`` seconds: memory does not grow with its length.
-
-    A segment ends at the quietest tenth of a second in its second half, so that few words are cut in two.
-
-    Args:
-        path: the audio file.
-        sampling_rate: of the result, in hertz.
-        longest: seconds of a segment, at most.
-
-    Yields:
-        The second where a segment starts, and its float32 samples (N,).
-
-    Raises:
-        AudioError: the file can't be used, see :func:`seqdyconv.speech.audio.read_audio`.
-    """
-    info = audio_info(path)
-    if info.duration <= WHOLE_SECONDS:
-        yield from _cut([read_audio(path, sampling_rate)], sampling_rate, longest)
-        return
-    for start, samples in _cut(read_blocks(path, BLOCK_SECONDS), info.sampling_rate, longest):
-        yield start, resample(samples, info.sampling_rate, sampling_rate)
-
-
-def quietest(samples: Tensor, sampling_rate: int) -> int:
-    """The middle of the quietest tenth of a second in the second half of samples (N,)."""
-    size = max(1, sampling_rate // 10)
-    start = len(samples) // 2
-    energy = samples[start:].square()[None, None]
-    means = F.avg_pool1d(energy, min(size, energy.shape[2]), stride=max(1, size // 4))[0, 0]
-    return min(len(samples), start + int(means.argmin()) * max(1, size // 4) + size // 2)
-
-
-def _cut(blocks: Iterable[Tensor], sampling_rate: int, longest: float) -> Iterator[tuple[float, Tensor]]:
-    limit = math.floor(longest * sampling_rate)
-    waiting, position = torch.empty(0), 0
-    for block in blocks:
-        waiting = torch.cat([waiting, block])
-        while len(waiting) > limit:
-            end = quietest(waiting[:limit], sampling_rate)
-            yield position / sampling_rate, waiting[:end]
-            waiting, position = waiting[end:], position + end
-    if len(waiting):
-        yield position / sampling_rate, waiting
+    """The second where each segment starts and its samples: :func:`seqdyconv.runtime.segments.read_segments`."""
+    for start, samples in segments.read_segments(path, sampling_rate, longest):
+        yield start, torch.from_numpy(samples)

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from seqdyconv.models.loading import ModelError
-from seqdyconv.speech.audio import resample
+from seqdyconv.runtime import samples
 from seqdyconv.speech.features import FeatureStream
 from seqdyconv.speech.recogniser import Recogniser
 
-_RESAMPLING_CONTEXT = 0.05  # seconds on each side of a piece, more than the filter's length
-
 
 class StreamResampler:
-    """Changes the sampling rate of samples that come in pieces; what comes out equals :func:`resample` of the whole.
-
-    Args:
-        rate: of what is pushed, in hertz.
-        new_rate: of what comes out.
+    """Changes the sampling rate of samples that come in pieces: :class:`seqdyconv.runtime.samples.StreamResampler`.
 
     Example:
         >>> resampler = StreamResampler(8000, 16000)
@@ -30,39 +23,17 @@ class StreamResampler:
     """
 
     def __init__(self, rate: int, new_rate: int) -> None:
-        self.rate, self.new_rate = rate, new_rate
-        # Pieces of whole periods of both rates stay in step.
-        self.period = rate // math.gcd(rate, new_rate)
-        self.new_period = new_rate // math.gcd(rate, new_rate)
-        self.context = math.ceil(_RESAMPLING_CONTEXT * rate / self.period)  # In periods.
-        self.latency = 0.0 if rate == new_rate else (self.context + 1) * self.period / rate
+        self._resampler = samples.StreamResampler(rate, new_rate)
+        self.latency = self._resampler.latency
         """Seconds until a sample comes out, at most."""
-        self.buffer = torch.empty(0)
-        self.before = 0  # Periods at the start of the buffer that have come out already.
 
-    def push(self, samples: Tensor) -> Tensor:
+    def push(self, piece: Tensor) -> Tensor:
         """Take samples (N,) and return those that are due (M,)."""
-        if self.rate == self.new_rate:
-            return samples
-        self.buffer = torch.cat([self.buffer, samples])
-        due = len(self.buffer) // self.period - self.before - self.context
-        if due < 1:
-            return torch.empty(0)
-        output = resample(self.buffer, self.rate, self.new_rate)
-        start = self.before * self.new_period
-        output = output[start : start + due * self.new_period].clone()
-        keep = min(self.before + due, self.context)
-        self.buffer = self.buffer[(self.before + due - keep) * self.period :].clone()
-        self.before = keep
-        return output
+        return torch.from_numpy(self._resampler.push(piece.numpy()))
 
     def finish(self) -> Tensor:
         """Return what is left."""
-        if self.rate == self.new_rate or len(self.buffer) == 0:
-            return torch.empty(0)
-        output = resample(self.buffer, self.rate, self.new_rate)[self.before * self.new_period :]
-        self.buffer, self.before = torch.empty(0), 0
-        return output
+        return torch.from_numpy(self._resampler.finish())
 
 
 class RecognitionStream:

@@ -11,9 +11,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 from transformers.utils.generic import ModelOutput
 
+from seqdyconv.runtime.words import WORD_BOUNDARY, group_words
+
 # The blank of CTC is <pad>, 0, which is what torch.nn.CTCLoss takes unless told otherwise.
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>")
-WORD_BOUNDARY = "▁"
 
 
 @dataclass
@@ -95,27 +96,6 @@ class SeqDyConvCTCTokenizer(PreTrainedTokenizerFast):
             start, end = offsets[group[0]]["start_offset"], offsets[group[-1]]["end_offset"]
             words.append({"word": text, "start_offset": start, "end_offset": end})
         return words
-
-
-def group_words(tokens: Iterable[str], boundary: str = WORD_BOUNDARY) -> list[list[int]]:
-    """The indices of the tokens of each word; ``boundary`` begins a word, or stands alone between two.
-
-    Example:
-        >>> from seqdyconv.speech.tokenization import group_words
-        >>> group_words(["▁", "a", "b", "▁c", "d"])
-        [[1, 2], [3, 4]]
-    """
-    words: list[list[int]] = []
-    begins = True
-    for index, token in enumerate(tokens):
-        begins = begins or token.startswith(boundary)
-        if not token.replace(boundary, ""):
-            continue
-        if begins:
-            words.append([])
-        words[-1].append(index)
-        begins = False
-    return words
 
 
 def train_character_tokenizer(

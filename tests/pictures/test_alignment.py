@@ -7,7 +7,7 @@ import torch
 from matplotlib.image import imread
 
 from seqdyconv.pictures import plot_alignment
-from seqdyconv.speech.alignment import Word
+from seqdyconv.runtime.words import Word
 
 
 def test_the_picture_is_written(tmp_path):

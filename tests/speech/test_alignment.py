@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from seqdyconv.speech.alignment import Word, align, align_words, to_rows, to_srt
-from seqdyconv.speech.ctc import collapse
+from seqdyconv.runtime.words import Word, collapse, to_rows, to_srt
+from seqdyconv.speech.alignment import align, align_words
 from seqdyconv.speech.tokenization import train_character_tokenizer, train_subword_tokenizer
 
 

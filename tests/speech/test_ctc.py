@@ -8,7 +8,8 @@ from collections import defaultdict
 import pytest
 import torch
 
-from seqdyconv.speech.ctc import CTCBeamSearch, collapse, ctc_greedy, greedy_transcripts, word_times
+from seqdyconv.runtime.words import collapse
+from seqdyconv.speech.ctc import CTCBeamSearch, ctc_greedy, greedy_transcripts, word_times
 from seqdyconv.speech.language_model import read_vocabulary, train_ngram_model
 from seqdyconv.speech.tokenization import train_character_tokenizer, train_subword_tokenizer
 

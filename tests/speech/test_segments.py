@@ -5,8 +5,8 @@ import pytest
 import soundfile
 import torch
 
-from seqdyconv.speech import segments
-from seqdyconv.speech.audio import AudioError
+from seqdyconv.runtime import segments
+from seqdyconv.runtime.samples import AudioError
 from seqdyconv.speech.segments import read_segments
 
 RATE = 8000

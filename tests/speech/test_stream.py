@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from seqdyconv.models.loading import ModelError
+from seqdyconv.runtime.samples import resample as without_torch
 from seqdyconv.speech import Decoder, RecognitionStream, StreamResampler, load_recogniser, resample
 
 
@@ -17,7 +18,11 @@ class TestStreamResampler:
         resampler = StreamResampler(rate, 16000)
         pieces = [resampler.push(piece) for piece in samples.split(777)]
         found = torch.cat([*pieces, resampler.finish()])
-        torch.testing.assert_close(found, resample(samples, rate, 16000), atol=1e-5, rtol=0)
+        whole = resample(samples, rate, 16000)  # by torchaudio
+        torch.testing.assert_close(found, whole, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            torch.from_numpy(without_torch(samples.numpy(), rate, 16000)), whole, atol=1e-5, rtol=0
+        )
         assert max(map(len, pieces[5:])) < 2500
         taken, given = (np.cumsum([len(piece) for piece in group]) for group in (samples.split(777), pieces))
         assert (given >= (taken / rate - resampler.latency) * 16000 - 1e-6).all()

@@ -14,7 +14,7 @@ def quiet_libraries() -> Iterator[None]:
 
     Example:
         >>> import os
-        >>> from seqdyconv.speech.quiet import quiet_libraries
+        >>> from seqdyconv.runtime.quiet import quiet_libraries
         >>> with quiet_libraries():
         ...     _ = os.write(2, b"[mpg123] Warning: ...")
     """

@@ -1,0 +1,52 @@
+"""Tiny recognisers with random weights, and a driver of streaming steps as any language would write it."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from seqdyconv.models import SeqDyConvForCTC, SeqDyConvSpeechConfig
+from seqdyconv.speech import Recogniser, SeqDyConvFeatureExtractor
+from seqdyconv.speech.tokenization import train_character_tokenizer
+
+
+def recogniser(features: dict[str, Any] | None = None, **config: Any) -> Recogniser:
+    """Of our CTC models, whose outputs change a lot from step to step."""
+    tokenizer = train_character_tokenizer(["abcde fg"])
+    sizes = {"hidden_size": 16, "encoder_ffn_dim": 16, "encoder_attention_heads": 2, "encoder_kernel_sizes": [3, 11]}
+    sizes |= {"subsampling_channels": 4, "num_mel_bins": 20, "conformer_kernel_size": 5, "vocab_size": len(tokenizer)}
+    model = SeqDyConvForCTC(SeqDyConvSpeechConfig(**{**sizes, "pad_token_id": 0, **config})).eval()
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(noise / (parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 3))
+        model.ctc_head.bias[1:4] = -1000  # no special tokens
+    means = {"normalize": "global", "mean": [-5.0] * 20, "variance": [4.0] * 20}
+    return Recogniser(model, SeqDyConvFeatureExtractor(20, **{**means, **(features or {})}), tokenizer)
+
+
+def streaming(features: dict[str, Any] | None = None, lookahead: int = 2, **config: Any) -> Recogniser:
+    """The same of models that stream."""
+    return recogniser(features, encoder_lookahead=lookahead, encoder_position_type="none", **config)
+
+
+def drive(
+    run: Callable[..., Any], states: list[Tensor], step: int, padding: int, flush: int, samples: Tensor, seed: int
+) -> Tensor:
+    """The logits (T, V) of all calls of a streaming step, for a stream in chunks of random sizes."""
+    chance = random.Random(seed)
+    waiting = torch.cat([torch.zeros(padding), samples])
+    outputs = []
+    while len(waiting) >= step and chance.random() > 0.1:
+        size = min(chance.randint(1, 4), len(waiting) // step)
+        chunk, waiting = waiting[: size * step], waiting[size * step :]
+        logits, *states = run(chunk.view(1, size, step), torch.tensor([size * step]), *states)
+        outputs.append(logits[0])
+    size = (len(waiting) + step - 1) // step + flush
+    if size:
+        rest = torch.cat([waiting, torch.full((size * step - len(waiting),), 7.0)])  # what is not real is not read
+        outputs.append(run(rest.view(1, size, step), torch.tensor([len(waiting)]), *states)[0][0])
+    return torch.cat(outputs)
