@@ -12,6 +12,7 @@ PACKAGE = sorted((ROOT / "seqdyconv").rglob("*.py"))
 RECIPES = sorted((ROOT / "recipes").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
+DEMO = sorted((ROOT / "demo").rglob("*.py"))
 
 
 def line_count(path: Path) -> int:
@@ -35,7 +36,8 @@ def test_nobody_imports_a_recipe():
     scripts = {path.stem for path in RECIPES}
     found = []
     # The tests of the recipes run them.
-    for path in [path for path in PACKAGE + RECIPES + BENCHMARKS + TESTS if path.parent != ROOT / "tests/recipes"]:
+    files = PACKAGE + RECIPES + BENCHMARKS + DEMO + TESTS
+    for path in [path for path in files if path.parent != ROOT / "tests/recipes"]:
         for node in ast.walk(parsed(path)):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -72,8 +74,8 @@ def private_uses(tree: ast.Module) -> set[str]:
 
 
 def test_private_names_stay_in_their_files():
-    trees = {path: parsed(path) for path in PACKAGE + RECIPES + BENCHMARKS + TESTS}
-    defined = set().union(*(private_definitions(trees[path]) for path in PACKAGE + RECIPES + BENCHMARKS))
+    trees = {path: parsed(path) for path in PACKAGE + RECIPES + BENCHMARKS + DEMO + TESTS}
+    defined = set().union(*(private_definitions(trees[path]) for path in PACKAGE + RECIPES + BENCHMARKS + DEMO))
     defined -= {*dir(PreTrainedModel), *dir(PythonBackend)}  # What classes of ours have to bring for these.
     found = {
         f"{path.relative_to(ROOT)}: {name}"
@@ -111,7 +113,7 @@ def repeated(paths: list[Path], length: int) -> list[str]:
 
 
 def test_nothing_is_written_twice():
-    assert repeated(PACKAGE + RECIPES, length=16) == []
+    assert repeated(PACKAGE + RECIPES + DEMO, length=16) == []
 
 
 def test_repetition_is_seen(tmp_path):

@@ -1,0 +1,294 @@
+"""The page to try models: what it asks of them, which folders it takes, and the page itself in a browser."""
+
+import gc
+import os
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from datasets import Dataset, DatasetDict
+from PIL import Image
+from transformers import BertConfig, BertForMaskedLM
+
+from demo import app
+from seqdyconv.data.text_rows import LengthArguments, tokenize
+from seqdyconv.errors import InputError
+from seqdyconv.models.loading import load_tokenizer
+from seqdyconv.speech import RecognitionStream, read_audio
+from seqdyconv.training.classifiers import classify
+from seqdyconv.training.decoding import DecodingArguments, generate
+from tests.commands.folders import write_models
+from tests.speech.conftest import write_streaming_model
+
+DEMO = Path(__file__).parents[2] / "demo"
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of Gradio, in what it uses
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of its server, whose sockets nobody closes
+]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of each kind of model, and a recording."""
+    root = tmp_path_factory.mktemp("models")
+    write_models(root)
+    write_streaming_model(root / "streaming")
+    noise = np.random.default_rng(0).normal(0, 0.1, 24000)
+    soundfile.write(root / "noise.wav", noise, 16000)
+    BertForMaskedLM(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(root / "mlm")
+    (root / "foreign").mkdir()
+    (root / "foreign/export.json").write_text(
+        '{"format": 1, "task": "chess", "precision": "int8", "graphs": {"move": "move.onnx"}, "settings": {}}'
+    )
+    (root / "damaged").mkdir()
+    (root / "damaged/export.json").write_text("{")
+    return root
+
+
+class TestFolders:
+    @pytest.mark.parametrize(
+        "name, task",
+        [
+            ("ours", "translation"),
+            ("t5", "translation"),
+            ("classifier", "classification"),
+            ("swapped", "classification"),
+            ("speech", "recognition"),
+        ],
+    )
+    def test_the_files_tell_the_task(self, folders, name, task):
+        assert app.task_of(str(folders / name)) == task
+
+    @pytest.mark.parametrize(
+        "name, message",
+        [
+            ("no_such", "no_such"),
+            ("", "holds no model"),
+            ("mlm", "mlm holds BertForMaskedLM, and the page shows translation, "),
+            ("foreign", "foreign is for chess, which the page does not show"),
+            ("damaged", "export.json is no JSON"),
+        ],
+    )
+    def test_what_can_not_be_used_is_one_line_before_anything_starts(self, folders, name, message, capsys, monkeypatch):
+        monkeypatch.setattr(app.gr.Blocks, "launch", None)
+        with pytest.raises(SystemExit) as ended:
+            app.main([str(folders / "ours"), str(folders / name)])
+        assert ended.value.code == 2
+        assert re.fullmatch(r"[^\n]*: error: [^\n]+\n", error := capsys.readouterr().err) and message in error
+
+    def test_without_words_they_are_those_of_the_environment(self, folders, monkeypatch):
+        monkeypatch.setenv("SEQDYCONV_MODELS", f"{folders / 'speech'} '{folders / 'no such'}'")
+        with pytest.raises(SystemExit):
+            app.main(["--use_cpu"])
+        seen = []
+        monkeypatch.setattr(app, "load", lambda names, device: seen.extend(names) or {})
+        monkeypatch.setattr(app.gr.Blocks, "launch", lambda *args, **options: (None, "address", None))
+        assert app.main(["--use_cpu"], wait=False) == "address"
+        assert seen == [str(folders / "speech"), str(folders / "no such")]
+
+    def test_two_of_one_name_are_told_apart(self, folders, tmp_path):
+        shutil.copytree(folders / "classifier", tmp_path / "classifier")
+        names = [str(folders / "classifier"), str(tmp_path / "classifier"), str(folders / "swapped")]
+        models = app.load(names)["classification"]
+        assert [model.name for model in models] == [*names[:2], "swapped"]
+
+    def test_a_folder_brings_its_examples(self, folders, tmp_path):
+        assert "Klicken Sie auf das Symbol." in app.examples([str(folders / "ours")], "translation")
+        (tmp_path / "examples").mkdir()
+        (tmp_path / "examples/translation.txt").write_text("eins\nzwei drei\n")
+        shutil.copy(folders / "noise.wav", tmp_path / "examples")
+        assert app.examples([str(tmp_path)], "translation") == ["eins", "zwei drei"]
+        assert app.examples([str(tmp_path)], "recognition") == [str(tmp_path / "examples/noise.wav")]
+
+
+class TestModels:
+    def test_translations_are_those_of_generate(self, folders):
+        model = app.TorchTranslator(str(folders / "ours"), "cpu")
+        inputs = load_tokenizer(str(folders / "ours"))(["eins zwei", "drei"])["input_ids"]
+        found = generate(model.model, model.tokenizer, inputs, DecodingArguments(num_beams=3), nbest=2)
+        expected = [[(one.text, one.score) for one in hypotheses] for hypotheses in found]
+        assert model.translate(["eins zwei", "drei"], beams=3, best=2) == expected
+
+    def test_kernels_of_the_encoder_and_the_decoder(self, folders):
+        model = app.TorchTranslator(str(folders / "ours"), "cpu")
+        assert list(model.kernels("eins zwei", "one two")) == [
+            "Kernels of the encoder, over the text",
+            "Kernels of the decoder, over the translation",
+        ]
+
+    def test_a_model_without_kernels_says_so(self, folders):
+        shown = app.pictures(app.TorchTranslator(str(folders / "t5"), "cpu"), "eins zwei", "one <two>")
+        assert (
+            shown.startswith("<p>No kernels are drawn: the model must have a LightweightConv1d") and "<img" not in shown
+        )
+
+    @pytest.mark.parametrize("name", ["classifier", "swapped"])
+    def test_probabilities_are_those_of_classify(self, folders, name):
+        model = app.TorchClassifier(str(folders / name), "cpu")
+        data = DatasetDict({"input": Dataset.from_dict({"text": ["the old word"]})})
+        rows = tokenize(data, model.tokenizer, LengthArguments())["input"]
+        found, seconds = model.classify("the old word")
+        expected = classify(model.model, model.tokenizer, rows, 8)[0]
+        assert list(found) == ["a", "b"] and seconds > 0
+        torch.testing.assert_close(torch.tensor(list(found.values()), dtype=torch.double), torch.tensor(expected))
+
+    def test_words_as_they_come_are_those_of_the_whole(self, folders):
+        model = app.TorchRecogniser(str(folders / "streaming"), "cpu")
+        samples = read_audio(folders / "noise.wav")
+        stream = RecognitionStream(model.recogniser)
+        expected = stream.push(samples) + stream.finish()
+        listener = model.listen(16000)
+        words = [word for piece in samples.split(3000) for word in listener.feed(piece.numpy())] + listener.finish()
+        assert model.streams and words == expected
+
+    def test_a_recogniser_that_does_not_stream(self, folders):
+        model = app.TorchRecogniser(str(folders / "speech"), "cpu")
+        assert not model.streams and isinstance(model.transcribe(str(folders / "noise.wav")), str)
+        with pytest.raises(InputError, match="does not stream"):
+            model.listen(16000)
+
+    def test_samples_of_a_sound_card(self):
+        stereo = np.array([[-32768, 0], [16384, 16384]], dtype=np.int16)
+        np.testing.assert_array_equal(app.mono(stereo), np.array([-0.5, 0.5], dtype=np.float32))
+        assert app.mono(np.zeros(3, dtype=np.float64)).dtype == np.float32
+
+
+class TestComparison:
+    def models(self, *names):
+        return [type("Model", (), {"name": name}) for name in names]
+
+    def test_models_that_agree(self):
+        line = app.compared(self.models("old", "new"), [{"a": 0.9, "b": 0.1}, {"a": 0.8, "b": 0.2}], [0.02, 0.01])
+        assert line == (
+            "old took 20.0 ms; new took 10.0 ms (the shortest of three runs). All say **a**. "
+            "Probabilities differ by at most 10.0 points."
+        )
+
+    def test_models_that_don_t_and_have_other_labels(self):
+        line = app.compared(self.models("old", "new"), [{"a": 0.9}, {"c": 0.8}], [0.02, 0.01])
+        assert line.endswith("They disagree: **a**, **c**.")
+
+    def test_one_model_alone(self):
+        assert app.compared(self.models("it"), [{"a": 1.0}], [0.5]) == "it took 500.0 ms (the shortest of three runs)."
+
+
+def test_the_folder_is_a_space():
+    _, head, text = (DEMO / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    values = yaml.safe_load(head)
+    assert values["sdk"] == "gradio" and (DEMO / values["app_file"]).samefile(app.__file__)
+    assert "seqdyconv[demo] @ " in (DEMO / "requirements.txt").read_text()
+    assert "SEQDYCONV_MODELS" in text
+
+
+def chromium() -> str:
+    """The browser of the system."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        say = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        say("there is no chromium: apt-get install chromium")
+    return path
+
+
+class TestBrowser:
+    @pytest.fixture(scope="class")
+    def page(self, folders):
+        """The page with all kinds of models, in a browser that notes what it asks of others."""
+        path = chromium()
+        playwright = pytest.importorskip("playwright.sync_api")
+        names = [str(folders / name) for name in ("ours", "classifier", "swapped", "streaming", "speech")]
+        address = app.main([*names, "--use_cpu"], wait=False)
+        try:
+            with playwright.sync_playwright() as driver:
+                arguments = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+                browser = driver.chromium.launch(executable_path=path, args=arguments)
+                context = browser.new_context(viewport={"width": 1280, "height": 900}, permissions=["microphone"])
+                page = context.new_page()
+                page.set_default_timeout(20_000)
+                page.others = []
+                own = (address, "data:", "blob:")
+                page.on("request", lambda asked: asked.url.startswith(own) or page.others.append(asked.url))
+                page.goto(address)
+                page.get_by_role("tab").last.wait_for()
+                yield page
+                browser.close()
+        finally:
+            app.gr.close_all(verbose=False)
+            gc.collect()  # with what its server leaves open, before other tests count that
+
+    @pytest.fixture
+    def tab(self, page):
+        """Opens a tab."""
+
+        def open_tab(name: str):
+            page.get_by_role("tab", name=name, exact=True).click()
+            panel = page.get_by_role("tabpanel").locator("visible=true")
+            panel.wait_for()
+            return panel
+
+        return open_tab
+
+    def test_there_is_a_tab_for_each_task(self, page):
+        names = ["Translation", "Classification", "Speech: streaming", "Speech: speech"]
+        assert page.get_by_role("tab").all_inner_texts() == names
+
+    def test_translate(self, folders, page, tab, tmp_path):
+        panel = tab("Translation")
+        panel.get_by_label("Text").fill("eins zwei\n\ndrei")
+        panel.get_by_role("button", name="Translate").click()
+        panel.locator("figure img").nth(1).wait_for()
+        model = app.TorchTranslator(str(folders / "ours"), "cpu")
+        expected = [found[0][0] for found in model.translate(["eins zwei", "drei"], 4, 1)]
+        assert panel.locator("textarea").nth(1).input_value() == "\n\n".join(expected)
+        assert panel.locator(".others li").count() == 4
+        picture = panel.locator("figure img").first
+        assert picture.evaluate("image => image.complete && image.naturalWidth") > 100
+        picture.screenshot(path=tmp_path / "kernels.png")
+        assert len(Image.open(tmp_path / "kernels.png").convert("RGB").getcolors(1 << 20)) > 50
+
+    def test_classify_an_example_with_both(self, page, tab):
+        panel = tab("Classification")
+        panel.get_by_role("button", name="wheat and corn exports rose in may").click()
+        outcome = panel.get_by_text(re.compile("classifier took .* ms; swapped took .* ms"))
+        outcome.wait_for()
+        assert re.search(r"(All say|They disagree: ).*Probabilities differ by at most", outcome.inner_text())
+        assert "wheat" in panel.get_by_label("Text").input_value()
+
+    @pytest.mark.parametrize("name", ["streaming", "speech"])
+    def test_transcribe_a_file(self, folders, page, tab, name):
+        panel = tab(f"Speech: {name}")
+        panel.locator("input[type=file]").first.set_input_files(folders / "noise.wav")
+        panel.get_by_role("button", name="Play").first.wait_for()
+        panel.get_by_role("button", name="Transcribe").click()
+        expected = app.TorchRecogniser(str(folders / name), "cpu").transcribe(str(folders / "noise.wav"))
+        page.wait_for_function(
+            "text => [...document.querySelectorAll('textarea')].some(t => t.value == text)", arg=expected
+        )
+
+    def test_hear_the_microphone(self, page, tab):
+        panel = tab("Speech: streaming")
+        panel.get_by_role("button", name="Record").click()
+        page.wait_for_timeout(1500)
+        panel.get_by_role("button", name="Stop").click()
+        words = panel.locator("textarea").element_handle()
+        page.wait_for_function("area => area.value.length > 0", arg=words)
+
+    def test_an_empty_text_is_said(self, page, tab):
+        panel = tab("Translation")
+        panel.get_by_label("Text").fill(" ")
+        panel.get_by_role("button", name="Translate").click()
+        page.get_by_text("There is no text yet.").wait_for()
+
+    def test_a_narrow_screen_shows_all_of_it(self, page, tab):
+        page.set_viewport_size({"width": 390, "height": 844})
+        for name in ("Translation", "Classification"):
+            tab(name)
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+    def test_nobody_else_is_called(self, page):
+        assert page.others == []
