@@ -41,9 +41,9 @@ from seqdyconv.files import strip_text
 from seqdyconv.models.loading import load_config, load_tokenizer
 from seqdyconv.pictures import plot_kernels
 from seqdyconv.ranges import Options, Range
+from seqdyconv.runtime.audio import audio_info, read_blocks
 from seqdyconv.runtime.folder import is_exported, open_folder
 from seqdyconv.speech import Decoder, RecognitionStream, SpeechDecodingArguments, StreamResampler, load_recogniser
-from seqdyconv.speech.audio import audio_info, read_blocks
 from seqdyconv.training.arguments import exit_on_error, parse_arguments
 from seqdyconv.training.classifiers import label_names, load_classifier
 from seqdyconv.training.decoding import DecodingArguments, generate
