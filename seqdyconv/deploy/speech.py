@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2FeatureExtractor
 
-from seqdyconv.deploy.graphs import ExportError
+from seqdyconv.deploy.folder import Written
+from seqdyconv.deploy.graphs import ExportError, write_graph
 from seqdyconv.deploy.log_mel import LogMel
 from seqdyconv.layers.states import map_state, tensors_of
 from seqdyconv.layers.subsampling import SubsamplingState
+from seqdyconv.models import SeqDyConvForCTC
 from seqdyconv.models.streaming import BlockState
+from seqdyconv.runtime.words import WORD_BOUNDARY
+from seqdyconv.speech.alignment import token_strings
 from seqdyconv.speech.features import SeqDyConvFeatureExtractor
 from seqdyconv.speech.recogniser import Recogniser
 
@@ -260,3 +268,106 @@ def why_not_streaming(recogniser: Recogniser) -> str | None:
     if recogniser.feature_extractor.normalize == "utterance":
         return "normalize='utterance' needs the whole utterance: a stream can use 'global' or None"
     return None
+
+
+def write_recogniser(recogniser: Recogniser, folder: Path) -> Written:
+    """Write the graphs of a recogniser: ``offline.onnx``, ``streaming.onnx`` where it streams, and ``tokens.txt``.
+
+    Args:
+        recogniser: with a CTC model, or with a model of this package with a decoder, of which the encoder with its CTC
+            output is written.
+        folder: to write to.
+
+    Raises:
+        ExportError: the model can't be exported, or its texts can't be told by tokens alone.
+    """
+    recogniser, notes = _with_ctc(recogniser)
+    model, extractor = recogniser.model.eval(), recogniser.feature_extractor
+    tokens, special = _tokens(recogniser)
+    (folder / "tokens.txt").write_text("".join(f"{token} {i}\n" for i, token in enumerate(tokens)), encoding="utf-8")
+    what = type(model).__name__
+    window = _shortest(recogniser)
+    program = CTCProgram(recogniser)
+    samples = torch.randn(2, window + extractor.sampling_rate // 4, generator=torch.Generator().manual_seed(0)) / 10
+    lengths = torch.tensor([samples.shape[1], samples.shape[1] - extractor.sampling_rate // 10])
+    axes = {"samples": {0: "batch", 1: "time"}, "lengths": {0: "batch"}}
+    inputs = {"samples": samples, "lengths": lengths}
+    write_graph(program, folder / "offline.onnx", inputs, axes, ["logits", "output_lengths"], what)
+    settings = {
+        "sampling_rate": extractor.sampling_rate,
+        "least_samples": window,
+        "seconds_per_step": recogniser.seconds_per_frame,
+        "max_seconds": recogniser.max_seconds if math.isfinite(recogniser.max_seconds) else None,
+        "vocab_size": len(tokens),
+        "blank": int(model.config.pad_token_id),
+        "special": special,
+        "unknown": recogniser.tokenizer.unk_token_id,
+    }
+    graphs = {"offline": "offline.onnx"}
+    in_float = {"offline": _front_nodes(folder / "offline.onnx")}
+    if getattr(extractor, "dither", 0):
+        notes.append(f"The dither of the features, {extractor.dither}, is random and left out.")
+    reason = why_not_streaming(recogniser)
+    if reason is None:
+        step = StreamingCTCProgram(recogniser)
+        states = {f"state_{name}": state for name, state in step.initial_states(2).items()}
+        inputs = {"samples": torch.zeros(2, 3, step.step), "lengths": torch.full((2,), 3 * step.step), **states}
+        axes = {name: {0: "batch"} for name in inputs} | {"samples": {0: "batch", 1: "steps"}}
+        outputs = ["logits", *(name.replace("state_", "next_", 1) for name in states)]
+        write_graph(step, folder / "streaming.onnx", inputs, axes, outputs, what)
+        graphs["streaming"] = "streaming.onnx"
+        in_float["streaming"] = _front_nodes(folder / "streaming.onnx")
+        settings |= {"step_samples": step.step, "padding_samples": step.padding, "late_steps": step.late}
+    else:
+        notes.append(f"No streaming graph: {reason}.")
+    return Written("recognition", graphs, settings, tuple(notes), in_float)
+
+
+def _with_ctc(recogniser: Recogniser) -> tuple[Recogniser, list[str]]:
+    """A recogniser with a CTC model: of one with a decoder its encoder and CTC output, and what to say of that."""
+    if recogniser.is_ctc:
+        return recogniser, []
+    if not recogniser.own_features:
+        raise ExportError(
+            f"{type(recogniser.model).__name__} writes text with a decoder, whose loop has no graph here: export a CTC "
+            "model"
+        )
+    joint: Any = recogniser.model
+    config = copy.deepcopy(joint.config)
+    config.is_encoder_decoder = False
+    model = SeqDyConvForCTC(config.encoder_only()).eval()
+    model.encoder, model.ctc_head = joint.encoder, joint.ctc_head
+    note = "The decoder is left out: the encoder recognises by its CTC output alone, greedily."
+    return Recogniser(model, recogniser.feature_extractor, recogniser.tokenizer), [note]
+
+
+def _tokens(recogniser: Recogniser) -> tuple[list[str], list[int]]:
+    """What each output stands for, with ``▁`` between words, and the outputs that are never written."""
+    tokenizer: Any = recogniser.tokenizer
+    size = int(recogniser.model.config.vocab_size)
+    strings = token_strings(tokenizer)
+    names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    tokens = [(text or name) for text, name in zip(strings, names)][:size]
+    tokens += [f"<unused{number}>" for number in range(len(tokens), size)]
+    special = sorted({*(i for i in tokenizer.all_special_ids if i < size), *range(len(names), size)})
+    ordinary = [number for number in range(size) if number not in special]
+    spelled = " ".join("".join(tokens[number] for number in ordinary).replace(WORD_BOUNDARY, " ").split())
+    if recogniser.decode_ids(ordinary) != spelled or any(set(token) & set("\r\n") for token in tokens):
+        raise ExportError(f"texts of {type(tokenizer).__name__} are not its tokens joined: it can't be exported")
+    return tokens, special
+
+
+def _shortest(recogniser: Recogniser) -> int:
+    """The samples that give one step at least."""
+    if recogniser.own_features:
+        return int(recogniser.feature_extractor.frame_sizes[0])
+    if isinstance(recogniser.feature_extractor, SeamlessM4TFeatureExtractor):
+        return LogMel(SeqDyConvFeatureExtractor(normalize=None)).window + 160
+    return next(number for number in range(1, 2**16) if recogniser.frames(number) > 0)
+
+
+def _front_nodes(file: Path) -> tuple[str, ...]:
+    """The products with the constant matrices of the features, which lose too much in fewer bits."""
+    graph = onnx.load(file, load_external_data=False).graph
+    constant = {one.name for one in graph.initializer if one.name.split(".")[-1] in ("basis", "mel")}
+    return tuple(node.name for node in graph.node if constant & set(node.input))

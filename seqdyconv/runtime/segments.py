@@ -34,9 +34,9 @@ def read_segments(path: str | Path, sampling_rate: int, longest: float) -> Itera
     """
     info = audio_info(path)
     if info.duration <= WHOLE_SECONDS:
-        yield from _cut([read_audio(path, sampling_rate)], sampling_rate, longest)
+        yield from cut([read_audio(path, sampling_rate)], sampling_rate, longest)
         return
-    for start, samples in _cut(read_blocks(path, BLOCK_SECONDS), info.sampling_rate, longest):
+    for start, samples in cut(read_blocks(path, BLOCK_SECONDS), info.sampling_rate, longest):
         yield start, resample(samples, info.sampling_rate, sampling_rate)
 
 
@@ -51,7 +51,13 @@ def quietest(samples: Samples, sampling_rate: int) -> int:
     return min(len(samples), start + int(means.argmin()) * max(1, size // 4) + size // 2)
 
 
-def _cut(blocks: Iterable[Samples], sampling_rate: int, longest: float) -> Iterator[tuple[float, Samples]]:
+def cut(blocks: Iterable[Samples], sampling_rate: int, longest: float) -> Iterator[tuple[float, Samples]]:
+    """Cut samples that come in blocks (N,) as :func:`read_segments` does.
+
+    Example:
+        >>> [(start, len(samples)) for start, samples in cut([np.zeros(2500, np.float32)], 1000, 2.0)]
+        [(0.0, 1050), (1.05, 1450)]
+    """
     limit = math.floor(longest * sampling_rate)
     waiting, position = np.empty(0, np.float32), 0
     for block in blocks:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from seqdyconv.models import SeqDyConvForCTC, SeqDyConvSpeechConfig
-from seqdyconv.speech import Recogniser, SeqDyConvFeatureExtractor
+from seqdyconv.speech import Recogniser, SeqDyConvFeatureExtractor, global_statistics
 from seqdyconv.speech.tokenization import train_character_tokenizer
 
 
@@ -20,12 +20,13 @@ def recogniser(features: dict[str, Any] | None = None, **config: Any) -> Recogni
     model = SeqDyConvForCTC(SeqDyConvSpeechConfig(**{**sizes, "pad_token_id": 0, **config})).eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in model.parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(noise / (parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 3))
+        for name, parameter in model.named_parameters():
+            parameter.zero_() if name.endswith("bias") else parameter.normal_(0, 0.7, generator=generator)
         model.ctc_head.bias[1:4] = -1000  # no special tokens
-    means = {"normalize": "global", "mean": [-5.0] * 20, "variance": [4.0] * 20}
-    return Recogniser(model, SeqDyConvFeatureExtractor(20, **{**means, **(features or {})}), tokenizer)
+    noise = torch.randn(16000, generator=generator) / 10
+    mean, variance = global_statistics(SeqDyConvFeatureExtractor(20, normalize=None), [noise])
+    options = {"normalize": "global", "mean": mean, "variance": variance, **(features or {})}
+    return Recogniser(model, SeqDyConvFeatureExtractor(20, **options), tokenizer)
 
 
 def streaming(features: dict[str, Any] | None = None, lookahead: int = 2, **config: Any) -> Recogniser:

@@ -30,7 +30,7 @@ def check_stream(hears, program, run, number):
             whole = hears.model(hears.feature_extractor.features(samples)[None]).logits[0]
             found = drive(run, states, program.step, program.padding, program.late, samples, seed)
         inside = slice(program.late, program.late + len(whole))
-        torch.testing.assert_close(found[inside], whole, atol=1e-4, rtol=0)
+        torch.testing.assert_close(found[inside], whole, atol=1e-4 * float(whole.abs().max()), rtol=0)
         outside = torch.cat([found[: program.late], found[inside.stop :]])
         assert (outside.argmax(1) == 0).all() and (outside[:, 1:] == -1e4).all()
 
@@ -57,7 +57,7 @@ class TestStreamingProgram:
             both = program(chunks, lengths, *program.initial_states(2).values())
             alone = program(chunks[1:], lengths[1:], *program.initial_states(1).values())
         for one, other in zip(both, alone):
-            torch.testing.assert_close(one[1:], other, atol=1e-5, rtol=0)
+            torch.testing.assert_close(one[1:], other, atol=1e-5, rtol=1e-5)
 
     @pytest.mark.parametrize(
         ("hears", "message"),
