@@ -4,9 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seqdyconv.runtime.classifier import Classifier
     from seqdyconv.runtime.recogniser import Recogniser
 
-__all__ = ["Recogniser"]
+__all__ = ["Classifier", "Recogniser"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,82 @@
+"""One graph of a model's ``forward``: encoders of ours and of transformers, swapped or not, with any head."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from seqdyconv.deploy.folder import Written
+from seqdyconv.deploy.graphs import write_graph
+
+# What the end of a class's name says that the model is for.
+TASKS = {
+    "ForSequenceClassification": "classification",
+    "ForTokenClassification": "token classification",
+    "ForQuestionAnswering": "question answering",
+    "ForMultipleChoice": "multiple choice",
+    "ForMaskedLM": "masked language model",
+    "ForImageClassification": "image classification",
+}
+# Of the outputs, those that a graph gives.
+_OUTPUTS = ("logits", "start_logits", "end_logits", "last_hidden_state", "pooler_output")
+_AXES = {
+    "input_ids": ("batch", "time"),
+    "attention_mask": ("batch", "time"),
+    "token_type_ids": ("batch", "time"),
+    "decoder_input_ids": ("batch", "target_time"),
+    "pixel_values": ("batch",),
+    "input_values": ("batch", "samples"),
+    "input_features": ("batch", "frames"),
+}
+
+
+class Forward(nn.Module):
+    """A model's ``forward`` with inputs by position, and of its outputs those by these names."""
+
+    def __init__(self, model: nn.Module, inputs: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.inputs = inputs
+        self.outputs: tuple[str, ...] = ()
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        found = self.model(**dict(zip(self.inputs, tensors)), return_dict=True)
+        self.outputs = tuple(name for name in _OUTPUTS if isinstance(found.get(name), Tensor))
+        return tuple(found[name] for name in self.outputs)
+
+
+def task_of(model: nn.Module) -> str:
+    """What a model is for, by its class; ``"encoder"`` where it has no head that is known."""
+    name = type(model).__name__
+    return next((task for end, task in TASKS.items() if name.endswith(end)), "encoder")
+
+
+def write_forward(model: Any, folder: Path, examples: Mapping[str, Tensor]) -> Written:
+    """Write ``model.onnx``.
+
+    Args:
+        model: any of transformers, swapped or not.
+        folder: to write to.
+        examples: what ``forward`` takes, by name: two rows or more, with padding where there may be some.
+
+    Raises:
+        ExportError: the model can't be exported.
+    """
+    program = Forward(model.eval(), tuple(examples)).eval()
+    with torch.no_grad():
+        program(*examples.values())  # which outputs there are
+    choices = "input_ids" in examples and examples["input_ids"].dim() == 3
+    axes = {name: _AXES[name] for name in examples}
+    if choices:
+        axes = {name: ("batch", "choices", "time") for name in examples}
+    write_graph(
+        program,
+        folder / "model.onnx",
+        examples,
+        {name: dict(enumerate(names)) for name, names in axes.items()},
+        program.outputs,
+        type(model).__name__,
+    )
+    return Written(task_of(model), {"model": "model.onnx"}, {})
