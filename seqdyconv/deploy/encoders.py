@@ -1,6 +1,7 @@
 """One graph of a model's ``forward``: encoders of ours and of transformers, swapped or not, with any head."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,29 @@ def task_of(model: nn.Module) -> str:
     return next((task for end, task in TASKS.items() if name.endswith(end)), "encoder")
 
 
+def text_examples(model: Any, names: Iterable[str]) -> dict[str, Tensor]:
+    """What a model of texts takes, by name: two rows, the second padded, of choices where the model chooses.
+
+    Args:
+        model: whose ``forward`` takes some of ``names``.
+        names: what its tokenizer gives.
+    """
+    taken = inspect.signature(model.forward).parameters
+    names = [name for name in ("input_ids", "token_type_ids", "attention_mask") if name in {*names, "input_ids"}]
+    shape = (2, 3, 20) if task_of(model) == "multiple choice" else (2, 20)
+    ids = torch.full(shape, min(5, model.config.vocab_size - 1))
+    ends = model.config.eos_token_id  # which BART's classifiers look for
+    ids[..., 11] = ends[0] if isinstance(ends, list) else ids[..., 11] if ends is None else ends
+    mask = torch.ones_like(ids)
+    mask[1, ..., 12:] = 0
+    ids = ids.masked_fill(mask == 0, model.config.pad_token_id or 0)
+    examples = {"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "attention_mask": mask}
+    examples = {name: examples[name] for name in names if name in taken}
+    if model.config.is_encoder_decoder and task_of(model) == "encoder":
+        examples["decoder_input_ids"] = ids[:, :7]
+    return examples
+
+
 def write_forward(model: Any, folder: Path, examples: Mapping[str, Tensor]) -> Written:
     """Write ``model.onnx``.
 
@@ -70,7 +94,7 @@ def write_forward(model: Any, folder: Path, examples: Mapping[str, Tensor]) -> W
     choices = "input_ids" in examples and examples["input_ids"].dim() == 3
     axes = {name: _AXES[name] for name in examples}
     if choices:
-        axes = {name: ("batch", "choices", "time") for name in examples}
+        axes = dict.fromkeys(examples, ("batch", "choices", "time"))
     write_graph(
         program,
         folder / "model.onnx",

@@ -77,7 +77,7 @@ class Classifier:
         """
         rows = self.reader.read(texts)
         order = sorted(range(len(rows.ids)), key=lambda row: len(rows.ids[row]), reverse=True)
-        found = np.zeros((len(texts), len(self.labels)))
+        found = np.empty((len(order), len(self.labels)))
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
             inputs = rows.batch(batch, self.reader.pad, self.reader.padding_side)
@@ -85,5 +85,25 @@ class Classifier:
             if logits.shape != (len(batch), len(self.labels)) or not np.isfinite(logits).all():
                 raise FolderError(f"{self.graph.file} gives no probabilities: it is damaged")
             odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-            np.add.at(found, [rows.texts[row] for row in batch], odds / odds.sum(axis=1, keepdims=True))
-        return found / np.maximum(1, np.bincount(rows.texts, minlength=len(texts)))[:, None]
+            found[batch] = odds / odds.sum(axis=1, keepdims=True)
+        return mean_of_windows(found, rows.texts)
+
+
+def mean_of_windows(probabilities: Array, texts: Sequence[int]) -> Array:
+    """Average the probabilities of the windows of each text.
+
+    Args:
+        probabilities: (N, L) of N windows.
+        texts: (N,) the text, 0 to M − 1, that a window is of; each has at least one.
+
+    Returns:
+        (M, L) in float64.
+
+    Example:
+        >>> mean_of_windows(np.array([[0.25, 0.75], [0.75, 0.25], [1.0, 0.0]]), [0, 0, 1]).tolist()
+        [[0.5, 0.5], [1.0, 0.0]]
+    """
+    number = np.bincount(texts)
+    sums = np.zeros((len(number), probabilities.shape[1]))
+    np.add.at(sums, np.asarray(texts), probabilities)
+    return sums / number[:, None]

@@ -17,26 +17,6 @@ from seqdyconv.files import shorten, write_lines, write_text
 from seqdyconv.pictures import plot_confusion_matrix
 
 
-def mean_of_windows(probabilities: npt.NDArray[Any], texts: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Average the probabilities of the windows of each text.
-
-    Args:
-        probabilities: (N, L) of N windows.
-        texts: (N,) the text, 0 to M − 1, that a window is of; each has at least one.
-
-    Returns:
-        (M, L) in float64.
-
-    Example:
-        >>> mean_of_windows(np.array([[0.25, 0.75], [0.75, 0.25], [1.0, 0.0]]), [0, 0, 1]).tolist()
-        [[0.5, 0.5], [1.0, 0.0]]
-    """
-    number = np.bincount(texts)
-    sums = np.zeros((len(number), probabilities.shape[1]))
-    np.add.at(sums, np.asarray(texts), probabilities)
-    return sums / number[:, None]
-
-
 def score(probabilities: npt.NDArray[np.float64], labels: Sequence[int]) -> dict[str, float]:
     """Accuracy and macro-F1 in percent, and the mean negative log-probability of the right label, in nats.
 

@@ -4,12 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from seqdyconv.scores.text_classification import majority_accuracy, mean_of_windows, score, svm_accuracy, write_split
-
-
-def test_the_windows_of_a_text_are_averaged():
-    windows = np.array([[0.2, 0.8], [0.6, 0.4], [1.0, 0.0]])
-    assert mean_of_windows(windows, [0, 0, 1]).tolist() == [pytest.approx([0.4, 0.6]), [1.0, 0.0]]
+from seqdyconv.scores.text_classification import majority_accuracy, score, svm_accuracy, write_split
 
 
 def test_scores_are_those_of_texts():

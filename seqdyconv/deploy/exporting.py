@@ -1,0 +1,154 @@
+"""Export a model's folder: what kind of model it holds, and what is written of each kind."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedTokenizerBase,
+)
+
+from seqdyconv.data.text_rows import LengthArguments
+from seqdyconv.deploy.card import write_card
+from seqdyconv.deploy.encoders import TASKS, text_examples, write_forward
+from seqdyconv.deploy.folder import Written, new_folder, write_manifest
+from seqdyconv.deploy.graphs import ExportError
+from seqdyconv.deploy.precision import PRECISIONS, convert
+from seqdyconv.models import SeqDyConvForConditionalGeneration
+from seqdyconv.models.loading import load_config, load_tokenizer
+from seqdyconv.runtime.folder import Exported, open_folder
+from seqdyconv.swap.loading import load_trained
+from seqdyconv.training.classifiers import label_names, load_classifier
+from seqdyconv.training.output_dir import run_arguments
+from seqdyconv.training.translation_models import check_translation, load_translation_model
+
+_LOADERS = {
+    "classification": AutoModelForSequenceClassification,
+    "token classification": AutoModelForTokenClassification,
+    "question answering": AutoModelForQuestionAnswering,
+    "multiple choice": AutoModelForMultipleChoice,
+    "masked language model": AutoModelForMaskedLM,
+    "image classification": AutoModelForImageClassification,
+}
+_LENGTHS = ("max_length", "long_texts", "window_stride", "max_windows")
+
+
+def export_model(
+    model_dir: str | Path, output_dir: str | Path, precision: str = "float32", *, overwrite: bool = False
+) -> Exported:
+    """Write a trained or swapped model as graphs in ONNX, with all that :mod:`seqdyconv.runtime` needs beside them.
+
+    Args:
+        model_dir: a folder as ``save_pretrained`` or a recipe writes it, or a name on the Hub. Models of this package
+            and encoders of transformers, swapped or not, with any head.
+        output_dir: the folder to make.
+        precision: of the weights: ``"float32"``, ``"float16"``, ``"int8"`` or ``"int4"``, see
+            :mod:`seqdyconv.deploy.precision`.
+        overwrite: replace what an earlier export wrote there.
+
+    Returns:
+        What was written, ready to run.
+
+    Raises:
+        ModelError: there is no such model, or it is damaged.
+        ExportError: it can't be exported, or there is something else at ``output_dir``.
+
+    Example:
+        >>> from seqdyconv.deploy import export_model
+        >>> export_model("outputs/translation_quickstart", "outputs/translation_int8", "int8")  # doctest: +SKIP
+    """
+    if precision not in PRECISIONS:
+        raise ExportError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    name = str(model_dir)
+    with new_folder(output_dir, overwrite) as folder:
+        model, written = _writer(name)(name, folder)
+        model.config.save_pretrained(folder)
+        for graph, file in written.graphs.items():
+            convert(folder / file, precision, written.in_float.get(graph, ()))
+        write_manifest(folder, written, precision)
+        write_card(folder, name, model, written, precision)
+    return open_folder(output_dir)
+
+
+def _writer(name: str) -> Callable[[str, Path], tuple[Any, Written]]:
+    """What writes a model of the kind that a configuration names."""
+    config: Any = load_config(name, "model")
+    architecture = next(iter(config.architectures or ()), "")
+    if architecture == SeqDyConvForConditionalGeneration.__name__:
+        return _write_translation
+    if architecture.endswith(("ForCTC", "ForSpeechSeq2Seq")) or config.model_type == "whisper":
+        return _write_recognition
+    if architecture.endswith("ForSequenceClassification"):
+        return _write_classification
+    return _write_forward
+
+
+def _write_translation(name: str, folder: Path) -> tuple[Any, Written]:
+    from seqdyconv.deploy.translation import write_translation
+
+    model: Any = load_translation_model(name)
+    tokenizer = load_tokenizer(name)
+    check_translation(model, tokenizer, name)
+    written = write_translation(model, folder)
+    tokenizer.save_pretrained(folder)
+    return model, written
+
+
+def _write_recognition(name: str, folder: Path) -> tuple[Any, Written]:
+    from seqdyconv.deploy.speech import write_recognition
+    from seqdyconv.speech.recogniser import load_recogniser
+
+    recogniser = load_recogniser(name)
+    written = write_recognition(recogniser, folder)
+    recogniser.save(folder)
+    return recogniser.model, written
+
+
+def _write_classification(name: str, folder: Path) -> tuple[Any, Written]:
+    model, tokenizer = load_classifier(name)
+    if not tokenizer.is_fast:
+        raise ExportError(f"the tokenizer of {name} has no tokenizer.json, which the runtime reads")
+    written = write_forward(model, folder, text_examples(model, tokenizer.model_input_names))
+    tokenizer.save_pretrained(folder)
+    written.settings.update(_reading(name, model, tokenizer), labels=label_names(model))
+    return model, written
+
+
+def _write_forward(name: str, folder: Path) -> tuple[Any, Written]:
+    """Any other model, whose graph a program runs by itself."""
+    config: Any = load_config(name, "model")
+    architecture = next(iter(config.architectures or ()), "")
+    task = next((task for end, task in TASKS.items() if architecture.endswith(end)), None)
+    generates = architecture.endswith(("ForConditionalGeneration", "MTModel"))
+    loader = AutoModelForSeq2SeqLM if generates else _LOADERS[task] if task else AutoModel
+    model: Any = load_trained(loader, name, "model")
+    if model.main_input_name != "input_ids":
+        return model, write_forward(model, folder, dict(model.dummy_inputs))
+    tokenizer = load_tokenizer(name)
+    written = write_forward(model, folder, text_examples(model, tokenizer.model_input_names))
+    tokenizer.save_pretrained(folder)
+    return model, written
+
+
+def _reading(name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """How a model reads texts, as in its training, for :class:`seqdyconv.runtime.tokenizer.TextReader`."""
+    lengths = LengthArguments(**run_arguments(name, _LENGTHS))
+    return {
+        "vocab_size": model.get_input_embeddings().num_embeddings,
+        "pad_token_id": tokenizer.pad_token_id,
+        "filler_token_id": tokenizer.unk_token_id or tokenizer.eos_token_id or 0,
+        "padding_side": tokenizer.padding_side,
+        "truncation_side": tokenizer.truncation_side,
+        "max_length": int(min(lengths.max_length, tokenizer.model_max_length)),
+        "windows": lengths.long_texts == "windows",
+        "window_stride": lengths.window_stride,
+        "max_windows": lengths.max_windows,
+    }
