@@ -8,6 +8,7 @@ import numpy as np
 
 from seqdyconv.runtime.folder import Array, FolderError, open_folder
 from seqdyconv.runtime.tokenizer import Text, TextReader
+from seqdyconv.runtime.windows import mean_of_windows
 
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -87,23 +88,3 @@ class Classifier:
             odds = np.exp(logits - logits.max(axis=1, keepdims=True))
             found[batch] = odds / odds.sum(axis=1, keepdims=True)
         return mean_of_windows(found, rows.texts)
-
-
-def mean_of_windows(probabilities: Array, texts: Sequence[int]) -> Array:
-    """Average the probabilities of the windows of each text.
-
-    Args:
-        probabilities: (N, L) of N windows.
-        texts: (N,) the text, 0 to M − 1, that a window is of; each has at least one.
-
-    Returns:
-        (M, L) in float64.
-
-    Example:
-        >>> mean_of_windows(np.array([[0.25, 0.75], [0.75, 0.25], [1.0, 0.0]]), [0, 0, 1]).tolist()
-        [[0.5, 0.5], [1.0, 0.0]]
-    """
-    number = np.bincount(texts)
-    sums = np.zeros((len(number), probabilities.shape[1]))
-    np.add.at(sums, np.asarray(texts), probabilities)
-    return sums / number[:, None]

@@ -28,7 +28,7 @@ from seqdyconv.models.loading import (
     load_tokenizer,
 )
 from seqdyconv.ranges import Count, Dropout, KernelSize, OneOf
-from seqdyconv.runtime.classifier import mean_of_windows
+from seqdyconv.runtime.windows import mean_of_windows
 from seqdyconv.swap.loading import load_trained
 from seqdyconv.training.model_arguments import EncoderArguments, kernel_sizes_help, refuse_ignored
 from seqdyconv.training.token_batches import example_lengths

@@ -19,7 +19,7 @@ from seqdyconv.models import SeqDyConvForSequenceClassification
 from seqdyconv.models.loading import ModelError
 from seqdyconv.pictures import plot_kernels
 from seqdyconv.ranges import Dropout, OneOf
-from seqdyconv.runtime.classifier import mean_of_windows
+from seqdyconv.runtime.windows import mean_of_windows
 from seqdyconv.scores.text_classification import score
 from seqdyconv.swap.distillation import DistillationTrainer
 from seqdyconv.training.classifiers import ModelArguments, build_config, known_labels

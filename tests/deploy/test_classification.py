@@ -8,7 +8,8 @@ from datasets import Dataset, DatasetDict
 
 from seqdyconv.data.text_rows import LengthArguments, tokenize
 from seqdyconv.deploy import ExportError, export_model
-from seqdyconv.runtime import Classifier, FolderError
+from seqdyconv.runtime import Classifier
+from seqdyconv.runtime.folder import FolderError
 from seqdyconv.training.classifiers import classify, load_classifier
 
 TEXTS = ["the old word", "", "a", "word </s> [SEP] a b " * 20, "b the\tword"]
