@@ -275,10 +275,11 @@ def _step(
 
 def _one_step(input: Tensor, weight: Tensor, padding: tuple[int, int], dilation: int) -> Tensor:
     """What a backend computes, of a window with a single output: one product, one sum, whatever K is."""
-    kernels = weight if weight.dim() == 2 else weight[:, 0]
     wide = torch.promote_types(input.dtype, torch.float32)
-    taps = input[:, ::dilation].unflatten(-1, (kernels.shape[-2], -1)).to(wide)  # (B, K, H, R)
-    return (taps * kernels.to(wide).transpose(-1, -2)[..., None]).sum(1, keepdim=True).flatten(-2).to(input.dtype)
+    taps = input if dilation == 1 else input[:, ::dilation]
+    taps = taps.unflatten(-1, (weight.shape[-2], -1)).to(wide)  # (B, K, H, R)
+    kernels = weight.to(wide).T[..., None] if weight.dim() == 2 else weight.to(wide).permute(0, 3, 2, 1)  # (B, K, H, 1)
+    return (taps * kernels).sum(1, keepdim=True).flatten(-2).to(input.dtype)
 
 
 def backends_with_kernels(make: Callable[..., Tensor]) -> dict[str, Backend]:

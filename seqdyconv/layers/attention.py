@@ -198,16 +198,17 @@ class CrossAttention(nn.Module):
         """:meth:`forward` in evaluation mode, from what :meth:`step_memory` gives, which is used as it lies.
 
         Args:
-            input: (B, T, D).
-            key, value: (B, H, R, S) and (B, H, S, R).
+            input: (B·K, 1, D), a step of each of K beams.
+            key, value: (B, H, R, S) and (B, H, S, R), one for all beams.
             bias: (B, 1, 1, S), of :meth:`step_bias`.
 
         Returns:
-            (B, T, D).
+            (B·K, 1, D).
         """
-        scores = self.query_proj(input).unflatten(-1, (self.num_heads, -1)).transpose(1, 2) @ key
+        batch, heads, width, _ = key.shape
+        scores = self.query_proj(input).view(batch, -1, heads, width).transpose(1, 2) @ key
         weights = (scores if bias is None else scores + bias).softmax(-1)
-        return self.out_proj((weights @ value).transpose(1, 2).flatten(2))
+        return self.out_proj((weights @ value).transpose(1, 2).reshape(-1, 1, heads * width))
 
     @staticmethod
     def step_bias(padding_mask: Tensor, dtype: torch.dtype) -> Tensor:

@@ -78,6 +78,8 @@ class _HeadConv1d(WindowConv):
         self, input: Tensor, state: Tensor | RealInputs, padding_mask: Tensor | None, *queries: Tensor
     ) -> tuple[Tensor, Tensor | RealInputs]:
         if not self.renormalize:
+            if not queries and self.lookahead == 0:  # else the output is of steps before
+                queries = (input,)
             return super()._advance(input, state, padding_mask, *queries)
         if not isinstance(state, RealInputs):
             raise ValueError(f"state must be RealInputs where the layer renormalizes, got {type(state).__name__}")

@@ -30,7 +30,7 @@ def has_beam_search(model: Any) -> bool:
     asked = model.generation_config.to_diff_dict()
     if any(value and name not in _KNOWN for name, value in asked.items()):
         return False
-    return isinstance(_start(model), int) and asked.get("eos_token_id") is not None
+    return isinstance(start_token(model), int) and asked.get("eos_token_id") is not None
 
 
 def beam_search(
@@ -58,7 +58,7 @@ def beam_search(
             _Step(model, inputs),
             limits,
             num_beams=num_beams,
-            start=_start(model),
+            start=start_token(model),
             ends=end_tokens(model),
             vocabulary=model.lm_head.out_features,
             length_penalty=length_penalty,
@@ -66,7 +66,8 @@ def beam_search(
         )
 
 
-def _start(model: SeqDyConvForConditionalGeneration) -> Any:
+def start_token(model: SeqDyConvForConditionalGeneration) -> Any:
+    """The token that stands before the first one of an output."""
     config: Any = model.generation_config
     return config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
 

@@ -89,7 +89,7 @@ class DecoderStepProgram(nn.Module):
             and themselves (B, M), a beam's number times V plus a token. The scores (B, K) of ending each beam now. And
             the next states, of B·K rows.
         """
-        hidden = self.decoder.embedding.at(input_ids, position)
+        hidden = self.decoder.embedding.at(input_ids.view(-1, 1), position)  # (B·K, 1, D)
         following: list[Tensor] = []
         layers: Any = self.decoder.layers
         given, order = iter(states), rows.flatten()
@@ -98,17 +98,18 @@ class DecoderStepProgram(nn.Module):
             hidden, state = layer.step(hidden, state, key, value, bias)
             following += tensors_of(state)
         hidden = hidden if self.decoder.norm is None else self.decoder.norm(hidden)
-        logits = self.lm_head(hidden).float()
+        logits = self.lm_head(hidden).view(*input_ids.shape, -1).float()
         return *self.choose(logits, scores), following
 
     def choose(self, logits: Tensor, scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The best candidates and the scores of ending, as :meth:`forward` returns them, from logits (B, K, V)."""
         beams, vocabulary = logits.shape[1:]
         number = (1 + len(self.ends)) * beams
-        scores = scores - logits.logsumexp(-1)
-        # Those of a sentence are among those of its beams, so that no more than these need the log-sum-exp.
         few = isinstance(number, int) and number > vocabulary  # a symbol in an export, which is for no more beams
         best, tokens = logits.topk(vocabulary if few else number)
+        # Those of a sentence are among those of its beams, so that only these need the logarithm of the sum of all.
+        # The best one's probability has it too, and a softmax is the faster way to it.
+        scores = scores + logits.softmax(-1).gather(-1, tokens[..., :1])[..., 0].log() - best[..., 0]
         candidates = tokens + torch.arange(beams, device=tokens.device)[:, None] * vocabulary
         totals, chosen = (best + scores[..., None]).flatten(1).topk(number)
         return totals, candidates.flatten(1).gather(1, chosen), logits[..., self.ends[0]] + scores

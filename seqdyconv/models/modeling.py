@@ -43,7 +43,8 @@ def sinusoidal_positions(positions: Tensor, dim: int) -> Tensor:
     half = dim // 2
     frequency = torch.exp(torch.arange(half, device=positions.device) * -(math.log(10000) / max(half - 1, 1)))
     angle = positions[..., None].float() * frequency
-    return F.pad(torch.cat([angle.sin(), angle.cos()], dim=-1), (0, dim % 2))
+    waves = torch.cat([angle.sin(), angle.cos()], dim=-1)
+    return F.pad(waves, (0, 1)) if dim % 2 else waves
 
 
 def to_padding_mask(attention_mask: Tensor | None) -> Tensor | None:
@@ -283,16 +284,16 @@ class SeqDyConvDecoderLayer(GradientCheckpointingLayer):
         """Decode one token of each of K beams of each sentence, in evaluation mode and without a cache.
 
         Args:
-            hidden: (B, K, D).
+            hidden: (B·K, 1, D).
             state: of the mixer, with B·K rows.
             key, value, bias: as in :meth:`seqdyconv.layers.attention.CrossAttention.step`, one for all beams.
 
         Returns:
-            (B, K, D), and the mixer's next state.
+            (B·K, 1, D), and the mixer's next state.
         """
-        mixed, state = self.mixer.stream(self.mixer_residual.enter(hidden).flatten(0, 1)[:, None], state)
+        mixed, state = self.mixer.stream(self.mixer_residual.enter(hidden), state)
         attend = partial(self.cross_attention.step, bias=bias)
-        return self._after_mixer(hidden, mixed.view_as(hidden), attend, (key, value)), state
+        return self._after_mixer(hidden, mixed, attend, (key, value)), state
 
     def _after_mixer(
         self, hidden: Tensor, mixed: Tensor, attend: Callable[..., Tensor], memory: tuple[Tensor, Tensor]

@@ -57,7 +57,9 @@ class Graph:
         if not file.is_file():
             raise FolderError(f"the graph {file} is missing")
         try:
-            self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+            self.session = onnxruntime.InferenceSession(
+                str(file), options, providers=["CPUExecutionProvider"], disabled_optimizers=["SkipLayerNormFusion"]
+            )
         except Exception as error:  # onnxruntime has a class for each kind of damage, none of which it documents
             raise FolderError(f"{file} is no graph that can run: {first_line(error)[:300]}") from None
         self.file = file
