@@ -36,7 +36,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.data.external_tokenizers import set_languages
 from seqdyconv.data.text_rows import LengthArguments, tokenize
-from seqdyconv.errors import InputError
+from seqdyconv.errors import InputError, exit_on_error
 from seqdyconv.files import strip_text
 from seqdyconv.models.loading import load_config, load_tokenizer
 from seqdyconv.pictures import plot_kernels
@@ -44,7 +44,7 @@ from seqdyconv.ranges import Options, Range
 from seqdyconv.runtime.audio import audio_info, read_blocks
 from seqdyconv.runtime.folder import is_exported, open_folder
 from seqdyconv.speech import Decoder, RecognitionStream, SpeechDecodingArguments, StreamResampler, load_recogniser
-from seqdyconv.training.arguments import exit_on_error, parse_arguments
+from seqdyconv.training.arguments import parse_arguments
 from seqdyconv.training.classifiers import label_names, load_classifier
 from seqdyconv.training.decoding import DecodingArguments, generate
 from seqdyconv.training.output_dir import run_arguments

@@ -1,4 +1,12 @@
-"""The one kind of error that a user of a script is told of in one line."""
+"""The one kind of error that a user of a script is told of in one line, and how a script ends with it."""
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
 
 
 class InputError(ValueError):
@@ -14,3 +22,38 @@ def first_line(error: BaseException) -> str:
         return "it needs code of its own, which is never run"
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return f"{lines[0]} {lines[1].strip()}" if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+
+
+_OF_THE_FILES = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
+)
+"""What a system says of files that can't be written, which is no fault of a program."""
+
+
+@contextlib.contextmanager
+def exit_on_error(*errors: type[BaseException]) -> Iterator[None]:
+    """Turn an InputError, or a full disk, into one line on standard error and exit status 2; Ctrl-C into a quiet 130.
+
+    A file or the standard output that can't be written, such as on a full disk, is one line too. All other errors keep
+    their traceback, but for `errors` where a script knows of more that are the input's fault.
+    In a run of several processes only the first one writes.
+    """
+    expected: tuple[type[BaseException], ...] = (InputError, *errors)
+    try:
+        yield
+        sys.stdout.flush()
+    except expected as error:
+        _end_with(str(error))
+    except OSError as error:
+        if error.errno not in _OF_THE_FILES:
+            raise
+        _end_with(f"can't use {error.filename or 'the output'}: {error.strerror}")
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+def _end_with(message: str) -> NoReturn:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2) from None

@@ -15,13 +15,13 @@ from typing import Annotated, Any, ClassVar
 
 import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
 from seqdyconv import KernelAttentionConv2d, ODConv2d
-from seqdyconv.errors import InputError
+from seqdyconv.errors import InputError, exit_on_error
 from seqdyconv.layers import set_temperature
 from seqdyconv.models import record_mixtures
 from seqdyconv.pictures import plot_mixtures
 from seqdyconv.ranges import Count, OneOf, Options, Positive, PositiveShare, Seed
 from seqdyconv.training.annealing import TemperatureAnnealing
-from seqdyconv.training.arguments import exit_on_error, parse_arguments, resolved_arguments
+from seqdyconv.training.arguments import parse_arguments, resolved_arguments
 from seqdyconv.training.model_arguments import check_size
 from seqdyconv.training.output_dir import begin_run, check_output_dir, remove_replaced_run
 from seqdyconv.training.reports import write_metrics, write_text

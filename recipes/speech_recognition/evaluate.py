@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
 from seqdyconv.data.speech_batches import batches_in_seconds
 from seqdyconv.data.speech_recognition import SAMPLING_RATE, DataArguments, Samples, load_speech, write_bad_files
+from seqdyconv.errors import exit_on_error
 from seqdyconv.ranges import Positive
 from seqdyconv.speech.decoding import Decoder, SpeechDecodingArguments
 from seqdyconv.speech.recogniser import check_sampling_rate, load_recogniser
-from seqdyconv.training.arguments import exit_on_error
 from seqdyconv.training.evaluation import EvaluationArguments, parse_model_arguments
 from seqdyconv.training.reports import write_metrics
 from seqdyconv.training.speech_recognition import write_recognised

@@ -13,12 +13,13 @@ import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
 from seqdyconv.data.speech_batches import AugmentationArguments, Utterances, WaveformAugmentation
 from seqdyconv.data.speech_recognition import SAMPLING_RATE, DataArguments, Samples, load_speech, write_bad_files
 from seqdyconv.data.splits import HELD_OUT
+from seqdyconv.errors import exit_on_error
 from seqdyconv.files import write_lines
 from seqdyconv.speech.decoding import TRAIN_TEXTS
 from seqdyconv.speech.recogniser import Recogniser
 from seqdyconv.swap import swapped_attention
 from seqdyconv.training.annealing import TemperatureAnnealing
-from seqdyconv.training.arguments import command_line, exit_on_error, parse_arguments
+from seqdyconv.training.arguments import command_line, parse_arguments
 from seqdyconv.training.reports import spread_examples
 from seqdyconv.training.runs import Run
 from seqdyconv.training.speech_models import ModelArguments, build_model, check_model, load_processor, make_processor

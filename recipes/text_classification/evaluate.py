@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
 from seqdyconv.data.text_classification import DataArguments, load_classification_datasets
 from seqdyconv.data.text_rows import tokenize
+from seqdyconv.errors import exit_on_error
 from seqdyconv.ranges import Count
 from seqdyconv.scores.text_classification import write_split
-from seqdyconv.training.arguments import exit_on_error
 from seqdyconv.training.classifiers import classify, label_names, load_classifier
 from seqdyconv.training.evaluation import EvaluationArguments, parse_model_arguments
 from seqdyconv.training.reports import write_metrics

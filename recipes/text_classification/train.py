@@ -19,10 +19,11 @@ from seqdyconv.data.text_classification import (
     make_tokenizer,
 )
 from seqdyconv.data.text_rows import tokenize
+from seqdyconv.errors import exit_on_error
 from seqdyconv.models.loading import check_packing, load_tokenizer
 from seqdyconv.scores.text_classification import baselines, score, write_split
 from seqdyconv.swap import swapped_attention
-from seqdyconv.training.arguments import command_line, exit_on_error, parse_arguments
+from seqdyconv.training.arguments import command_line, parse_arguments
 from seqdyconv.training.classifiers import ModelArguments, build_model, classify, labels_of_data, resolve_name
 from seqdyconv.training.distilling import DistillationArguments, distil, distillation_metrics, make_teacher
 from seqdyconv.training.reports import plain_markdown, spread_examples

@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
 from seqdyconv.data.external_tokenizers import set_languages
 from seqdyconv.data.translation import DataArguments, load_translation_datasets, tokenize
-from seqdyconv.errors import InputError
+from seqdyconv.errors import InputError, exit_on_error
 from seqdyconv.files import write_lines
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.ranges import Count
 from seqdyconv.scores.translation import bleu_metric, score
-from seqdyconv.training.arguments import exit_on_error
 from seqdyconv.training.decoding import DecodingArguments, generate
 from seqdyconv.training.evaluation import EvaluationArguments, parse_model_arguments
 from seqdyconv.training.reports import write_metrics

@@ -13,11 +13,12 @@ from typing import Any
 import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
 from seqdyconv.data.splits import HELD_OUT
 from seqdyconv.data.translation import DataArguments, load_translation_datasets, make_tokenizer, tokenize
+from seqdyconv.errors import exit_on_error
 from seqdyconv.files import write_lines
 from seqdyconv.models.loading import check_packing, load_tokenizer
 from seqdyconv.ranges import Count, Number
 from seqdyconv.scores.translation import bleu_metric, score
-from seqdyconv.training.arguments import command_line, exit_on_error, parse_arguments
+from seqdyconv.training.arguments import command_line, parse_arguments
 from seqdyconv.training.decoding import DecodingArguments
 from seqdyconv.training.model_arguments import EncoderDecoderArguments
 from seqdyconv.training.reports import spread_examples

@@ -21,10 +21,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.commands.streams import end_with_the_reader, read_windows, standard_input
 from seqdyconv.data.text_rows import LengthArguments, tokenize
-from seqdyconv.errors import InputError
+from seqdyconv.errors import InputError, exit_on_error
 from seqdyconv.files import strip_text
 from seqdyconv.ranges import Count, OneOf
-from seqdyconv.training.arguments import exit_on_error
 from seqdyconv.training.classifiers import classify, label_names, load_classifier
 from seqdyconv.training.evaluation import ModelDirArguments, parse_model_arguments
 

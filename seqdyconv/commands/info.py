@@ -24,13 +24,14 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig
 
 import seqdyconv
+from seqdyconv.errors import exit_on_error
 from seqdyconv.functional.conv import BACKENDS
 from seqdyconv.layers.mixers import mixers_with
 from seqdyconv.models import SeqDyConvConfig
 from seqdyconv.models.loading import ModelError, load_config, read_header
 from seqdyconv.ranges import Options
 from seqdyconv.threads import WAITING
-from seqdyconv.training.arguments import exit_on_error, parse_arguments, read_yaml
+from seqdyconv.training.arguments import parse_arguments, read_yaml
 from seqdyconv.training.output_dir import RUN_FILE
 
 EXTRAS = ("speech", "recipes", "deploy", "demo")

@@ -12,11 +12,12 @@ from typing import Any
 from transformers.utils.logging import disable_progress_bar
 
 import seqdyconv.models
+from seqdyconv.errors import exit_on_error
 from seqdyconv.models.loading import ModelError, check_vocabulary, load_config, load_tokenizer
 from seqdyconv.pictures import plot_kernels
 from seqdyconv.ranges import Number, Options
 from seqdyconv.swap.loading import load_trained
-from seqdyconv.training.arguments import exit_on_error, parse_arguments
+from seqdyconv.training.arguments import parse_arguments
 
 
 @dataclass

@@ -20,13 +20,14 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.commands.streams import end_with_the_reader, standard_input
+from seqdyconv.errors import exit_on_error
 from seqdyconv.ranges import FileName, Range
 from seqdyconv.runtime.audio import audio_info
 from seqdyconv.runtime.samples import AudioError
 from seqdyconv.speech.audio import read_blocks
 from seqdyconv.speech.recogniser import load_recogniser
 from seqdyconv.speech.stream import RecognitionStream, StreamResampler
-from seqdyconv.training.arguments import exit_on_error, parse_arguments
+from seqdyconv.training.arguments import parse_arguments
 from seqdyconv.training.evaluation import ModelDirArguments
 
 

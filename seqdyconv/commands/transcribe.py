@@ -21,13 +21,14 @@ from typing import Annotated
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.commands.streams import end_with_the_reader
+from seqdyconv.errors import exit_on_error
 from seqdyconv.files import write_text
 from seqdyconv.ranges import FileName, OneOf, Range
 from seqdyconv.runtime.samples import AudioError
 from seqdyconv.runtime.words import Word, to_rows, to_srt
 from seqdyconv.speech.decoding import Decoder, SpeechDecodingArguments
 from seqdyconv.speech.recogniser import load_recogniser
-from seqdyconv.training.arguments import ArgumentsError, exit_on_error, parse_arguments
+from seqdyconv.training.arguments import ArgumentsError, parse_arguments
 from seqdyconv.training.evaluation import ModelDirArguments
 
 FORMATS = {"text": ".txt", "json": ".json", "srt": ".srt"}

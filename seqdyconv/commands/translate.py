@@ -17,11 +17,11 @@ from transformers.utils.logging import disable_progress_bar
 from seqdyconv.commands.streams import end_with_the_reader, read_windows, standard_input
 from seqdyconv.data.external_tokenizers import of_many_languages, set_languages
 from seqdyconv.data.long_texts import cut_text
-from seqdyconv.errors import InputError
+from seqdyconv.errors import InputError, exit_on_error
 from seqdyconv.files import one_line, strip_text
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.ranges import Count, Range
-from seqdyconv.training.arguments import exit_on_error, parse_arguments
+from seqdyconv.training.arguments import parse_arguments
 from seqdyconv.training.decoding import DecodingArguments, generate, most_tokens
 from seqdyconv.training.evaluation import ModelDirArguments
 from seqdyconv.training.translation_models import check_translation, load_translation_model

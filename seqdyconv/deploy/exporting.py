@@ -103,11 +103,11 @@ def _write_translation(name: str, folder: Path) -> tuple[Any, Written]:
 
 
 def _write_recognition(name: str, folder: Path) -> tuple[Any, Written]:
-    from seqdyconv.deploy.speech import write_recognition
+    from seqdyconv.deploy.speech import write_recogniser
     from seqdyconv.speech.recogniser import load_recogniser
 
     recogniser = load_recogniser(name)
-    written = write_recognition(recogniser, folder)
+    written = write_recogniser(recogniser, folder)
     recogniser.save(folder)
     return recogniser.model, written
 

@@ -1,10 +1,8 @@
 """Arguments of the recipe scripts: one YAML file, then overrides on the command line, into dataclasses."""
 
 import argparse
-import contextlib
 import dataclasses
 import difflib
-import errno
 import json
 import os
 import re
@@ -12,14 +10,14 @@ import shlex
 import stat
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
 
-from seqdyconv.errors import InputError, first_line
+from seqdyconv.errors import InputError, exit_on_error, first_line
 from seqdyconv.ranges import rules_of
 
 LARGEST_FILE = 1_000_000
@@ -72,41 +70,6 @@ def parse_arguments(
         return _parse(
             dataclass_types, words, (first,) if isinstance(first, str) else first, defaults or {}, description
         )
-
-
-_OF_THE_FILES = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
-)
-"""What a system says of files that can't be written, which is no fault of a program."""
-
-
-@contextlib.contextmanager
-def exit_on_error(*errors: type[BaseException]) -> Iterator[None]:
-    """Turn an InputError, or a full disk, into one line on standard error and exit status 2; Ctrl-C into a quiet 130.
-
-    A file or the standard output that can't be written, such as on a full disk, is one line too. All other errors keep
-    their traceback, but for `errors` where a script knows of more that are the input's fault.
-    In a run of several processes only the first one writes.
-    """
-    expected: tuple[type[BaseException], ...] = (InputError, *errors)
-    try:
-        yield
-        sys.stdout.flush()
-    except expected as error:
-        _end_with(str(error))
-    except OSError as error:
-        if error.errno not in _OF_THE_FILES:
-            raise
-        _end_with(f"can't use {error.filename or 'the output'}: {error.strerror}")
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-
-
-def _end_with(message: str) -> NoReturn:
-    if os.environ.get("RANK", "0") == "0":
-        print(f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(2) from None
 
 
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:

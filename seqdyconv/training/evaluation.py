@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import torch
 
 from seqdyconv.data.splits import SPLITS
+from seqdyconv.errors import exit_on_error
 from seqdyconv.ranges import OneOf, Options
-from seqdyconv.training.arguments import exit_on_error, parse_arguments
+from seqdyconv.training.arguments import parse_arguments
 from seqdyconv.training.output_dir import RUN_FILE, OutputDirError, check_folder, run_arguments
 
 METRICS = "metrics.json"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from seqdyconv.training.arguments import exit_on_error
+from seqdyconv.errors import exit_on_error
 from seqdyconv.training.bookkeeping import DivergedError, FiniteNumbers
 from seqdyconv.training.checkpoints import checkpoints, resumable_checkpoint
 from seqdyconv.training.output_dir import OutputDirError
