@@ -111,7 +111,8 @@ def _nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
 
 def _strip(model: onnx.ModelProto) -> None:
     """Take out where each node came from: the paths of files of the machine that exported it, and its stacks."""
-    for part in (model, model.graph, *_nodes(model), *model.graph.value_info, *model.graph.input, *model.graph.output):
+    model.graph.ClearField("value_info")  # of sizes made of free ones it has names that are not always theirs
+    for part in (model, model.graph, *_nodes(model), *model.graph.input, *model.graph.output):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
 
