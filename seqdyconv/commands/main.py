@@ -17,20 +17,29 @@ import seqdyconv.interrupts  # Ctrl-C ends the imports quietly too
 
 @dataclass(frozen=True)
 class Command:
-    """A command: the module with its ``main(argv)``, what it does in a line, and the extras that it needs."""
+    """A command: the module with its ``main(argv)``, what it does in a line, and the extras that it needs.
+
+    ``exported`` is the module that takes its place for a folder of an exported model, without torch.
+    """
 
     module: str
     summary: str
     extras: str | None = None
+    exported: str | None = None
 
 
 COMMANDS = {
     "translate": Command("translate", "translate standard input, line by line", "recipes"),
     "classify": Command("classify", "label each line of standard input with a text classification model", "recipes"),
     "transcribe": Command(
-        "transcribe", "write down what is said in audio files, as text, json or subtitles", "speech,recipes"
+        "transcribe",
+        "write down what is said in audio files, as text, json or subtitles",
+        "speech,recipes",
+        "exported_transcribe",
     ),
-    "stream": Command("stream", "recognise speech while it is spoken, from a file or a pipe", "speech,recipes"),
+    "stream": Command(
+        "stream", "recognise speech while it is spoken, from a file or a pipe", "speech,recipes", "exported_stream"
+    ),
     "plot-kernels": Command("plot_kernels", "draw the convolution kernels of a model's encoder for a text", "recipes"),
     "info": Command("info", "what a model folder holds; without a folder: versions, backends, threads"),
 }
@@ -56,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(what + (f", did you mean {nearest[0]}?" if nearest else f": choose one of {', '.join(COMMANDS)}"))
     else:
         sys.argv = [f"seqdyconv {name}", *words]  # What usage and error lines call the program.
-        load(COMMANDS[name]).main(words)
+        load(for_folder(COMMANDS[name], words[0] if words else "")).main(words)
 
 
 def usage() -> str:
@@ -77,6 +86,13 @@ def usage() -> str:
             f"  {'--version':{width}}show the version",
         ]
     )
+
+
+def for_folder(command: Command, folder: str) -> Command:
+    """The command itself, or, where a folder is an exported one, what takes its place."""
+    if command.exported is None or "\0" in folder or not Path(folder, "export.json").is_file():
+        return command
+    return Command(command.exported, command.summary, "deploy")
 
 
 def load(command: Command) -> ModuleType:

@@ -9,131 +9,40 @@ in segments that end at pauses, so memory does not grow with them. A file that c
 error; the others are transcribed, and the exit status is 1.
 """
 
-import json
-import os
-import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.commands.streams import end_with_the_reader
+from seqdyconv.commands.transcripts import TranscriptOptions, with_file_names, write_transcripts
 from seqdyconv.errors import exit_on_error
-from seqdyconv.files import write_text
-from seqdyconv.ranges import FileName, OneOf, Range
-from seqdyconv.runtime.samples import AudioError
-from seqdyconv.runtime.words import Word, to_rows, to_srt
+from seqdyconv.runtime.words import Word
 from seqdyconv.speech.decoding import Decoder, SpeechDecodingArguments
 from seqdyconv.speech.recogniser import load_recogniser
-from seqdyconv.training.arguments import ArgumentsError, parse_arguments
+from seqdyconv.training.arguments import parse_arguments
 from seqdyconv.training.evaluation import ModelDirArguments
-
-FORMATS = {"text": ".txt", "json": ".json", "srt": ".srt"}
 
 
 @dataclass
-class TranscriptionArguments(ModelDirArguments):
-    """What to transcribe, and how to write it."""
-
-    files: Annotated[list[str], FileName()] = field(
-        default_factory=list, metadata={"help": "Audio files; also the words after MODEL_DIR."}
-    )
-    format: Annotated[str, OneOf(*FORMATS)] = field(default="text", metadata={"help": "text, json or srt."})
-    output_dir: str | None = field(
-        default=None, metadata={"help": "Write a file for each audio file there, instead of standard output."}
-    )
-    overwrite: bool = field(default=False, metadata={"help": "Replace transcripts that output_dir holds already."})
-    segment_seconds: Annotated[float, Range(1, 600)] = field(
-        default=20.0, metadata={"help": "The longest piece that is recognised at once."}
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.files:
-            raise ValueError("the audio files are missing: give them after the model")
-        if self.format == "srt" and self.output_dir is None and len(self.files) > 1:
-            raise ValueError("srt of several files needs output_dir")
-        names = [output_name(file, self.format) for file in self.files]
-        if self.output_dir is not None and len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"two files would both be written to {twice} in output_dir: give each its own")
+class TranscriptionArguments(TranscriptOptions, ModelDirArguments):
+    """What to transcribe with, and how to write it."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    words = list(sys.argv[1:] if argv is None else argv)
-    end = next((index for index, word in enumerate(words) if word.startswith("--")), len(words))
-    # A file's name may begin with a dash.
-    words[:end] = [f"./{word}" if word.startswith("-") and word != "-h" else word for word in words[:end]]
+    words = with_file_names(sys.argv[1:] if argv is None else argv)
     args, decoding_args = parse_arguments(
         (TranscriptionArguments, SpeechDecodingArguments), words, first=("model_dir", "files"), description=__doc__
     )
     end_with_the_reader()
+
+    def load() -> Callable[[str], list[Word]]:
+        disable_progress_bar()  # That of loading weights.
+        decoder = Decoder(load_recogniser(args.model_dir).to(args.device), decoding_args, args.model_dir)
+        return lambda file: decoder.transcribe(file, args.segment_seconds)
+
     with exit_on_error():
-        failed = run(args, decoding_args)
+        failed = write_transcripts(args, load)
     if failed:
         raise SystemExit(1)
-
-
-def run(args: TranscriptionArguments, decoding_args: SpeechDecodingArguments) -> int:
-    """Transcribe; returns the number of files that could not be used."""
-    folder = None if args.output_dir is None else Path(args.output_dir)
-    if folder is not None:
-        _check_targets(folder, args)
-    disable_progress_bar()  # That of loading weights.
-    recogniser = load_recogniser(args.model_dir).to(args.device)
-    decoder = Decoder(recogniser, decoding_args, args.model_dir)
-    if folder is not None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ArgumentsError(f"can't make output_dir {folder}: {error.strerror}") from None
-    failed = 0
-    for file in args.files:
-        try:
-            words = decoder.transcribe(file, args.segment_seconds)
-        except AudioError as error:
-            print(f"{Path(sys.argv[0]).name}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-            failed += 1
-            continue
-        if folder is not None:
-            target = folder / output_name(file, args.format)
-            try:
-                write_text(target, formatted(file, words, args.format, named=False))
-            except OSError as error:
-                raise ArgumentsError(f"can't write {target}: {error.strerror}") from None
-        else:
-            text = formatted(file, words, args.format, named=len(args.files) > 1)
-            sys.stdout.buffer.write(text.encode("utf-8", "surrogateescape"))
-            sys.stdout.buffer.flush()
-    return failed
-
-
-def _check_targets(folder: Path, args: TranscriptionArguments) -> None:
-    """See before any work that nothing in output_dir is lost."""
-    targets = [folder / output_name(file, args.format) for file in args.files]
-    existing = [target for target in targets if os.path.lexists(target)]
-    if existing and not args.overwrite:
-        raise ArgumentsError(f"{existing[0]} is there already: set overwrite to replace it, or take another output_dir")
-    for target in existing:
-        if not target.is_file() or any(os.path.exists(file) and target.samefile(file) for file in args.files):
-            raise ArgumentsError(f"{target} is no transcript that could be replaced: take another output_dir")
-
-
-def formatted(file: str, words: Sequence[Word], kind: str, named: bool) -> str:
-    """The transcript of a file, with a line break at its end."""
-    text = " ".join(word.text for word in words)
-    if kind == "srt":
-        return to_srt(words)
-    if kind == "json":
-        readable = file == file.encode("utf-8", "replace").decode()  # a name in other bytes is escaped
-        return json.dumps({"file": file, "text": text, "words": to_rows(words)}, ensure_ascii=not readable) + "\n"
-    name = re.sub("[\t\r\n]", " ", file)  # a line is a line, and its first TAB ends the name
-    return f"{name}\t{text}\n" if named else f"{text}\n"
-
-
-def output_name(file: str, kind: str) -> str:
-    """The name of a transcript's file."""
-    return Path(file).stem + FORMATS[kind]

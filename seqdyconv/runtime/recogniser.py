@@ -214,7 +214,7 @@ class Stream:
         """Zeros before the first sample."""
         self.late = exported.number("late_steps", 0, 2**20)
         """How many steps late the output comes."""
-        self._states = _checked_states(self.graph)
+        self._sizes = _checked_states(self.graph)
         self.graph.check(
             {"samples": [None, None, self.step], "lengths": [None]},
             {"logits": [None, None, recogniser.vocab_size]},
@@ -242,15 +242,15 @@ class Stream:
         """Return the words that are left; then the stream begins anew."""
         words = self._hear(self._resampler.finish())
         if self._heard:
-            words += self._compute(self._waiting, self.late + (len(self._waiting) + self.step - 1) // self.step)
+            words += self._compute(self.waiting, self.late + (len(self.waiting) + self.step - 1) // self.step)
         if rest := self.recogniser.text(self._labels):
             words += rest.split()
         self._restart()
         return words
 
     def _restart(self) -> None:
-        self._values = {name: np.zeros(shape, kind) for name, (shape, kind) in self._states.items()}
-        self._waiting = np.zeros(self.padding, np.float32)  # samples that make no step yet
+        self.states = {name: np.zeros(shape, kind) for name, (shape, kind) in self._sizes.items()}
+        self.waiting = np.zeros(self.padding, np.float32)  # samples that make no step yet
         self._last = self.recogniser.blank  # the label of the last step
         self._labels: list[int] = []  # of the words that are not complete
         self._heard = False
@@ -259,9 +259,9 @@ class Stream:
         if len(samples) == 0:
             return []
         self._heard = True
-        heard = np.concatenate([self._waiting, samples])
+        heard = np.concatenate([self.waiting, samples])
         steps = len(heard) // self.step
-        self._waiting = heard[steps * self.step :].copy()  # a view would keep all of it
+        self.waiting = heard[steps * self.step :].copy()  # a view would keep all of it
         return self._compute(heard[: steps * self.step], steps)
 
     def _compute(self, samples: Samples, steps: int) -> list[str]:
@@ -270,9 +270,9 @@ class Stream:
             return []
         chunk = np.zeros((1, steps, self.step), np.float32)
         chunk.ravel()[: len(samples)] = samples
-        states = {f"state_{name}": value for name, value in self._values.items()}
+        states = {f"state_{name}": value for name, value in self.states.items()}
         found = self.graph.run({"samples": chunk, "lengths": np.array([len(samples)], np.int64), **states})
-        self._values = {name: found[f"next_{name}"] for name in self._values}
+        self.states = {name: found[f"next_{name}"] for name in self.states}
         for label in _checked(found["logits"][0]).argmax(-1).tolist():
             if label not in (self.recogniser.blank, self._last):
                 self._labels.append(label)

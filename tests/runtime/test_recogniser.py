@@ -157,11 +157,11 @@ class TestStream:
     def test_memory_stays(self, recogniser):
         stream = recogniser.stream()
         stream.feed(noise(16000).numpy())
-        sizes = [value.shape for value in stream._values.values()]
+        sizes = [value.shape for value in stream.states.values()]
         for seed in range(3):
             stream.feed(noise(16000, seed).numpy())
-        assert [value.shape for value in stream._values.values()] == sizes
-        assert len(stream._waiting) < stream.step and stream._waiting.base is None
+        assert [value.shape for value in stream.states.values()] == sizes
+        assert len(stream.waiting) < stream.step and stream.waiting.base is None
 
     def test_samples_that_are_none(self, recogniser):
         with pytest.raises(AudioError, match="NaN"):
