@@ -166,10 +166,11 @@ def encoder_example(
     model: SeqDyConvForConditionalGeneration,
 ) -> tuple[EncoderProgram, tuple[Any, ...], tuple[Any, ...]]:
     """The encoder's program, arguments to trace it with, and which of their sizes are free."""
-    tokens = torch.ones(2, 5, dtype=torch.long, device=model.device)
     config = model.config
     longest = config.max_position_embeddings - config.position_offset
     ends = config.encoder_position_type == "learned"
+    # Long enough for several blocks of a convolution, since one would be taken for all.
+    tokens = torch.ones(2, min(150, longest) if ends else 150, dtype=torch.long, device=model.device)
     shape = {0: Dim("batch", min=1), 1: Dim("source", min=1, max=longest if ends else None)}
     return EncoderProgram(model).eval(), (tokens, torch.ones_like(tokens)), (shape, shape)
 

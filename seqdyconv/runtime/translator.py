@@ -203,54 +203,49 @@ class _Step:
 
     def __init__(self, translator: Translator, inputs: Sequence[Sequence[int]]) -> None:
         self.graph = translator._step
+        self.binding = self.graph.session.io_binding()
         self.vocabulary = translator._vocabulary
         self.ends = len(translator._ends)
         self.states = translator._states
-        self.outputs = [*_BEST, *(f"next_{name}" for name in self.states)]
-        self.position = 0
+        self.position = np.zeros((1, 1), np.int64)
         longest = max(map(len, inputs))
         tokens = np.array([[*ids, *[translator._pad] * (longest - len(ids))] for ids in inputs], np.int64)
         mask = np.array([[1] * len(ids) + [0] * (longest - len(ids)) for ids in inputs], np.int64)
-        feeds = {"input_ids": _value(tokens), "attention_mask": _value(mask)}
-        self.memory = dict(zip(translator._memory, _run(translator._encoder, list(translator._memory), feeds)))
+        encoded = translator._encoder.run({"input_ids": tokens, "attention_mask": mask})
+        self.memory = {name: encoded[name] for name in translator._memory}
+        self._bind(self.memory)
 
     def __call__(self, tokens: Array, rows: Array, scores: Array, kept: Array | None) -> tuple[Array, Array, Array]:
         if kept is not None:
-            self.memory = {name: _value(each.numpy()[kept]) for name, each in self.memory.items()}
-        best_scores, candidates, ending, *states = _run(
-            self.graph,
-            self.outputs,
-            {
-                "input_ids": _value(tokens),
-                "position": _value(np.array([[self.position]], np.int64)),
-                "rows": _value(rows),
-                "scores": _value(scores),
-                **self.memory,
-                **self.states,
-            },
-        )
+            self.memory = {name: each[kept] for name, each in self.memory.items()}
+            self._bind(self.memory)
+        self._bind({"input_ids": tokens, "position": self.position, "rows": rows, "scores": scores})
+        binding = self.binding
+        for name, state in self.states.items():
+            binding.bind_ortvalue_input(name, state)
+        binding.clear_binding_outputs()  # else the next states would be written over those that are read
+        for name in _BEST:
+            binding.bind_output(name)
+        for name in self.states:
+            binding.bind_output(f"next_{name}")
+        try:
+            self.graph.session.run_with_iobinding(binding)
+        except Exception as error:  # onnxruntime documents none of its own
+            raise FolderError(f"{self.graph.file} can't compute: {first_line(error)[:300]}") from None
+        best_scores, candidates, ending, *states = binding.get_outputs()
         self.states = dict(zip(self.states, states))
-        self.position += 1
+        self.position = self.position + 1
         best = best_scores.numpy(), candidates.numpy(), ending.numpy()
-        batch, beams = tokens.shape
-        wanted = (batch, beams * (1 + self.ends))
-        if [each.shape for each in best] != [wanted, wanted, tokens.shape] or not _within(
-            best[1], beams * self.vocabulary
-        ):
+        wanted = (len(tokens), tokens.shape[1] * (1 + self.ends))
+        size = tokens.shape[1] * self.vocabulary
+        if [each.shape for each in best] != [wanted, wanted, tokens.shape] or not _within(best[1], size):
             raise FolderError(f"{self.graph.file} does not give the best candidates: it is damaged")
         return best
+
+    def _bind(self, inputs: Mapping[str, Array]) -> None:
+        for name, array in inputs.items():
+            self.binding.bind_cpu_input(name, array)
 
 
 def _within(candidates: Array, size: int) -> bool:
     return candidates.dtype == np.int64 and bool(candidates.view(np.uint64).max() < size)
-
-
-def _value(array: Array) -> onnxruntime.OrtValue:
-    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
-
-
-def _run(graph: Graph, outputs: list[str], feeds: Mapping[str, onnxruntime.OrtValue]) -> list[onnxruntime.OrtValue]:
-    try:
-        return graph.session.run_with_ort_values(outputs, feeds)
-    except Exception as error:  # onnxruntime documents none of its own
-        raise FolderError(f"{graph.file} can't compute: {first_line(error)[:300]}") from None
