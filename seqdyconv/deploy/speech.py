@@ -281,9 +281,9 @@ def write_recogniser(recogniser: Recogniser, folder: Path) -> Written:
     Raises:
         ExportError: the model can't be exported, or its texts can't be told by tokens alone.
     """
-    recogniser, notes = _with_ctc(recogniser)
+    recogniser, notes = ctc_part(recogniser)
     model, extractor = recogniser.model.eval(), recogniser.feature_extractor
-    tokens, special = _tokens(recogniser)
+    tokens, special = token_table(recogniser)
     (folder / "tokens.txt").write_text("".join(f"{token} {i}\n" for i, token in enumerate(tokens)), encoding="utf-8")
     what = type(model).__name__
     window = _shortest(recogniser)
@@ -323,7 +323,7 @@ def write_recogniser(recogniser: Recogniser, folder: Path) -> Written:
     return Written("recognition", graphs, settings, tuple(notes), in_float)
 
 
-def _with_ctc(recogniser: Recogniser) -> tuple[Recogniser, list[str]]:
+def ctc_part(recogniser: Recogniser) -> tuple[Recogniser, list[str]]:
     """A recogniser with a CTC model: of one with a decoder its encoder and CTC output, and what to say of that."""
     if recogniser.is_ctc:
         return recogniser, []
@@ -341,7 +341,7 @@ def _with_ctc(recogniser: Recogniser) -> tuple[Recogniser, list[str]]:
     return Recogniser(model, recogniser.feature_extractor, recogniser.tokenizer), [note]
 
 
-def _tokens(recogniser: Recogniser) -> tuple[list[str], list[int]]:
+def token_table(recogniser: Recogniser) -> tuple[list[str], list[int]]:
     """What each output stands for, with ``▁`` between words, and the outputs that are never written."""
     tokenizer: Any = recogniser.tokenizer
     size = int(recogniser.model.config.vocab_size)
@@ -349,7 +349,8 @@ def _tokens(recogniser: Recogniser) -> tuple[list[str], list[int]]:
     names = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     tokens = [(text or name) for text, name in zip(strings, names)][:size]
     tokens += [f"<unused{number}>" for number in range(len(tokens), size)]
-    special = sorted({*(i for i in tokenizer.all_special_ids if i < size), *range(len(names), size)})
+    never = {i for i in tokenizer.all_special_ids if i < size and tokens[i] != WORD_BOUNDARY}
+    special = sorted({*never, *range(len(names), size)})
     ordinary = [number for number in range(size) if number not in special]
     spelled = " ".join("".join(tokens[number] for number in ordinary).replace(WORD_BOUNDARY, " ").split())
     if recogniser.decode_ids(ordinary) != spelled or any(set(token) & set("\r\n") for token in tokens):

@@ -94,7 +94,7 @@ def token_strings(tokenizer: Any) -> list[str]:
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     return [
-        "" if index in special else WORD_BOUNDARY if token == delimiter else token for index, token in enumerate(tokens)
+        WORD_BOUNDARY if token == delimiter else "" if index in special else token for index, token in enumerate(tokens)
     ]
 
 

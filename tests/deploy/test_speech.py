@@ -1,11 +1,17 @@
 """Programs of recognisers: raw samples to the logits that the model gives."""
 
+import json
+
 import pytest
 import torch
+from transformers import Wav2Vec2CTCTokenizer, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
 
 from seqdyconv.deploy.graphs import ExportError
-from seqdyconv.deploy.speech import StreamingCTCProgram
+from seqdyconv.deploy.speech import StreamingCTCProgram, ctc_part, front_of, token_table
 from seqdyconv.layers.mixers import mixers_with
+from seqdyconv.models import SeqDyConvForSpeechSeq2Seq
+from seqdyconv.speech import Recogniser
+from seqdyconv.speech.tokenization import train_subword_tokenizer
 from tests.deploy.speech_models import drive, recogniser, streaming
 
 VARIANTS = {
@@ -70,3 +76,51 @@ class TestStreamingProgram:
     def test_what_hears_the_whole_does_not_stream(self, hears, message):
         with pytest.raises(ExportError, match=message):
             StreamingCTCProgram(hears())
+
+
+class TestTokens:
+    def test_characters(self):
+        tokens, special = token_table(recogniser())
+        assert tokens == ["<pad>", "<s>", "</s>", "<unk>", "▁", *"abcdefg"] and special == [0, 1, 2, 3]
+
+    def test_subwords(self):
+        hears = recogniser(vocab_size=20)
+        hears.tokenizer = train_subword_tokenizer(["the other", "then there"], vocab_size=18)
+        tokens, special = token_table(hears)
+        assert "▁the" in tokens and len(tokens) == 20 and {18, 19} < set(special)  # outputs that no token has
+
+    def test_those_of_wav2vec(self, tmp_path):
+        (tmp_path / "vocab.json").write_text(json.dumps({"<pad>": 0, "|": 1, "A": 2, "B": 3, "<unk>": 4}))
+        hears = recogniser(vocab_size=5)
+        hears.tokenizer = Wav2Vec2CTCTokenizer(tmp_path / "vocab.json", bos_token=None, eos_token=None)
+        assert token_table(hears) == (["<pad>", "▁", "A", "B", "<unk>"], [0, 4])
+
+
+class TestDecoders:
+    def test_of_a_joint_model_the_ctc_output_is_exported(self):
+        decoder = {
+            "decoder_kernel_sizes": [3],
+            "decoder_layer_types": ["dynamic_conv"],
+            "decoder_attention_heads": 2,
+            "decoder_ffn_dim": 16,
+        }
+        config = recogniser().model.config
+        config = type(config)(**{**config.to_dict(), **decoder, "is_encoder_decoder": True})
+        joint = SeqDyConvForSpeechSeq2Seq(config).eval()
+        hears = Recogniser(joint, recogniser().feature_extractor, recogniser().tokenizer)
+        ctc, (note,) = ctc_part(hears)
+        features = torch.randn(1, 30, 20)
+        expected = joint.ctc_head(joint.encoder(features).last_hidden_state)
+        torch.testing.assert_close(ctc.model(features).logits, expected)
+        assert "decoder is left out" in note and ctc.decode_ids([5, 6]) == "ab"
+
+    def test_whisper_is_one_line(self):
+        sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 60000, "pad_token_id": 0}
+        heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8}
+        model = WhisperForConditionalGeneration(WhisperConfig(**sizes, **heads))
+        with pytest.raises(ExportError, match="writes text with a decoder, whose loop has no graph here"):
+            ctc_part(Recogniser(model, WhisperFeatureExtractor(), None))
+
+    def test_features_of_other_kinds_are_one_line(self):
+        with pytest.raises(ExportError, match="features of WhisperFeatureExtractor can't be computed inside a graph"):
+            front_of(WhisperFeatureExtractor())
