@@ -41,6 +41,7 @@ from seqdyconv.files import strip_text
 from seqdyconv.models.loading import load_config, load_tokenizer
 from seqdyconv.pictures import plot_kernels
 from seqdyconv.ranges import Options, Range
+from seqdyconv.runtime import classifier, recogniser, translator
 from seqdyconv.runtime.audio import audio_info, read_blocks
 from seqdyconv.runtime.folder import is_exported, open_folder
 from seqdyconv.speech import Decoder, RecognitionStream, SpeechDecodingArguments, StreamResampler, load_recogniser
@@ -198,12 +199,63 @@ class TorchRecogniser:
         return TorchListener(self.recogniser, rate)
 
 
+# Exported models, without torch
+
+
+def exported(folder: str) -> str:
+    """What is known of an exported model."""
+    found = open_folder(folder)
+    size = sum((found.folder / file).stat().st_size for file in found.graphs.values()) / 1e6
+    return f"exported, {found.precision}, {size:.1f} MB, ONNX Runtime"
+
+
+class ExportedTranslator:
+    def __init__(self, folder: str) -> None:
+        self.model = translator.Translator(folder, torch.get_num_threads())
+        self.about = exported(folder)
+
+    def translate(self, lines: Sequence[str], beams: int, best: int) -> list[list[tuple[str, float | None]]]:
+        found = self.model.search(lines, beams, nbest=best)
+        return [[(one.text, one.score) for one in translations] for translations in found]
+
+    def kernels(self, text: str, translation: str) -> dict[str, Any]:
+        raise InputError("an exported model does not tell them")
+
+
+class ExportedClassifier:
+    def __init__(self, folder: str) -> None:
+        self.model = classifier.Classifier(folder, torch.get_num_threads())
+        self.about = exported(folder)
+
+    def classify(self, text: str) -> tuple[dict[str, float], float]:
+        start = time.perf_counter()
+        probabilities = self.model.probabilities([text])[0].tolist()
+        return dict(zip(self.model.labels, probabilities)), time.perf_counter() - start
+
+
+class ExportedRecogniser:
+    def __init__(self, folder: str) -> None:
+        self.model = recogniser.Recogniser(folder, torch.get_num_threads())
+        self.streams = self.model.streams
+        self.about = exported(folder)
+
+    def transcribe(self, file: str) -> str:
+        return self.model.transcribe([file])[0]
+
+    def listen(self, rate: int) -> Listener:
+        return self.model.stream(rate)
+
+
 TORCH: dict[str, Callable[[str, str], Any]] = {
     "translation": TorchTranslator,
     "classification": TorchClassifier,
     "recognition": TorchRecogniser,
 }
-EXPORTED: dict[str, Callable[[str], Any]] = {}
+EXPORTED: dict[str, Callable[[str], Any]] = {
+    "translation": ExportedTranslator,
+    "classification": ExportedClassifier,
+    "recognition": ExportedRecogniser,
+}
 
 
 # From folders to models
@@ -240,10 +292,9 @@ def load(folders: Sequence[str], device: str = "cpu") -> dict[str, list[Any]]:
     names = [Path(folder).resolve().name for folder in tasks]
     models: dict[str, list[Any]] = {}
     for (folder, task), name in zip(tasks.items(), names):
-        exported = is_exported(folder)
-        if task not in (EXPORTED if exported else TORCH):
+        if task not in TORCH:
             raise InputError(f"{folder} is for {task}, which the page does not show")
-        model = EXPORTED[task](folder) if exported else TORCH[task](folder, device)
+        model = EXPORTED[task](folder) if is_exported(folder) else TORCH[task](folder, device)
         model.name = name if names.count(name) == 1 else folder
         models.setdefault(task, []).append(model)
     return models
