@@ -1,10 +1,14 @@
 """The page to try models: what it asks of them, which folders it takes, and the page itself in a browser."""
 
+import asyncio
 import gc
+import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,13 +16,16 @@ import soundfile
 import torch
 import yaml
 from datasets import Dataset, DatasetDict
+from onnx import TensorProto, helper, save
 from PIL import Image
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import BertConfig, BertForMaskedLM
 
 from demo import app
 from seqdyconv.data.text_rows import LengthArguments, tokenize
 from seqdyconv.errors import InputError
 from seqdyconv.models.loading import load_tokenizer
+from seqdyconv.runtime.translator import Translation
 from seqdyconv.speech import RecognitionStream, read_audio
 from seqdyconv.training.classifiers import classify
 from seqdyconv.training.decoding import DecodingArguments, generate
@@ -31,6 +38,25 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of Gradio, in what it uses
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of its server, whose sockets nobody closes
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def event_loops_are_closed() -> Iterator[None]:
+    """Gradio leaves its own open, and other tests would be told of that."""
+    made, new_event_loop = [], asyncio.new_event_loop
+
+    def kept() -> asyncio.AbstractEventLoop:
+        made.append(new_event_loop())
+        return made[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio, "new_event_loop", kept)
+        yield
+    asyncio.set_event_loop(None)
+    for loop in made:
+        if not loop.is_running():
+            loop.close()
+    gc.collect()  # with what else its server leaves open
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +121,8 @@ class TestFolders:
     def test_two_of_one_name_are_told_apart(self, folders, tmp_path):
         shutil.copytree(folders / "classifier", tmp_path / "classifier")
         names = [str(folders / "classifier"), str(tmp_path / "classifier"), str(folders / "swapped")]
-        models = app.load(names)["classification"]
-        assert [model.name for model in models] == [*names[:2], "swapped"]
+        loaded = app.load(names)["classification"]
+        assert [model.name for model in loaded] == [*names[:2], "swapped"]
 
     def test_a_folder_brings_its_examples(self, folders, tmp_path):
         assert "Klicken Sie auf das Symbol." in app.examples([str(folders / "ours")], "translation")
@@ -159,6 +185,61 @@ class TestModels:
         assert app.mono(np.zeros(3, dtype=np.float64)).dtype == np.float32
 
 
+def write_exported_classifier(folder: Path) -> None:
+    """One that counts the letters of a text: the more there are, the surer it is of b."""
+    folder.mkdir()
+    letters = Tokenizer(models.WordLevel({"[UNK]": 0, "b": 1}, unk_token="[UNK]"))
+    letters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    letters.save(str(folder / "tokenizer.json"))
+    value = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Cast", ["input_ids"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["numbers", "axis"], ["count"], keepdims=1),
+        helper.make_node("Neg", ["count"], ["less"]),
+        helper.make_node("Concat", ["less", "count"], ["logits"], axis=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "counter",
+        [value("input_ids", TensorProto.INT64, ["batch", "time"])],
+        [value("logits", TensorProto.FLOAT, ["batch", 2])],
+        [helper.make_tensor("axis", TensorProto.INT64, [1], [1])],
+    )
+    opset = helper.make_opsetid("", 18)
+    save(helper.make_model(graph, ir_version=10, opset_imports=[opset]), folder / "model.onnx")
+    reading = {"vocab_size": 2, "pad_token_id": 0, "filler_token_id": 0, "max_length": 9}
+    manifest = {"format": 1, "task": "classification", "precision": "float32", "graphs": {"model": "model.onnx"}}
+    (folder / "export.json").write_text(json.dumps(manifest | {"settings": {"labels": ["a", "b"], **reading}}))
+
+
+class TestExportedModels:
+    def test_a_classifier(self, tmp_path):
+        write_exported_classifier(tmp_path / "counter")
+        (model,) = app.load([str(tmp_path / "counter")])["classification"]
+        assert re.fullmatch(r"exported, float32, 0\.\d MB, ONNX Runtime", model.about) and model.name == "counter"
+        found, seconds = model.classify("xbb")
+        assert list(found) == ["a", "b"] and found["b"] == pytest.approx(1 / (1 + np.exp(-4))) and seconds > 0
+
+    def test_a_translator(self, monkeypatch):
+        model = self.around(app.ExportedTranslator, app.translator, "Translator", monkeypatch)
+        model.model.search = lambda lines, beams, nbest: [[Translation(line, beams, nbest)] for line in lines]
+        assert model.translate(["one", "two"], beams=3, best=2) == [[("one", 2)], [("two", 2)]]
+        line = app.pictures(model, "one", "eins")
+        assert line == "<p>No kernels are drawn: an exported model does not tell them.</p>"
+
+    def test_a_recogniser(self, monkeypatch):
+        model = self.around(app.ExportedRecogniser, app.recogniser, "Recogniser", monkeypatch)
+        model.model.transcribe = lambda files: [f"words of {file}" for file in files]
+        model.model.stream = lambda rate: rate
+        assert (model.transcribe("a.wav"), model.listen(8000), model.streams) == ("words of a.wav", 8000, True)
+
+    def around(self, kind, module, name, monkeypatch):
+        """A model of the page around one of the runtime that knows nothing."""
+        monkeypatch.setattr(app, "exported", lambda folder: "")
+        monkeypatch.setattr(module, name, lambda folder, threads: SimpleNamespace(streams=True))
+        return kind("folder")
+
+
 class TestComparison:
     def models(self, *names):
         return [type("Model", (), {"name": name}) for name in names]
@@ -219,7 +300,6 @@ class TestBrowser:
                 browser.close()
         finally:
             app.gr.close_all(verbose=False)
-            gc.collect()  # with what its server leaves open, before other tests count that
 
     @pytest.fixture
     def tab(self, page):
