@@ -71,7 +71,10 @@ class Waveform(nn.Module):
         self.has_mask = extractor.return_attention_mask
 
     def forward(self, samples: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(B, N) samples, with mean 0 and variance 1 in each row where the model wants that, and maybe a mask."""
+        """(B, N) samples, with mean 0 and variance 1 in each row where the model wants that, and maybe a mask.
+
+        Without a mask transformers takes the padding for samples there; here a row is normalised as if it were alone.
+        """
         mask = torch.arange(samples.shape[1], device=samples.device) < lengths[:, None]
         values = torch.where(mask, samples, 0.0)
         if self.normalizes:

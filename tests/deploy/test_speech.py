@@ -2,17 +2,28 @@
 
 import json
 
+import onnxruntime
 import pytest
 import torch
-from transformers import Wav2Vec2CTCTokenizer, WhisperConfig, WhisperFeatureExtractor, WhisperForConditionalGeneration
+from torch.nn.utils.rnn import pad_sequence
+from transformers import (
+    SeamlessM4TFeatureExtractor,
+    Wav2Vec2CTCTokenizer,
+    Wav2Vec2FeatureExtractor,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+)
 
-from seqdyconv.deploy.graphs import ExportError
-from seqdyconv.deploy.speech import StreamingCTCProgram, ctc_part, front_of, token_table
+from seqdyconv.deploy.graphs import ExportError, write_graph
+from seqdyconv.deploy.speech import CTCProgram, StreamingCTCProgram, ctc_part, front_of, token_table
 from seqdyconv.layers.mixers import mixers_with
 from seqdyconv.models import SeqDyConvForSpeechSeq2Seq
 from seqdyconv.speech import Recogniser
 from seqdyconv.speech.tokenization import train_subword_tokenizer
+from seqdyconv.swap import swap_self_attention
 from tests.deploy.speech_models import drive, recogniser, streaming
+from tests.swap.zoo import CASES
 
 VARIANTS = {
     "usual": {},
@@ -124,3 +135,44 @@ class TestDecoders:
     def test_features_of_other_kinds_are_one_line(self):
         with pytest.raises(ExportError, match="features of WhisperFeatureExtractor can't be computed inside a graph"):
             front_of(WhisperFeatureExtractor())
+
+
+class TestCTCProgram:
+    """Of models of transformers; ours are in tests/runtime/test_recogniser.py."""
+
+    @pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")  # inside transformers' WavLM
+    @pytest.mark.parametrize("masked", [True, False], ids=["with mask", "without mask"])
+    @pytest.mark.parametrize("family", [name for name, case in CASES.items() if case.head.endswith("ForCTC")])
+    def test_samples_give_the_logits_of_each_family(self, family, masked):
+        hears = Recogniser(CASES[family].model(head=True), Wav2Vec2FeatureExtractor(return_attention_mask=masked), None)
+        if family == "wav2vec2-bert":
+            config = hears.model.config
+            config.feature_projection_input_dim = 160
+            hears = Recogniser(type(hears.model)(config).eval(), SeamlessM4TFeatureExtractor(), None)
+        # Without a mask transformers normalises the padding too, so that a text depends on its batch.
+        check_batch(CTCProgram(hears).eval(), hears, [[4000, 700, 1500], [900]] if masked else [[900], [4000]])
+
+    def test_a_graph_of_a_swapped_one_takes_any_batch_and_length(self, tmp_path):
+        model = swap_self_attention(CASES["wav2vec2"].model(head=True), mixer="dynamic_conv", kernel_size=11).eval()
+        hears = Recogniser(model, Wav2Vec2FeatureExtractor(return_attention_mask=True), None)
+        inputs = {"samples": torch.zeros(2, 3000), "lengths": torch.tensor([3000, 2000])}
+        axes = {"samples": {0: "batch", 1: "time"}, "lengths": {0: "batch"}}
+        write_graph(CTCProgram(hears), tmp_path / "a.onnx", inputs, axes, ["logits", "output_lengths"])
+        session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+        check_batch(
+            lambda *given: map(torch.from_numpy, session.run(None, dict(zip(inputs, map(torch.Tensor.numpy, given))))),
+            hears,
+            [[4000, 700, 1500], [900]],
+        )
+
+
+def check_batch(run, hears, batches):
+    for lengths in batches:
+        batch = [torch.randn(size, generator=torch.Generator().manual_seed(size)) / 10 for size in lengths]
+        inputs = hears.inputs(batch)
+        with torch.no_grad():
+            expected = hears.model(**inputs).logits
+            logits, counts = run(pad_sequence(batch, batch_first=True), torch.tensor(lengths))
+        assert torch.equal(counts, hears.output_lengths(inputs, expected.shape[1]))
+        for found, row, count in zip(logits, expected, counts):
+            torch.testing.assert_close(found[:count], row[:count], atol=1e-4, rtol=0)
