@@ -289,7 +289,7 @@ def load(folders: Sequence[str], device: str = "cpu") -> dict[str, list[Any]]:
         InputError: One of the folders can't be used.
     """
     tasks = {folder: task_of(folder) for folder in folders}  # All of them before any weights are read.
-    names = [Path(folder).resolve().name for folder in tasks]
+    names = [Path(os.path.abspath(folder)).name for folder in tasks]
     models: dict[str, list[Any]] = {}
     for (folder, task), name in zip(tasks.items(), names):
         if task not in TORCH:
@@ -415,7 +415,9 @@ def others(found: Sequence[tuple[str, float | None]]) -> str:
     """The translations of one line with their scores."""
     if len(found) == 1:
         return ""
-    rows = "".join(f"<li>{html.escape(text)} <span>{score:.2f}</span></li>" for text, score in found)
+    rows = "".join(
+        f"<li>{html.escape(text)} <span>{score:.2f}</span></li>".replace(">-", ">−") for text, score in found
+    )
     return f"<p>The best found for the first line, with log-probabilities per token:</p><ol>{rows}</ol>"
 
 
@@ -472,7 +474,11 @@ def compared(models: Sequence[Model], probabilities: Sequence[dict[str, float]],
     first, *rest = probabilities
     shared = [set(first) == set(labels) for labels in rest]
     line = f"{'; '.join(times)} (the shortest of three runs). "
-    line += f"All say **{best[0]}**." if len(set(best)) == 1 else f"They disagree: **{'**, **'.join(best)}**."
+    line += (
+        f"{'Both' if len(best) == 2 else 'All'} say **{best[0]}**."
+        if len(set(best)) == 1
+        else f"They disagree: **{'**, **'.join(best)}**."
+    )
     if all(shared):
         difference = max(abs(first[label] - labels[label]) for labels in rest for label in first)
         line += f" Probabilities differ by at most {100 * difference:.1f} points."

@@ -39,7 +39,12 @@ def test_there_is_a_snippet_for_each_way_of_use() -> None:
 
 
 def test_every_file_that_a_command_or_a_link_names_is_there() -> None:
-    names = [word for command in COMMANDS for word in shlex.split(command) if word.startswith(("recipes/", "tests/"))]
+    names = [
+        word
+        for command in COMMANDS
+        for word in shlex.split(command)
+        if word.startswith(("demo/", "recipes/", "tests/"))
+    ]
     names += re.findall(r"\]\(((?!https?:)[^)#]+)\)", README)
     assert "recipes/translation/configs/quickstart.yaml" in names
     assert [name for name in names if not (ROOT / name).exists()] == []

@@ -247,13 +247,17 @@ class TestComparison:
     def test_models_that_agree(self):
         line = app.compared(self.models("old", "new"), [{"a": 0.9, "b": 0.1}, {"a": 0.8, "b": 0.2}], [0.02, 0.01])
         assert line == (
-            "old took 20.0 ms; new took 10.0 ms (the shortest of three runs). All say **a**. "
+            "old took 20.0 ms; new took 10.0 ms (the shortest of three runs). Both say **a**. "
             "Probabilities differ by at most 10.0 points."
         )
 
     def test_models_that_don_t_and_have_other_labels(self):
         line = app.compared(self.models("old", "new"), [{"a": 0.9}, {"c": 0.8}], [0.02, 0.01])
         assert line.endswith("They disagree: **a**, **c**.")
+
+    def test_three(self):
+        line = app.compared(self.models("a", "b", "c"), [{"x": 1.0}] * 3, [1, 1, 1])
+        assert "All say **x**. Probabilities differ by at most 0.0 points." in line
 
     def test_one_model_alone(self):
         assert app.compared(self.models("it"), [{"a": 1.0}], [0.5]) == "it took 500.0 ms (the shortest of three runs)."
@@ -336,7 +340,7 @@ class TestBrowser:
         panel.get_by_role("button", name="wheat and corn exports rose in may").click()
         outcome = panel.get_by_text(re.compile("classifier took .* ms; swapped took .* ms"))
         outcome.wait_for()
-        assert re.search(r"(All say|They disagree: ).*Probabilities differ by at most", outcome.inner_text())
+        assert re.search(r"(Both say|They disagree: ).*Probabilities differ by at most", outcome.inner_text())
         assert "wheat" in panel.get_by_label("Text").input_value()
 
     @pytest.mark.parametrize("name", ["streaming", "speech"])
