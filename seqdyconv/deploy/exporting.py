@@ -22,7 +22,7 @@ from seqdyconv.deploy.encoders import TASKS, text_examples, write_forward
 from seqdyconv.deploy.folder import Written, new_folder, write_manifest
 from seqdyconv.deploy.graphs import ExportError
 from seqdyconv.deploy.precision import PRECISIONS, convert
-from seqdyconv.models import SeqDyConvForConditionalGeneration
+from seqdyconv.models import SeqDyConvForConditionalGeneration, SeqDyConvTokenizer
 from seqdyconv.models.loading import load_config, load_tokenizer
 from seqdyconv.runtime.folder import Exported, open_folder
 from seqdyconv.swap.loading import load_trained
@@ -92,12 +92,16 @@ def _writer(name: str) -> Callable[[str, Path], tuple[Any, Written]]:
 
 
 def _write_translation(name: str, folder: Path) -> tuple[Any, Written]:
-    from seqdyconv.deploy.translation import write_translation
+    from seqdyconv.deploy.translation import write_translation, write_word_tokenizer
 
     model: Any = load_translation_model(name)
     tokenizer = load_tokenizer(name)
     check_translation(model, tokenizer, name)
     written = write_translation(model, folder)
+    if isinstance(tokenizer, SeqDyConvTokenizer):
+        written.settings.update(write_word_tokenizer(tokenizer, folder))
+    elif not tokenizer.is_fast:
+        raise ExportError(f"the tokenizer of {name} has no tokenizer.json, which the runtime reads")
     tokenizer.save_pretrained(folder)
     return model, written
 

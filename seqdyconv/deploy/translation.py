@@ -17,6 +17,10 @@ import copy
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 
 from seqdyconv.deploy.folder import Written
@@ -24,6 +28,9 @@ from seqdyconv.deploy.graphs import ExportError, write_graph
 from seqdyconv.models import SeqDyConvForConditionalGeneration
 from seqdyconv.models.beams import has_beam_search, start_token
 from seqdyconv.models.export import decoder_step_example, encoder_example
+from seqdyconv.models.tokenization import SPECIAL_TOKENS, SeqDyConvTokenizer
+from seqdyconv.runtime.tokenizer import TOKENIZER
+from seqdyconv.runtime.translator import TARGET_TOKENIZER
 
 _STEP = ("input_ids", "position", "rows", "scores", "bias")
 _BEST = ("best_scores", "best_candidates", "ending")
@@ -114,6 +121,20 @@ def write_translation(model: SeqDyConvForConditionalGeneration, folder: Path) ->
         "most_tokens": config.max_position_embeddings - config.position_offset if learned else None,
     }
     return Written("translation", {"encoder": "encoder.onnx", "step": "step.onnx"}, settings)
+
+
+def write_word_tokenizer(tokenizer: SeqDyConvTokenizer, folder: Path) -> dict[str, Any]:
+    """Write a tokenizer of finished tokens as those of the runtime, one for each side; returns settings for it."""
+    sides = (tokenizer.get_vocab(), tokenizer.get_target_vocab())
+    for name, vocabulary in zip((TOKENIZER, TARGET_TOKENIZER), sides):
+        words = {word: number for word, number in vocabulary.items() if word not in SPECIAL_TOKENS[:3]}
+        unknown, end = (SPECIAL_TOKENS[number] for number in (3, 2))
+        written = Tokenizer(WordLevel(words, unk_token=unknown))
+        written.add_special_tokens([unknown])
+        written.pre_tokenizer = WhitespaceSplit()
+        written.post_processor = TemplateProcessing(single=f"$A {end}", special_tokens=[(end, vocabulary[end])])
+        written.save(str(folder / name))
+    return {"subword_marker": tokenizer.subword_marker}
 
 
 def _names(axes: dict[int, Any]) -> dict[int, str]:

@@ -17,19 +17,20 @@ Text = str | tuple[str, str]
 """A text, or the two of a pair."""
 
 
-def load_tokenizer(folder: Path, *, special_tokens_are_text: bool = True) -> Tokenizer:
+def load_tokenizer(folder: Path, *, special_tokens_are_text: bool = True, name: str = TOKENIZER) -> Tokenizer:
     """The tokenizer of a folder, without a limit of the length and without padding.
 
     Args:
-        folder: with ``tokenizer.json``.
+        folder: with the file.
         special_tokens_are_text: the names of special tokens in a text are text like any other.
+        name: of the file.
 
     Raises:
         FolderError: it is missing or damaged.
     """
-    file = folder / TOKENIZER
+    file = folder / name
     if not file.is_file():
-        raise FolderError(f"{folder} has no {TOKENIZER}")
+        raise FolderError(f"{folder} has no {name}")
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # tokenizers raises plain ones

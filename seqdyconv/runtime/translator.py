@@ -16,6 +16,8 @@ from seqdyconv.runtime.tokenizer import TOKENIZER, load_tokenizer
 
 _MOST_NUMBERS = 2**28
 """Of the state of a sentence: a graph that says it has more is damaged."""
+TARGET_TOKENIZER = "target_tokenizer.json"
+"""The file of the target's tokens, where they are others than the source's."""
 _BEST = ("best_scores", "best_candidates", "ending")
 
 
@@ -67,7 +69,11 @@ class Translator:
         for layer in range(exported.number("layers", 1, 10_000)):
             self._memory[f"key_{layer}"] = (None, heads, width, None)
             self._memory[f"value_{layer}"] = (None, heads, None, width)
-        self._tokenizer = load_tokenizer(exported.folder)
+        self._tokenizer = self._decoder = load_tokenizer(exported.folder)
+        if (exported.folder / TARGET_TOKENIZER).is_file():
+            self._decoder = load_tokenizer(exported.folder, name=TARGET_TOKENIZER)
+        marker = exported.settings.get("subword_marker")
+        self._subword_end = f"{marker} " if isinstance(marker, str) and marker else None
         self._tokenizer_name = str(exported.folder / TOKENIZER)
         self._encoder, self._step = (exported.graph(name, threads) for name in ("encoder", "step"))
         self._encoder.check({"input_ids": (None, None), "attention_mask": (None, None)}, self._memory)
@@ -165,7 +171,9 @@ class Translator:
             )
             for number, each in zip(batch, outputs):
                 ids = [[token for token in one.tokens if token != self._pad] for one in each]
-                texts = self._tokenizer.decode_batch(ids, skip_special_tokens=True)
+                texts = self._decoder.decode_batch(ids, skip_special_tokens=True)
+                if self._subword_end is not None:
+                    texts = [f"{text} ".replace(self._subword_end, "").rstrip() for text in texts]
                 found[number] = [Translation(text, len(i), one.score) for text, i, one in zip(texts, ids, each)]
             if on_batch is not None:
                 on_batch(len(batch))

@@ -14,8 +14,8 @@ from tokenizers.processors import TemplateProcessing
 
 from seqdyconv.deploy.folder import write_manifest
 from seqdyconv.deploy.graphs import ExportError
-from seqdyconv.deploy.translation import write_translation
-from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
+from seqdyconv.deploy.translation import write_translation, write_word_tokenizer
+from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration, SeqDyConvTokenizer
 from seqdyconv.models.beams import beam_search
 from seqdyconv.runtime.folder import FolderError
 from seqdyconv.runtime.translator import Translator
@@ -126,6 +126,25 @@ class TestFolder:
         shutil.copy(wrong / "encoder.onnx", wrong / "step.onnx")
         with pytest.raises(FolderError, match=r"step\.onnx must have the inputs"):
             Translator(wrong)
+
+
+class TestWords:
+    """A tokenizer of finished tokens, with a vocabulary for each side."""
+
+    def test_the_runtime_reads_and_writes_as_the_tokenizer_does(self, model, folder, tmp_path):
+        own = tmp_path / "own"
+        shutil.copytree(folder, own)
+        target = [*WORDS[:4], *(f"{word}@@" if number % 2 else word * 2 for number, word in enumerate(WORDS[4:]))]
+        tokenizer = SeqDyConvTokenizer(WORDS, target)
+        manifest = json.loads((own / "export.json").read_text())
+        manifest["settings"] |= write_word_tokenizer(tokenizer, own)
+        (own / "export.json").write_text(json.dumps(manifest))
+        translator, given = Translator(own), ["a b c", "t <pad> new a </s> <unk>"]
+        ids = translator.encode(given)
+        assert ids == tokenizer(given)["input_ids"]
+        limits = [-(-len(each) * 3 // 2) + 10 for each in ids]
+        found = [best.tokens for (best,) in beam_search(model, ids, limits, num_beams=2)]
+        assert translator.translate(given, 2) == tokenizer.batch_decode(found, skip_special_tokens=True)
 
 
 class TestExport:
