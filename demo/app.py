@@ -44,10 +44,11 @@ from seqdyconv.ranges import Options, Range
 from seqdyconv.runtime import classifier, recogniser, translator
 from seqdyconv.runtime.audio import audio_info, read_blocks
 from seqdyconv.runtime.folder import is_exported, open_folder
+from seqdyconv.runtime.options import DecodingArguments
 from seqdyconv.speech import Decoder, RecognitionStream, SpeechDecodingArguments, StreamResampler, load_recogniser
 from seqdyconv.training.arguments import parse_arguments
 from seqdyconv.training.classifiers import label_names, load_classifier
-from seqdyconv.training.decoding import DecodingArguments, generate
+from seqdyconv.training.decoding import generate
 from seqdyconv.training.output_dir import run_arguments
 from seqdyconv.training.translation_models import check_translation, load_translation_model
 

@@ -18,8 +18,9 @@ from seqdyconv.errors import InputError, exit_on_error
 from seqdyconv.files import write_lines
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.ranges import Count
+from seqdyconv.runtime.options import DecodingArguments
 from seqdyconv.scores.translation import bleu_metric, score
-from seqdyconv.training.decoding import DecodingArguments, generate
+from seqdyconv.training.decoding import generate
 from seqdyconv.training.evaluation import EvaluationArguments, parse_model_arguments
 from seqdyconv.training.reports import write_metrics
 from seqdyconv.training.translation_models import check_translation, load_translation_model

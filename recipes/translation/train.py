@@ -17,9 +17,9 @@ from seqdyconv.errors import exit_on_error
 from seqdyconv.files import write_lines
 from seqdyconv.models.loading import check_packing, load_tokenizer
 from seqdyconv.ranges import Count, Number
+from seqdyconv.runtime.options import DecodingArguments
 from seqdyconv.scores.translation import bleu_metric, score
 from seqdyconv.training.arguments import command_line, parse_arguments
-from seqdyconv.training.decoding import DecodingArguments
 from seqdyconv.training.model_arguments import EncoderDecoderArguments
 from seqdyconv.training.reports import spread_examples
 from seqdyconv.training.runs import Run

@@ -29,8 +29,13 @@ class Command:
 
 
 COMMANDS = {
-    "translate": Command("translate", "translate standard input, line by line", "recipes"),
-    "classify": Command("classify", "label each line of standard input with a text classification model", "recipes"),
+    "translate": Command("translate", "translate standard input, line by line", "recipes", "exported_translate"),
+    "classify": Command(
+        "classify",
+        "label each line of standard input with a text classification model",
+        "recipes",
+        "exported_classify",
+    ),
     "transcribe": Command(
         "transcribe",
         "write down what is said in audio files, as text, json or subtitles",
@@ -41,6 +46,7 @@ COMMANDS = {
         "stream", "recognise speech while it is spoken, from a file or a pipe", "speech,recipes", "exported_stream"
     ),
     "plot-kernels": Command("plot_kernels", "draw the convolution kernels of a model's encoder for a text", "recipes"),
+    "export": Command("export", "write a model as graphs in ONNX, which run without torch", "recipes,deploy"),
     "info": Command("info", "what a model folder holds; without a folder: versions, backends, threads"),
 }
 

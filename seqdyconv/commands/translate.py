@@ -9,37 +9,31 @@ as they have arrived, so that a pipe that delivers slowly gets its answers at on
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from seqdyconv.commands.exported_translate import WindowOptions, cut_lines
 from seqdyconv.commands.streams import end_with_the_reader, read_windows, standard_input
 from seqdyconv.data.external_tokenizers import of_many_languages, set_languages
-from seqdyconv.data.long_texts import cut_text
 from seqdyconv.errors import InputError, exit_on_error
 from seqdyconv.files import one_line, strip_text
 from seqdyconv.models.loading import load_tokenizer
-from seqdyconv.ranges import Count, Range
+from seqdyconv.runtime.options import DecodingArguments
 from seqdyconv.training.arguments import parse_arguments
-from seqdyconv.training.decoding import DecodingArguments, generate, most_tokens
+from seqdyconv.training.decoding import generate, most_tokens
 from seqdyconv.training.evaluation import ModelDirArguments
 from seqdyconv.training.translation_models import check_translation, load_translation_model
 
 
 @dataclass
-class TranslationArguments(ModelDirArguments):
+class TranslationArguments(WindowOptions, ModelDirArguments):
     """What to translate with."""
 
     source_lang: str | None = field(
         default=None, metadata={"help": "Language to translate from, for models of many; None: that of the training."}
     )
     target_lang: str | None = field(default=None, metadata={"help": "Language to translate to, likewise."})
-    window: Count = field(default=1000, metadata={"help": "Translate at most that many lines together."})
-    max_line_tokens: Annotated[int, Range(2)] = field(
-        default=1000,
-        metadata={"help": "Longer lines are cut there, or where the model has no more positions, with a note."},
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -77,12 +71,7 @@ def translate(
     """The translation of each line, on one line; `number` lines came before these, which notes count from."""
     translations = [""] * len(lines)
     texts = {index: text for index, line in enumerate(lines) if (text := strip_text(line))}
-    read = [cut_text(text, args.max_line_tokens) for text in texts.values()]
-    inputs: list[list[int]] = tokenizer(read)["input_ids"] if texts else []
-    for index, start, ids in zip(texts, read, inputs):
-        if len(ids) > args.max_line_tokens or len(start) < len(texts[index]):
-            print(f"line {number + index + 1} is cut to {args.max_line_tokens} tokens", file=sys.stderr)
-            ids[args.max_line_tokens - 1 : -1] = []  # The end of the sentence stays.
+    inputs = cut_lines(texts, lambda read: tokenizer(read)["input_ids"], args.max_line_tokens, number)
     for index, beams in zip(texts, generate(model, tokenizer, inputs, decoding_args)):
         translations[index] = strip_text(one_line(beams[0].text))
     return translations

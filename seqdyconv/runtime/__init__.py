@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from seqdyconv.runtime.classifier import Classifier
     from seqdyconv.runtime.recogniser import Recogniser
+    from seqdyconv.runtime.translator import Translator
 
-__all__ = ["Classifier", "Recogniser"]
+__all__ = ["Classifier", "Recogniser", "Translator"]
 
 
 def __getattr__(name: str) -> Any:

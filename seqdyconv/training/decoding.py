@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,28 +13,8 @@ from seqdyconv.data.batching import TokenBatchSampler
 from seqdyconv.models import SeqDyConvConfig
 from seqdyconv.models.beams import beam_search, has_beam_search
 from seqdyconv.models.loading import ModelError
-from seqdyconv.ranges import Beams, Count, Options, Range
+from seqdyconv.runtime.options import DecodingArguments
 from seqdyconv.runtime.search import Found
-
-
-@dataclass
-class DecodingArguments(Options):
-    """How outputs are searched for."""
-
-    num_beams: Beams = field(default=4, metadata={"help": "Beams of the search; 1 is greedy."})
-    length_penalty: Annotated[float, Range(-10, 10)] = field(
-        default=1.0,
-        metadata={"help": "Beam scores are divided by length ** length_penalty; above 1 favours long ones."},
-    )
-    max_length_factor: Annotated[float, Range(0, 1000)] = field(
-        default=1.5, metadata={"help": "Longest output: max_length_factor * source tokens + max_length_constant."}
-    )
-    max_length_constant: Annotated[int, Range(1, 1_000_000)] = field(
-        default=10, metadata={"help": "See max_length_factor."}
-    )
-    decoding_max_tokens: Count = field(
-        default=8000, metadata={"help": "Bound of a batch in decoding: sentences * longest source * beams."}
-    )
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 from seqdyconv.data.tables import DataError
 from seqdyconv.errors import first_line
 from seqdyconv.pictures import plot_learning_curves
+from seqdyconv.runtime.options import DecodingArguments
 from seqdyconv.training.arguments import changed_arguments, declared_defaults, resolved_arguments
 from seqdyconv.training.averaging import WEIGHTS_FILE, average_checkpoints
 from seqdyconv.training.bookkeeping import Counts
@@ -31,7 +32,6 @@ from seqdyconv.training.checkpoints import (
     remove_incomplete_checkpoints,
     resumable_checkpoint,
 )
-from seqdyconv.training.decoding import DecodingArguments
 from seqdyconv.training.fitting import check_weights
 from seqdyconv.training.output_dir import (
     FINAL_MODEL,

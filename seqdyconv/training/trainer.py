@@ -14,8 +14,9 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from seqdyconv.models.losses import IGNORED_LABEL, label_smoothed_loss
 from seqdyconv.ranges import Weight
+from seqdyconv.runtime.options import DecodingArguments
 from seqdyconv.training.arguments import ArgumentsError
-from seqdyconv.training.decoding import DecodingArguments, Hypothesis, batches_by_length, generate_batch
+from seqdyconv.training.decoding import Hypothesis, batches_by_length, generate_batch
 from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches, example_lengths
 
 __all__ = [

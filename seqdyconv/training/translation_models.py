@@ -11,7 +11,8 @@ from seqdyconv.data.external_tokenizers import of_many_languages
 from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvForConditionalGeneration
 from seqdyconv.models.loading import ModelError, check_vocabulary, load_pretrained
-from seqdyconv.training.decoding import DecodingArguments, generate_batch, most_tokens
+from seqdyconv.runtime.options import DecodingArguments
+from seqdyconv.training.decoding import generate_batch, most_tokens
 from seqdyconv.training.model_arguments import EncoderDecoderArguments, check_size, refuse_ignored
 from seqdyconv.training.token_batches import example_lengths
 

@@ -25,10 +25,11 @@ from demo import app
 from seqdyconv.data.text_rows import LengthArguments, tokenize
 from seqdyconv.errors import InputError
 from seqdyconv.models.loading import load_tokenizer
+from seqdyconv.runtime.options import DecodingArguments
 from seqdyconv.runtime.translator import Translation
 from seqdyconv.speech import RecognitionStream, read_audio
 from seqdyconv.training.classifiers import classify
-from seqdyconv.training.decoding import DecodingArguments, generate
+from seqdyconv.training.decoding import generate
 from tests.commands.folders import write_models
 from tests.speech.conftest import write_streaming_model
 

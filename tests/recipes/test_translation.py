@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from seqdyconv.data.libreoffice_help import load_libreoffice_help
 from seqdyconv.data.packages import PackageUnavailableError
 from seqdyconv.data.translation import DataArguments
+from seqdyconv.runtime.options import DecodingArguments
 from seqdyconv.training.arguments import parse_arguments
-from seqdyconv.training.decoding import DecodingArguments
 from seqdyconv.training.model_arguments import EncoderDecoderArguments
 from tests.recipes import toys
 from tests.recipes.commands import (

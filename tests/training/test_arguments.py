@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from seqdyconv.errors import InputError, exit_on_error
+from seqdyconv.runtime.options import DecodingArguments
 from seqdyconv.training.arguments import dump_yaml, parse_arguments, read_yaml
-from seqdyconv.training.decoding import DecodingArguments
 from seqdyconv.training.trainer import TokenBatchTrainingArguments
 
 

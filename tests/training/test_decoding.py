@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerFast
 from seqdyconv.layers import MIXERS
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
 from seqdyconv.models.beams import has_beam_search
+from seqdyconv.runtime.options import DecodingArguments
 from seqdyconv.training import decoding
-from seqdyconv.training.decoding import DecodingArguments, generate_batch
+from seqdyconv.training.decoding import generate_batch
 
 VOCABULARY = ["<s>", "<pad>", "</s>", "<unk>", *(chr(code) for code in range(0x100, 0x100 + 20))]
 SIZES = {"hidden_size": 12, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16, "vocab_size": len(VOCABULARY)}

@@ -18,10 +18,10 @@ from transformers import (
 
 from seqdyconv.data.tables import DataError
 from seqdyconv.errors import InputError
+from seqdyconv.runtime.options import DecodingArguments
 from seqdyconv.training.arguments import resolved_arguments
 from seqdyconv.training.averaging import average_checkpoints
 from seqdyconv.training.checkpoints import STATE_FILE, checkpoints, latest_checkpoint
-from seqdyconv.training.decoding import DecodingArguments
 from seqdyconv.training.output_dir import OutputDirError, begin_run, is_run
 from seqdyconv.training.runs import Run, is_finished, train_or_load
 from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches

@@ -21,7 +21,8 @@ from transformers import (
     set_seed,
 )
 
-from seqdyconv.training.decoding import DecodingArguments, generate, generate_batch
+from seqdyconv.runtime.options import DecodingArguments
+from seqdyconv.training.decoding import generate, generate_batch
 from seqdyconv.training.trainer import (
     TokenBatchTrainer,
     TokenBatchTrainingArguments,

@@ -21,7 +21,8 @@ from seqdyconv.data.external_tokenizers import set_languages
 from seqdyconv.data.sentencepiece_tokenizers import train_sentencepiece_tokenizer
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
 from seqdyconv.models.loading import ModelError
-from seqdyconv.training.decoding import DecodingArguments, generate_batch, most_tokens
+from seqdyconv.runtime.options import DecodingArguments
+from seqdyconv.training.decoding import generate_batch, most_tokens
 from seqdyconv.training.model_arguments import EncoderDecoderArguments
 from seqdyconv.training.translation_models import build_model, check_translation, load_translation_model
 from tests.commands.folders import SIZES as OUR_SIZES
