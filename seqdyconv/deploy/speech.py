@@ -371,7 +371,15 @@ def _shortest(recogniser: Recogniser) -> int:
 
 
 def _front_nodes(file: Path) -> tuple[str, ...]:
-    """The products with the constant matrices of the features, which lose too much in fewer bits."""
+    """All nodes before the first layer of the model: features lose too much in fewer bits, and overflow in 16."""
     graph = onnx.load(file, load_external_data=False).graph
     constant = {one.name for one in graph.initializer if one.name.split(".")[-1] in ("basis", "mel")}
-    return tuple(node.name for node in graph.node if constant & set(node.input))
+    behind: set[str] = set()  # values that a layer has made
+    front = []
+    for node in graph.node:  # sorted, as ONNX asks for
+        layer = node.op_type in ("Conv", "MatMul", "Gemm") and not constant & set(node.input)
+        if layer or behind & set(node.input):
+            behind |= set(node.output)
+        else:
+            front.append(node.name)
+    return tuple(front)
