@@ -2,7 +2,7 @@
 
 ======= ==========================================================================================================
 float32 as it was trained
-float16 weights in 16 bits; half the size. A CPU computes in float32 all the same
+float16 weights in 16 bits; half the size. All is computed in float32
 int8    weights of linear layers and embeddings in 8 bits, with a scale for each channel; what goes into a linear
         layer is quantised as it comes (dynamic). The weights use 7 of the bits: with 8 the products of processors
         without VNNI overflow, so that the result would depend on the machine
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from seqdyconv.deploy.graphs import quiet
@@ -23,9 +24,19 @@ BLOCK = 32
 
 
 def _float16(source: Path, target: Path, in_float: Sequence[str]) -> None:
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    model = convert_float_to_float16(onnx.load(source), keep_io_types=True, node_block_list=list(in_float))
+    # Not onnxruntime's converter, which computes in 16 bits where there are 16: powers of sound overflow there.
+    model = onnx.load(source)
+    graph = model.graph
+    kept = {name for node in graph.node if node.name in in_float for name in node.input}
+    casts = []
+    for tensor in graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and tensor.name not in kept:
+            name, half = tensor.name, onnx.numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}.float16"))
+            casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
     onnx.save(model, str(target))
 
 
