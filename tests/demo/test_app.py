@@ -16,6 +16,7 @@ import soundfile
 import torch
 import yaml
 from datasets import Dataset, DatasetDict
+from matplotlib.figure import Figure
 from onnx import TensorProto, helper, save
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -142,12 +143,16 @@ class TestModels:
         expected = [[(one.text, one.score) for one in hypotheses] for hypotheses in found]
         assert model.translate(["eins zwei", "drei"], beams=3, best=2) == expected
 
-    def test_kernels_of_the_encoder_and_the_decoder(self, folders):
+    def test_kernels_of_the_encoder_and_the_decoder(self, folders, monkeypatch):
         model = app.TorchTranslator(str(folders / "ours"), "cpu")
-        assert list(model.kernels("eins zwei", "one two")) == [
+        drawn = []
+        draw = lambda model, text, tokenizer, target: drawn.append((text, target)) or Figure()  # noqa: E731
+        monkeypatch.setattr(app, "plot_kernels", draw)
+        assert list(model.kernels("eins", "one")) == [
             "Kernels of the encoder, over the text",
             "Kernels of the decoder, over the translation",
         ]
+        assert drawn == [("eins", None), ("eins", "one")]
 
     def test_a_model_without_kernels_says_so(self, folders):
         shown = app.pictures(app.TorchTranslator(str(folders / "t5"), "cpu"), "eins zwei", "one <two>")
@@ -281,6 +286,14 @@ def chromium() -> str:
     return path
 
 
+@pytest.mark.parametrize("ci, outcome", [("true", pytest.fail.Exception), ("", pytest.skip.Exception)])
+def test_without_a_browser_its_tests_are_skipped_but_fail_in_ci(monkeypatch, ci, outcome):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(outcome, match="there is no chromium"):
+        chromium()
+
+
 class TestBrowser:
     @pytest.fixture(scope="class")
     def page(self, folders):
@@ -295,7 +308,7 @@ class TestBrowser:
                 browser = driver.chromium.launch(executable_path=path, args=arguments)
                 context = browser.new_context(viewport={"width": 1280, "height": 900}, permissions=["microphone"])
                 page = context.new_page()
-                page.set_default_timeout(20_000)
+                page.set_default_timeout(60_000)
                 page.others = []
                 own = (address, "data:", "blob:")
                 page.on("request", lambda asked: asked.url.startswith(own) or page.others.append(asked.url))
@@ -357,11 +370,15 @@ class TestBrowser:
 
     def test_hear_the_microphone(self, page, tab):
         panel = tab("Speech: streaming")
+        words = panel.locator("textarea")
+        before = words.input_value()
         panel.get_by_role("button", name="Record").click()
-        page.wait_for_timeout(1500)
+        heard = "([area, before]) => area.value && area.value != before"
+        page.wait_for_function(heard, arg=[words.element_handle(), before])
+        so_far = words.input_value()
         panel.get_by_role("button", name="Stop").click()
-        words = panel.locator("textarea").element_handle()
-        page.wait_for_function("area => area.value.length > 0", arg=words)
+        panel.get_by_role("button", name="Record").wait_for()
+        assert words.input_value().startswith(so_far)
 
     def test_an_empty_text_is_said(self, page, tab):
         panel = tab("Translation")
