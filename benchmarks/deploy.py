@@ -2,12 +2,17 @@
 
     python -m benchmarks.deploy translation                  # one thread and two, about five minutes
     python -m benchmarks.deploy translation --threads 1 --batch 1 --beams 4 --output table.md
+    python -m benchmarks.deploy encoding --threads 1
 
 Translation: a model of three layers of 256 on each side, 6,000 tokens, random weights, on which speed does not depend.
 Every source has ``--length`` tokens, and so has every output. Ours is decoded by ``generate()``, by the search of the
 recipes in torch (``search``), and by ``seqdyconv.runtime`` in float32 and int8, after a check that the last two find
 the same in float32; Marian, its Transformer of equal size, by ``generate()`` of transformers and by CTranslate2, where
 it is installed, in float32 and int8.
+
+Encoding: a text classifier of the size of MiniLM (BERT, 6 layers of 384), as it is and with dynamic or lightweight
+convolutions of 31 taps instead of its self-attention, in torch and by ONNX Runtime in float32 and int8, after a check
+that graphs in float32 give what torch gives; 2,048 tokens a batch.
 
 Milliseconds: the median over rounds, in each of which every contender runs once, so that a busy moment of the machine
 meets all of them.
@@ -24,18 +29,21 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ops import processor
+from seqdyconv.deploy.encoders import text_examples, write_forward
 from seqdyconv.deploy.folder import write_manifest
 from seqdyconv.deploy.precision import convert
 from seqdyconv.deploy.translation import write_translation
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
 from seqdyconv.models.beams import beam_search
+from seqdyconv.runtime.folder import Graph
 from seqdyconv.runtime.translator import Translator
+from seqdyconv.swap import swap_self_attention
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformers import MarianConfig, MarianMTModel
+from transformers import BertConfig, BertForSequenceClassification, MarianConfig, MarianMTModel
 
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 PRECISIONS = ("float32", "int8")
@@ -58,19 +66,21 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=PARTS, nargs="*", help="what to measure; all if none is named")
+    parser.add_argument("part", choices=[*PARTS, "all"], nargs="?", default="all", help="what to measure")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32], help="sentences translated together")
     parser.add_argument("--beams", type=int, nargs="+", default=[4, 1])
     parser.add_argument("--length", type=int, default=24, help="tokens of each source and output")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[32, 128, 512, 2048], help="tokens of each text")
+    parser.add_argument("--tokens", type=int, default=2048, help="of a batch of texts")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what to time by")
     parser.add_argument("--output", type=Path, help="file for the table")
     parser.add_argument("--quick", action="store_true", help="small sizes and one round, to see that it works")
     if parser.parse_known_args(arguments)[0].quick:
-        parser.set_defaults(batch=[2], beams=[2], length=4, rounds=1, threads=[1])
+        parser.set_defaults(batch=[2], beams=[2], length=4, lengths=[32], tokens=64, rounds=1, threads=[1])
     options = parser.parse_args(arguments)
-    options.part = options.part or list(PARTS)
+    options.part = list(PARTS) if options.part == "all" else [options.part]
     if min(options.length, options.rounds, *options.batch, *options.beams, *options.threads) < 1:
         parser.error("sizes, rounds and threads must be at least 1")
     return options
@@ -250,7 +260,83 @@ def other(translator: Any, sources: list[list[int]], beams: int) -> Callable[[],
     )
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], str]] = {"translation": translation}
+# Encoding
+
+
+def encoding(options: argparse.Namespace) -> str:
+    models = {mixer: classifier(mixer, max(options.lengths), options.quick) for mixer in MIXERS}
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: path for mixer, model in models.items() for name, path in graphs(mixer, model, Path(folder))}
+        for threads in options.threads:
+            torch.set_num_threads(threads)
+            opened = {name: Graph(path, threads) for name, path in files.items()}
+            for length in options.lengths:
+                shape = (max(1, options.tokens // length), length)
+                inputs = {name: torch.zeros(shape, dtype=torch.long) for name in INPUTS}
+                inputs["input_ids"] = torch.randint(5, 90, shape, generator=torch.Generator().manual_seed(0))
+                inputs["attention_mask"] += 1
+                for mixer, model in models.items():
+                    found = opened[f"{mixer}, float32"].run(arrays(inputs))["logits"]
+                    np.testing.assert_allclose(found, in_torch(model, inputs)(), atol=1e-4)
+                runs: Runs = {f"{mixer}, torch": in_torch(model, inputs) for mixer, model in models.items()}
+                runs |= {name: in_graph(graph, inputs) for name, graph in opened.items()}
+                rows.append(([threads, length], measure(runs, options)))
+    said = ", ".join(f"{mixer} {model.num_parameters():,}" for mixer, model in models.items())
+    return f"{options.tokens:,} tokens a batch; parameters: {said}\n\n" + table(["threads", "tokens"], rows, options)
+
+
+MIXERS = {"self-attention": None, "dynamic": "dynamic_conv", "lightweight": "lightweight_conv"}
+INPUTS = ("input_ids", "token_type_ids", "attention_mask")
+
+
+def classifier(mixer: str, longest: int, quick: bool) -> Any:
+    width, layers, heads = (16, 1, 4) if quick else (384, 6, 12)
+    config = BertConfig(
+        vocab_size=100 if quick else 30522,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        max_position_embeddings=longest,
+    )
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(config).eval()
+    swapped = MIXERS[mixer]
+    return model if swapped is None else swap_self_attention(model, kernel_size=31, mixer=swapped)
+
+
+def graphs(mixer: str, model: Any, folder: Path) -> Iterator[tuple[str, Path]]:
+    """The model as a graph, in all precisions."""
+    for precision in PRECISIONS:
+        place = folder / f"{mixer}-{precision}"
+        place.mkdir()
+        if precision == PRECISIONS[0]:
+            write_forward(model, place, text_examples(model, INPUTS))
+        else:
+            shutil.copy(folder / f"{mixer}-{PRECISIONS[0]}" / "model.onnx", place)
+            convert(place / "model.onnx", precision)
+        yield f"{mixer}, {precision}", place / "model.onnx"
+
+
+def arrays(inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
+    return {name: value.numpy() for name, value in inputs.items()}
+
+
+def in_torch(model: Any, inputs: dict[str, torch.Tensor]) -> Callable[[], Any]:
+    @torch.inference_mode()
+    def run() -> Any:
+        return model(**inputs).logits.numpy()
+
+    return run
+
+
+def in_graph(graph: Graph, inputs: dict[str, torch.Tensor]) -> Callable[[], object]:
+    given = arrays(inputs)
+    return lambda: graph.run(given)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], str]] = {"translation": translation, "encoding": encoding}
 
 
 if __name__ == "__main__":

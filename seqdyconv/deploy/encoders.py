@@ -63,17 +63,20 @@ def text_examples(model: Any, names: Iterable[str]) -> dict[str, Tensor]:
     """
     taken = inspect.signature(model.forward).parameters
     names = [name for name in ("input_ids", "token_type_ids", "attention_mask") if name in {*names, "input_ids"}]
-    shape = (2, 3, 20) if task_of(model) == "multiple choice" else (2, 20)
+    # Long enough for several blocks of a convolution, since one would be taken for all; some offset their positions.
+    time = max(2, min(150, (getattr(model.config, "max_position_embeddings", None) or 512) - 4))
+    shape = (2, 3, time) if task_of(model) == "multiple choice" else (2, time)
     ids = torch.full(shape, min(5, model.config.vocab_size - 1))
     ends = model.config.eos_token_id  # which BART's classifiers look for
-    ids[..., 11] = ends[0] if isinstance(ends, list) else ids[..., 11] if ends is None else ends
+    if ends is not None:
+        ids[..., time // 2] = ends[0] if isinstance(ends, list) else ends
     mask = torch.ones_like(ids)
-    mask[1, ..., 12:] = 0
+    mask[1, ..., time // 2 + 1 :] = 0
     ids = ids.masked_fill(mask == 0, model.config.pad_token_id or 0)
     examples = {"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "attention_mask": mask}
     examples = {name: examples[name] for name in names if name in taken}
     if model.config.is_encoder_decoder and task_of(model) == "encoder":
-        examples["decoder_input_ids"] = ids[:, :7]
+        examples["decoder_input_ids"] = ids[:, : time // 2]
     return examples
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -33,5 +34,14 @@ def padding_from_attention_mask(mask: Any, *, is_product: bool = False) -> Tenso
         )
     is_added = mask.is_floating_point() and mask.dim() == 4 and not is_product
     if mask.dim() == 4:
-        mask = mask[:, 0, 0] if mask.shape[2] == 1 else mask[:, 0].diagonal(dim1=1, dim2=2)
+        mask = mask[:, 0, 0] if mask.shape[2] == 1 else _diagonal(mask[:, 0])
     return mask != 0 if is_added else mask == 0
+
+
+def _diagonal(mask: Tensor) -> Tensor:
+    """(B, T, T) → (B, T)."""
+    if not torch.onnx.is_in_onnx_export():
+        return mask.diagonal(dim1=1, dim2=2)
+    # ONNX has no diagonal but through T · T products, more work than the rest of a swapped layer where T is large.
+    time = mask.shape[2]
+    return mask.flatten(1).index_select(1, torch.arange(time, device=mask.device) * (time + 1))
