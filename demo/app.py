@@ -544,7 +544,7 @@ def mono(samples: Any) -> Any:
 def main(argv: Sequence[str] | None = None, *, wait: bool = True) -> str:
     """Serve the page; returns its address where that does not wait for the end."""
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0].startswith("--port") or words[0] == "--use_cpu":
+    if not words or (words[0].startswith("--") and words[0] not in ("--help", "--models")):
         words = shlex.split(os.environ.get("SEQDYCONV_MODELS", "")) + words
     (args,) = parse_arguments((PageArguments,), words, first="models", description=__doc__)
     with exit_on_error():
