@@ -36,7 +36,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.data.external_tokenizers import set_languages
 from seqdyconv.data.text_rows import LengthArguments, tokenize
-from seqdyconv.errors import InputError, exit_on_error
+from seqdyconv.errors import InputError, exit_on_error, first_line
 from seqdyconv.files import strip_text
 from seqdyconv.models.loading import load_config, load_tokenizer
 from seqdyconv.pictures import plot_kernels
@@ -551,14 +551,12 @@ def main(argv: Sequence[str] | None = None, *, wait: bool = True) -> str:
         disable_progress_bar()  # That of loading weights.
         device = "cuda" if torch.cuda.is_available() and not args.use_cpu else "cpu"
         page = build(load(args.models, device), args.models)
-    _, address, _ = page.queue().launch(
-        server_port=args.port,
-        theme=gr.themes.Default(primary_hue="teal", font=FONT),
-        css=CSS,
-        footer_links=[],
-        prevent_thread_lock=not wait,
-        quiet=not wait,
-    )
+        theme = gr.themes.Default(primary_hue="teal", font=FONT)
+        options = {"theme": theme, "css": CSS, "footer_links": [], "prevent_thread_lock": not wait, "quiet": not wait}
+        try:
+            _, address, _ = page.queue().launch(server_port=args.port, **options)
+        except OSError as error:  # such as: somebody else serves there
+            raise InputError(f"can't serve the page: {first_line(error)}") from None
     return address
 
 

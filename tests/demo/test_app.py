@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -119,6 +120,13 @@ class TestFolders:
         monkeypatch.setattr(app.gr.Blocks, "launch", lambda *args, **options: (None, "address", None))
         assert app.main(["--use_cpu"], wait=False) == "address"
         assert seen == [str(folders / "speech"), str(folders / "no such")]
+
+    def test_a_port_that_is_taken_is_one_line(self, folders, capsys):
+        with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as ended:
+            app.main([str(folders / "speech"), "--port", str(taken.getsockname()[1])], wait=False)
+        assert (
+            ended.value.code == 2 and "error: can't serve the page: Cannot find empty port" in capsys.readouterr().err
+        )
 
     def test_two_of_one_name_are_told_apart(self, folders, tmp_path):
         shutil.copytree(folders / "classifier", tmp_path / "classifier")
