@@ -27,6 +27,8 @@ from seqdyconv.speech.features import SeqDyConvFeatureExtractor
 from seqdyconv.speech.recogniser import Recogniser
 
 _NEVER = torch.iinfo(torch.long).max
+_TRACED_SECONDS = 30.0
+"""So many that all convolutions run over several blocks: a number of blocks of 1 would stay so in a graph."""
 
 
 class CTCProgram(nn.Module):
@@ -291,8 +293,9 @@ def write_recogniser(recogniser: Recogniser, folder: Path) -> Written:
     what = type(model).__name__
     window = _shortest(recogniser)
     program = CTCProgram(recogniser)
-    samples = torch.randn(2, window + extractor.sampling_rate // 4, generator=torch.Generator().manual_seed(0)) / 10
-    lengths = torch.tensor([samples.shape[1], samples.shape[1] - extractor.sampling_rate // 10])
+    seconds = min(_TRACED_SECONDS, recogniser.max_seconds)
+    samples = torch.zeros(2, max(window + 1, int(seconds * extractor.sampling_rate)))
+    lengths = torch.tensor([samples.shape[1], samples.shape[1] - 1])
     axes = {"samples": {0: "batch", 1: "time"}, "lengths": {0: "batch"}}
     inputs = {"samples": samples, "lengths": lengths}
     write_graph(program, folder / "offline.onnx", inputs, axes, ["logits", "output_lengths"], what)
@@ -314,7 +317,8 @@ def write_recogniser(recogniser: Recogniser, folder: Path) -> Written:
     if reason is None:
         step = StreamingCTCProgram(recogniser)
         states = {f"state_{name}": state for name, state in step.initial_states(2).items()}
-        inputs = {"samples": torch.zeros(2, 3, step.step), "lengths": torch.full((2,), 3 * step.step), **states}
+        count = int(_TRACED_SECONDS * extractor.sampling_rate) // step.step
+        inputs = {"samples": torch.zeros(2, count, step.step), "lengths": torch.full((2,), count * step.step), **states}
         axes = {name: {0: "batch"} for name in inputs} | {"samples": {0: "batch", 1: "steps"}}
         outputs = ["logits", *(name.replace("state_", "next_", 1) for name in states)]
         write_graph(step, folder / "streaming.onnx", inputs, axes, outputs, what)

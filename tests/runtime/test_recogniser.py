@@ -136,7 +136,7 @@ class TestStream:
             samples = noise(length, seed)
             pieces, rest = [], samples
             while len(rest):
-                size = chance.choice([0, 1, 159, 640, 1000, 5000])
+                size = chance.choice([0, 1, 159, 640, 1000, 5000, 30000])
                 pieces.append(rest[:size])
                 rest = rest[size:]
             expected = [theirs.push(piece) for piece in pieces]
