@@ -28,6 +28,12 @@ from seqdyconv.training.translation_models import load_translation_model
 MOST = 500
 """Texts, or recordings, that are compared."""
 
+_DATA: dict[str, tuple[Any, Any]] = {
+    "translation": (translation, translation.load_translation_datasets),
+    "classification": (text_classification, text_classification.load_classification_datasets),
+    "recognition": (speech_recognition, speech_recognition.load_speech),
+}
+
 
 def check_export(model_dir: str | Path, exported: Exported, files: Sequence[str] = ()) -> list[str]:
     """Compare what an exported folder gives with what the model gives in torch, and write it on the card.
@@ -55,7 +61,7 @@ def check_export(model_dir: str | Path, exported: Exported, files: Sequence[str]
 
 
 def _translation(name: str, exported: Exported, files: list[str]) -> list[str]:
-    texts = _texts(files) or _run_data(translation, "load_translation_datasets", name)["source"][:MOST]
+    texts = _texts(files) or run_data(exported.task, name, "validation")["source"][:MOST]
     model, tokenizer, translator = load_translation_model(name), load_tokenizer(name), Translator(exported.folder)
     inputs = translator.encode(texts)
     lines = []
@@ -72,7 +78,7 @@ def _translation(name: str, exported: Exported, files: list[str]) -> list[str]:
 
 
 def _classification(name: str, exported: Exported, files: list[str]) -> list[str]:
-    texts = _texts(files) or _run_data(text_classification, "load_classification_datasets", name)["text"][:MOST]
+    texts = _texts(files) or run_data(exported.task, name, "validation")["text"][:MOST]
     model, tokenizer = load_classifier(name)
     fields = [item.name for item in dataclasses.fields(LengthArguments)]
     data = DatasetDict({"texts": Dataset.from_dict({"text": texts})})
@@ -94,7 +100,7 @@ def _recognition(name: str, exported: Exported, files: list[str]) -> list[str]:
     if files:
         recordings = [read_audio(file, runtime.sampling_rate) for file in files[:MOST]]
     else:
-        table = speech_recognition.Samples(_run_data(speech_recognition, "load_speech", name))
+        table = speech_recognition.Samples(run_data(exported.task, name, "validation"))
         recordings = [table[row] for row in range(min(MOST, len(table.lengths)))]
     equal, difference = [], 0.0
     for samples in recordings:
@@ -116,11 +122,16 @@ def _texts(files: list[str]) -> list[str]:
     return [line for line in lines if line][:MOST]
 
 
-def _run_data(module: Any, load: str, name: str) -> Any:
-    """The validation data of the run that trained a model."""
-    kind = module.DataArguments
+def run_data(task: str, name: str, split: str) -> Any:
+    """The rows of a split of the data of the run that trained a model.
+
+    Raises:
+        ExportError: the model is of no run of ours.
+    """
+    module, load = _DATA[task]
+    kind: Any = module.DataArguments
     given = run_arguments(name, [item.name for item in dataclasses.fields(kind) if item.name != "tokenizer_name"])
     if not given:
         raise ExportError(f"{name} is of no run whose data are known: give check_files")
-    loaded = getattr(module, load)(kind(**given), ("validation",))
-    return (loaded[0] if isinstance(loaded, tuple) else loaded)["validation"]
+    loaded: Any = load(kind(**given), (split,))
+    return (loaded[0] if isinstance(loaded, tuple) else loaded)[split]
