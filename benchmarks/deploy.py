@@ -76,6 +76,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what to time by")
     parser.add_argument("--output", type=Path, help="file for the table")
+    parser.add_argument("--picture", type=Path, help="file for a picture, .png, of the one part that is named")
     parser.add_argument("--quick", action="store_true", help="small sizes and one round, to see that it works")
     if parser.parse_known_args(arguments)[0].quick:
         parser.set_defaults(batch=[2], beams=[2], length=4, lengths=[32], tokens=64, rounds=1, threads=[1])
@@ -83,6 +84,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     options.part = list(PARTS) if options.part == "all" else [options.part]
     if min(options.length, options.rounds, *options.batch, *options.beams, *options.threads) < 1:
         parser.error("sizes, rounds and threads must be at least 1")
+    if options.picture is not None and len(options.part) > 1:
+        parser.error("a picture is of one part: name it")
     return options
 
 
@@ -100,7 +103,45 @@ def measure(runs: Runs, options: argparse.Namespace) -> dict[str, float]:
     return {name: statistics.median(each) for name, each in times.items()}
 
 
+def draw(heads: list[str], rows: list[Row], path: Path) -> None:
+    """A group of bars for each row, of each contender one, on a logarithmic scale."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = list(rows[0][1])
+    figure, axis = plt.subplots(figsize=(1.5 + 2.1 * len(rows), 4), layout="constrained")
+    width = 0.85 / len(names)
+    for number, name in enumerate(names):
+        colour = COLOURS[name.split(",")[0]]
+        shade = SHADES[name.split(", ")[-1]]
+        places = [row + (number - (len(names) - 1) / 2) * width for row in range(len(rows))]
+        heights = [times[name] for _, times in rows]
+        bars = axis.bar(places, heights, width, color=colour, alpha=shade, label=name, edgecolor="white")
+        axis.bar_label(bars, [f"{height:.0f}" for height in heights], fontsize=7, padding=1)
+    axis.set_yscale("log")
+    axis.set_ylabel("milliseconds")
+    said = [", ".join(counted(value, head) for head, value in zip(heads, values)) for values, _ in rows]
+    axis.set_xticks(range(len(rows)), said)
+    axis.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def counted(number: object, things: str) -> str:
+    return f"1 {things.removesuffix('s')}" if number == 1 else f"{number:,} {things}"
+
+
+COLOURS = {"ours": "C0", "Marian": "C1", "CTranslate2": "C3"}
+COLOURS |= {"self-attention": "C1", "dynamic": "C0", "lightweight": "C2"}
+SHADES = {"generate()": 0.4, "torch": 0.4, "search": 0.6, "float32": 0.8, "int8": 1.0}
+
+
 def table(heads: list[str], rows: list[Row], options: argparse.Namespace) -> str:
+    if options.picture is not None:
+        draw(heads, rows, options.picture)
     names = list(dict.fromkeys(name for _, times in rows for name in times))
     lines = [
         f"{processor('cpu')}, torch {torch.__version__}, {options.clock} clock, milliseconds, median of "
@@ -264,7 +305,8 @@ def other(translator: Any, sources: list[list[int]], beams: int) -> Callable[[],
 
 
 def encoding(options: argparse.Namespace) -> str:
-    models = {mixer: classifier(mixer, max(options.lengths), options.quick) for mixer in MIXERS}
+    mixers = list(MIXERS)[: 2 if options.quick else None]
+    models = {mixer: classifier(mixer, max(options.lengths), options.quick) for mixer in mixers}
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         files = {name: path for mixer, model in models.items() for name, path in graphs(mixer, model, Path(folder))}

@@ -33,11 +33,9 @@ class StreamArguments(StreamOptions, ModelDirArguments):
 class TorchStream:
     """The words of a model in torch, from samples at any rate."""
 
-    def __init__(self, args: StreamArguments, rate: int) -> None:
-        disable_progress_bar()  # That of loading weights.
-        recogniser = load_recogniser(args.model_dir).to(args.device)
-        self._stream = RecognitionStream(recogniser)
-        self._resampler = StreamResampler(rate, recogniser.feature_extractor.sampling_rate)
+    def __init__(self, stream: RecognitionStream, rate: int) -> None:
+        self._stream = stream
+        self._resampler = StreamResampler(rate, stream.recogniser.feature_extractor.sampling_rate)
         self.latency = self._stream.latency + self._resampler.latency
 
     def feed(self, samples: Any) -> list[str]:
@@ -51,4 +49,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse_arguments((StreamArguments,), argv, first=("model_dir", "file"), description=__doc__)
     end_with_the_reader()
     with exit_on_error():
-        print_words(args, lambda rate: TorchStream(args, rate))
+        disable_progress_bar()  # That of loading weights.
+        stream = RecognitionStream(load_recogniser(args.model_dir).to(args.device))
+        print_words(args, lambda rate: TorchStream(stream, rate))

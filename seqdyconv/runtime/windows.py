@@ -21,7 +21,8 @@ def mean_of_windows(probabilities: npt.NDArray[Any], texts: Sequence[int]) -> np
         >>> mean_of_windows(np.array([[0.25, 0.75], [0.75, 0.25], [1.0, 0.0]]), [0, 0, 1]).tolist()
         [[0.5, 0.5], [1.0, 0.0]]
     """
-    number = np.bincount(texts)
+    rows = np.asarray(texts, dtype=np.int64)
+    number = np.bincount(rows)
     sums = np.zeros((len(number), probabilities.shape[1]))
-    np.add.at(sums, np.asarray(texts), probabilities)
+    np.add.at(sums, rows, probabilities)
     return sums / number[:, None]
