@@ -47,7 +47,9 @@ COMMANDS = {
     ),
     "plot-kernels": Command("plot_kernels", "draw the convolution kernels of a model's encoder for a text", "recipes"),
     "export": Command("export", "write a model as graphs in ONNX, which run without torch", "recipes,deploy"),
-    "info": Command("info", "what a model folder holds; without a folder: versions, backends, threads"),
+    "info": Command(
+        "info", "what a model folder holds; without a folder: versions, backends, threads", exported="exported_info"
+    ),
 }
 
 
@@ -106,9 +108,10 @@ def load(command: Command) -> ModuleType:
     try:
         return import_module(f"seqdyconv.commands.{command.module}")
     except ImportError as error:
-        if command.extras is None or (error.name or "").startswith("seqdyconv"):
+        if (error.name or "").startswith("seqdyconv"):
             raise
-        fail(f"{' '.join(str(error).split())}: pip install 'seqdyconv[{command.extras}]'")
+        package = "seqdyconv" if command.extras is None else f"'seqdyconv[{command.extras}]'"
+        fail(f"{' '.join(str(error).split())}: pip install {package}")
 
 
 def fail(message: str) -> NoReturn:

@@ -61,6 +61,12 @@ def test_a_model_folder_where_torch_is_missing_is_told_in_a_line(models):
     assert "pip install 'seqdyconv[recipes]'" in run.stderr and run.stderr.count("\n") == 1
 
 
+def test_info_tells_what_an_exported_folder_holds(exported, capsys):
+    main(["info", str(exported / "classifier")])
+    text = capsys.readouterr().out
+    assert "classification" in text and "int8" in text and "graph model" in text
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
