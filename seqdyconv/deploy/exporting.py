@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
+    AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
     AutoModelForMaskedLM,
@@ -134,8 +136,16 @@ def _write_forward(name: str, folder: Path) -> tuple[Any, Written]:
     generates = architecture.endswith(("ForConditionalGeneration", "MTModel"))
     loader = AutoModelForSeq2SeqLM if generates else _LOADERS[task] if task else AutoModel
     model: Any = load_trained(loader, name, "model")
+    if model.main_input_name == "pixel_values":
+        size = model.config.image_size
+        shape = (size, size) if isinstance(size, int) else tuple(size)
+        written = write_forward(model, folder, {"pixel_values": torch.zeros(2, model.config.num_channels, *shape)})
+        AutoImageProcessor.from_pretrained(name, trust_remote_code=False).save_pretrained(folder)
+        return model, written
     if model.main_input_name != "input_ids":
-        return model, write_forward(model, folder, dict(model.dummy_inputs))
+        raise ExportError(
+            f"{type(model).__name__} can't be exported: it reads {model.main_input_name}, and has no head"
+        )
     tokenizer = load_tokenizer(name)
     written = write_forward(model, folder, text_examples(model, tokenizer.model_input_names))
     tokenizer.save_pretrained(folder)

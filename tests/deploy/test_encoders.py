@@ -5,6 +5,7 @@ import pytest
 import torch
 import transformers
 
+from seqdyconv.deploy import export_model
 from seqdyconv.deploy.encoders import task_of, text_examples, write_forward
 from seqdyconv.layers import MIXERS
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForMaskedLM
@@ -23,7 +24,6 @@ HEADS = {
     "modernbert": ("ModernBertForMaskedLM", "masked language model", ["logits"]),
     "bart": ("BartForSequenceClassification", "classification", ["logits"]),
     "t5": ("T5ForConditionalGeneration", "encoder", ["logits"]),
-    "vit": ("ViTForImageClassification", "image classification", ["logits"]),
 }
 
 
@@ -67,13 +67,22 @@ def test_swapped_encoders_give_what_torch_gives_at_any_batch_and_length(family, 
     model = getattr(transformers, architecture)(config).eval()
     swap_self_attention(model, mixer="dynamic_conv", kernel_size=9)
     assert task_of(model) == task
-    if family == "vit":
-        images = torch.randn(3, 3, 12, 12)
-        check(model, {"pixel_values": images[:2]}, [{"pixel_values": images}], tmp_path, outputs)
-        return
     examples = text_examples(model, TEXT_INPUTS)
     batches = [texts(examples, rows, time) for rows, time in ((1, 1), (3, 8), (2, 16), (1, 17), (2, 50))]
     check(model, examples, batches, tmp_path, outputs)
+
+
+def test_a_folder_of_a_model_of_images(tmp_path):
+    model = swap_self_attention(CASES["vit"].model(head=True), mixer="dynamic_conv", kernel_size=9)
+    model.save_pretrained(tmp_path / "model")
+    transformers.ViTImageProcessorPil(size={"height": 12, "width": 12}).save_pretrained(tmp_path / "model")
+    exported = export_model(tmp_path / "model", tmp_path / "exported")
+    assert exported.task == "image classification"
+    assert (exported.folder / "preprocessor_config.json").is_file()
+    images = torch.randn(3, 3, 12, 12)
+    found = exported.graph("model").run({"pixel_values": images.numpy()})["logits"]
+    with torch.no_grad():
+        np.testing.assert_allclose(found, model(images).logits.numpy(), atol=1e-4)
 
 
 def test_encoders_of_every_mixer_give_what_torch_gives(tmp_path):
