@@ -11,9 +11,9 @@ from seqdyconv.deploy.folder import Written
 CARD = "README.md"
 
 _USE = {
-    "translation": 'Translator("{folder}").translate(["..."])',
-    "classification": 'Classifier("{folder}").classify(["..."])',
-    "recognition": 'Recogniser("{folder}").transcribe(["recording.wav"])',
+    "translation": 'Translator("FOLDER").translate(["..."])',
+    "classification": 'Classifier("FOLDER").classify(["..."])',
+    "recognition": 'Recogniser("FOLDER").transcribe(["recording.wav"])',
 }
 
 
@@ -28,7 +28,7 @@ def write_card(folder: Path, name: str, model: Any, written: Written, precision:
         "",
     ]
     if written.task in _USE:
-        call = _USE[written.task].format(folder="FOLDER")
+        call = _USE[written.task]
         lines += [
             "```python",
             f"from seqdyconv.runtime import {call.split('(')[0]}",

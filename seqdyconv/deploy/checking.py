@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset, DatasetDict
 
 from seqdyconv.data import speech_recognition, text_classification, translation
-from seqdyconv.data.text_rows import LengthArguments, tokenize
+from seqdyconv.data.text_rows import tokenize
 from seqdyconv.deploy.card import write_checks
 from seqdyconv.deploy.graphs import ExportError
 from seqdyconv.files import decode_lines, open_lines, strip_text
@@ -20,7 +20,7 @@ from seqdyconv.runtime.folder import Exported
 from seqdyconv.runtime.options import DecodingArguments
 from seqdyconv.runtime.recogniser import Recogniser
 from seqdyconv.runtime.translator import Translator
-from seqdyconv.training.classifiers import classify, load_classifier
+from seqdyconv.training.classifiers import classify, lengths_of_run, load_classifier
 from seqdyconv.training.decoding import generate
 from seqdyconv.training.output_dir import run_arguments
 from seqdyconv.training.translation_models import load_translation_model
@@ -80,9 +80,8 @@ def _translation(name: str, exported: Exported, files: list[str]) -> list[str]:
 def _classification(name: str, exported: Exported, files: list[str]) -> list[str]:
     texts = _texts(files) or run_data(exported.task, name, "validation")["text"][:MOST]
     model, tokenizer = load_classifier(name)
-    fields = [item.name for item in dataclasses.fields(LengthArguments)]
     data = DatasetDict({"texts": Dataset.from_dict({"text": texts})})
-    rows = tokenize(data, tokenizer, LengthArguments(**run_arguments(name, fields)))["texts"]
+    rows = tokenize(data, tokenizer, lengths_of_run(name))["texts"]
     expected = classify(model, tokenizer, rows, 32)
     found = Classifier(exported.folder).probabilities(texts)
     equal = (found.argmax(1) == expected.argmax(1)).mean()

@@ -28,8 +28,6 @@ _AXES = {
     "token_type_ids": ("batch", "time"),
     "decoder_input_ids": ("batch", "target_time"),
     "pixel_values": ("batch",),
-    "input_values": ("batch", "samples"),
-    "input_features": ("batch", "frames"),
 }
 
 

@@ -18,18 +18,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from seqdyconv.data.text_rows import LengthArguments
 from seqdyconv.deploy.card import write_card
 from seqdyconv.deploy.encoders import TASKS, text_examples, write_forward
 from seqdyconv.deploy.folder import Written, new_folder, write_manifest
 from seqdyconv.deploy.graphs import ExportError
 from seqdyconv.deploy.precision import PRECISIONS, convert
+from seqdyconv.deploy.translation import write_translation, write_word_tokenizer
 from seqdyconv.models import SeqDyConvForConditionalGeneration, SeqDyConvTokenizer
 from seqdyconv.models.loading import load_config, load_tokenizer
 from seqdyconv.runtime.folder import Exported, open_folder
 from seqdyconv.swap.loading import load_trained
-from seqdyconv.training.classifiers import label_names, load_classifier
-from seqdyconv.training.output_dir import run_arguments
+from seqdyconv.training.classifiers import label_names, lengths_of_run, load_classifier
 from seqdyconv.training.translation_models import check_translation, load_translation_model
 
 _LOADERS = {
@@ -40,7 +39,6 @@ _LOADERS = {
     "masked language model": AutoModelForMaskedLM,
     "image classification": AutoModelForImageClassification,
 }
-_LENGTHS = ("max_length", "long_texts", "window_stride", "max_windows")
 
 
 def export_model(
@@ -94,8 +92,6 @@ def _writer(name: str) -> Callable[[str, Path], tuple[Any, Written]]:
 
 
 def _write_translation(name: str, folder: Path) -> tuple[Any, Written]:
-    from seqdyconv.deploy.translation import write_translation, write_word_tokenizer
-
     model: Any = load_translation_model(name)
     tokenizer = load_tokenizer(name)
     check_translation(model, tokenizer, name)
@@ -154,7 +150,7 @@ def _write_forward(name: str, folder: Path) -> tuple[Any, Written]:
 
 def _reading(name: str, model: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """How a model reads texts, as in its training, for :class:`seqdyconv.runtime.tokenizer.TextReader`."""
-    lengths = LengthArguments(**run_arguments(name, _LENGTHS))
+    lengths = lengths_of_run(name)
     return {
         "vocab_size": model.get_input_embeddings().num_embeddings,
         "pad_token_id": tokenizer.pad_token_id,

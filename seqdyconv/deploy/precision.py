@@ -10,7 +10,6 @@ int4    weights of linear layers in 4 bits, with a scale for each block of 32; a
 ======= ==========================================================================================================
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -92,10 +91,8 @@ def convert(file: Path, precision: str, in_float: Sequence[str] = ()) -> None:
         return
     source = file.with_suffix(".float32.onnx")
     file.rename(source)
-    disabled = logging.root.manager.disable
     try:
         with quiet():
             change(source, file, in_float)
     finally:
-        logging.disable(disabled)
         source.unlink()

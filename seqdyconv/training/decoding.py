@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,21 +11,10 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, 
 from seqdyconv.data.batching import TokenBatchSampler
 from seqdyconv.models import SeqDyConvConfig
 from seqdyconv.models.beams import beam_search, has_beam_search
+from seqdyconv.models.export import end_tokens
 from seqdyconv.models.loading import ModelError
 from seqdyconv.runtime.options import DecodingArguments
-from seqdyconv.runtime.search import Found
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """One output: its text, its number of tokens (end of sentence included), and its score.
-
-    The score is the log-probability divided by length ** length_penalty, None for greedy search.
-    """
-
-    text: str
-    tokens: int
-    score: float | None = None
+from seqdyconv.runtime.search import Found, Hypothesis, output_limits
 
 
 def batches_by_length(inputs: Sequence[Sequence[int]], arguments: DecodingArguments) -> list[list[int]]:
@@ -77,8 +65,7 @@ def generate_batch(
     longest, most = max(map(len, inputs)), most_tokens(model)
     if longest > most:
         raise ModelError(f"there is a text of {longest} tokens, and the model has positions for {most}: shorten it")
-    limits = [math.ceil(arguments.max_length_factor * len(ids)) + arguments.max_length_constant for ids in inputs]
-    limits = [int(min(limit, most)) for limit in limits]
+    limits = output_limits(inputs, arguments.max_length_factor, arguments.max_length_constant, most)
     if has_beam_search(model) and not synced_gpus:
         beams, penalty = arguments.num_beams, arguments.length_penalty
         found = beam_search(model, inputs, limits, num_beams=beams, length_penalty=penalty, nbest=nbest)  # type: ignore[arg-type]
@@ -114,7 +101,7 @@ def _generate(
         num_return_sequences=nbest,
         max_new_tokens=max(limits),
         min_length=0,
-        logits_processor=LogitsProcessorList([_LengthLimits(limits, arguments.num_beams, _end(model))]),
+        logits_processor=LogitsProcessorList([_LengthLimits(limits, arguments.num_beams, end_tokens(model)[0])]),
         do_sample=False,
         use_cache=True,
         return_dict_in_generate=True,
@@ -126,12 +113,6 @@ def _generate(
     scores = output.sequences_scores.tolist() if arguments.num_beams > 1 else [None] * len(sequences)
     found = [Found(*values) for values in zip(sequences, scores)]
     return [found[start : start + nbest] for start in range(0, len(found), nbest)]
-
-
-def _end(model: PreTrainedModel) -> int:
-    """The end token that a model writes, the first one where it has several."""
-    ends: Any = model.generation_config.eos_token_id
-    return ends if isinstance(ends, int) else ends[0]
 
 
 class _LengthLimits(LogitsProcessor):

@@ -15,8 +15,9 @@ from transformers.trainer_utils import EvalLoopOutput
 from seqdyconv.models.losses import IGNORED_LABEL, label_smoothed_loss
 from seqdyconv.ranges import Weight
 from seqdyconv.runtime.options import DecodingArguments
+from seqdyconv.runtime.search import Hypothesis
 from seqdyconv.training.arguments import ArgumentsError
-from seqdyconv.training.decoding import Hypothesis, batches_by_length, generate_batch
+from seqdyconv.training.decoding import batches_by_length, generate_batch
 from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches, example_lengths
 
 __all__ = [

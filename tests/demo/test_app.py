@@ -28,7 +28,7 @@ from seqdyconv.data.text_rows import LengthArguments, tokenize
 from seqdyconv.errors import InputError
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.runtime.options import DecodingArguments
-from seqdyconv.runtime.translator import Translation
+from seqdyconv.runtime.search import Hypothesis
 from seqdyconv.speech import RecognitionStream, read_audio
 from seqdyconv.training.classifiers import classify
 from seqdyconv.training.decoding import generate
@@ -236,7 +236,7 @@ class TestExportedModels:
 
     def test_a_translator(self, monkeypatch):
         model = self.around(app.ExportedTranslator, app.translator, "Translator", monkeypatch)
-        model.model.search = lambda lines, beams, nbest: [[Translation(line, beams, nbest)] for line in lines]
+        model.model.search = lambda lines, beams, nbest: [[Hypothesis(line, beams, nbest)] for line in lines]
         assert model.translate(["one", "two"], beams=3, best=2) == [[("one", 2)], [("two", 2)]]
         line = app.pictures(model, "one", "eins")
         assert line == "<p>No kernels are drawn: an exported model does not tell them.</p>"
