@@ -43,6 +43,12 @@ class Backend:
     """Why else it cannot run for a call, in words that follow "because"; None where it can."""
     pays: Pays = _always
     """Whether it is the faster choice for a call than the backends before it."""
+    fuses: frozenset[str] = frozenset()
+    """The keywords that ``run`` takes too, for what is otherwise done around it: ``"softmax"``, whether the kernels are
+    logits, and ``"sequence"``, (T,) int32, which of several packed sequences each step is of."""
+    advance: Callable[..., tuple[Tensor, Tensor]] | None = None
+    """(input, state, kernels, dilation) to the output of the next steps and the state that follows; None: by ``run``
+    of the state and the input put together."""
 
     def refuses(self, input: Tensor, kernels: Sequence[int], dilation: int) -> str | None:
         """Why it cannot run for this call; None where it can."""

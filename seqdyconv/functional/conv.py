@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from seqdyconv.functional import blocked, reference
+from seqdyconv.functional import blocked, gpu, reference
 from seqdyconv.functional.backends import Backend, choose
 from seqdyconv.functional.checks import (
     check_bias,
@@ -22,7 +22,7 @@ from seqdyconv.functional.checks import (
     check_state,
 )
 from seqdyconv.functional.context import in_autocast
-from seqdyconv.functional.packing import check_packed, run_packed
+from seqdyconv.functional.packing import check_packed, run_packed, sequence_of
 
 Padding = Literal["causal", "same"] | int
 ConvPadding = Literal["causal", "same", "valid"] | int
@@ -34,6 +34,16 @@ _SHARED, _PER_STEP = ("H", "K"), ("B", "T", "H", "K")  # the axes of the kernels
 BACKENDS: dict[str, Backend] = {
     "reference": Backend(reference.depthwise),
     "blocked": Backend(blocked.depthwise, limits=blocked.limits, pays=blocked.pays),
+    "triton": Backend(
+        gpu.depthwise,
+        devices=gpu.DEVICES,
+        dtypes=gpu.DTYPES,
+        transforms=False,
+        limits=gpu.limits,
+        pays=gpu.pays,
+        fuses=frozenset({"softmax", "sequence"}),
+        advance=gpu.advance,
+    ),
 }
 
 
@@ -44,13 +54,14 @@ def lightweight_conv1d(
     *,
     padding: OpPadding = "same",
     dilation: int = 1,
+    softmax: bool = False,
     cu_seqlens: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     r"""Convolution over time with one kernel per head (Wu et al. 2019, https://arxiv.org/abs/1901.10430).
 
     The layout is (batch, time, channels), unlike :class:`torch.nn.Conv1d`. With H = C it is a depthwise
-    ``F.conv1d``. The kernels are used as they are: a softmax over them is the caller's.
+    ``F.conv1d``.
 
     .. math:: out[b,t,c] = bias[c] + \sum_k weight[c // R, k] \cdot input[b, t + k \cdot dilation - P, c]
 
@@ -62,9 +73,10 @@ def lightweight_conv1d(
             ``F.conv1d(padding="same")``, P = (K−1)·dilation // 2. An int: P itself, 0 to (K−1)·dilation. ``"valid"``:
             no zeros, so that the output, here and below of T steps, has (K−1)·dilation fewer than the input.
         dilation: steps between taps, ≥ 1.
+        softmax: the kernels are the softmax of ``weight`` over its taps, in float32 at least; else ``weight`` itself.
         cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, each then convolved
             alone: sequence n is the steps from ``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``.
-        backend: ``"reference"``, ``"blocked"`` or None for the fastest.
+        backend: ``"reference"``, ``"blocked"``, ``"triton"`` (CUDA) or None for the fastest.
 
     Returns:
         (B, T, C), of the input's dtype, or autocast's where that is on.
@@ -79,7 +91,7 @@ def lightweight_conv1d(
         >>> lightweight_conv1d(torch.tensor([[[3.0], [6.0], [9.0]]]), average).flatten().tolist()
         [3.0, 6.0, 5.0]
     """
-    return _whole(input, weight, bias, _SHARED, padding, dilation, cu_seqlens, backend)
+    return _whole(input, weight, bias, _SHARED, padding, dilation, softmax, cu_seqlens, backend)
 
 
 def dynamic_conv1d(
@@ -89,13 +101,14 @@ def dynamic_conv1d(
     *,
     padding: OpPadding = "same",
     dilation: int = 1,
+    softmax: bool = False,
     cu_seqlens: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     r"""Convolution over time with its own kernel at every step and head (Wu et al. 2019, arXiv 1901.10430).
 
     The layout is (batch, time, channels), unlike :class:`torch.nn.Conv1d`. With kernels that are the same at every
-    step it is :func:`lightweight_conv1d`. The kernels are used as they are: a softmax over them is the caller's.
+    step it is :func:`lightweight_conv1d`.
 
     .. math:: out[b,t,c] = bias[c] + \sum_k weight[b, t, c // R, k] \cdot input[b, t + k \cdot dilation - P, c]
 
@@ -105,9 +118,10 @@ def dynamic_conv1d(
         bias: (C,) or None.
         padding: ``"causal"``, ``"same"``, P itself or ``"valid"``, as in :func:`lightweight_conv1d`.
         dilation: steps between taps, ≥ 1.
+        softmax: the kernels are the softmax of ``weight`` over its taps, in float32 at least; else ``weight`` itself.
         cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, each then convolved
             alone: sequence n is the steps from ``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``.
-        backend: ``"reference"``, ``"blocked"`` or None for the fastest.
+        backend: ``"reference"``, ``"blocked"``, ``"triton"`` (CUDA) or None for the fastest.
 
     Returns:
         (B, T, C), of the input's dtype, or autocast's where that is on.
@@ -122,7 +136,7 @@ def dynamic_conv1d(
         >>> dynamic_conv1d(torch.tensor([[[2.0], [4.0], [6.0]]]), kernels, padding="causal").flatten().tolist()
         [2.0, 2.0, 5.0]
     """
-    return _whole(input, weight, bias, _PER_STEP, padding, dilation, cu_seqlens, backend)
+    return _whole(input, weight, bias, _PER_STEP, padding, dilation, softmax, cu_seqlens, backend)
 
 
 def lightweight_conv1d_step(
@@ -132,6 +146,7 @@ def lightweight_conv1d_step(
     bias: Tensor | None = None,
     *,
     dilation: int = 1,
+    softmax: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A chunk of a causal :func:`lightweight_conv1d`, (batch, time, channels), with the inputs before it as state.
@@ -139,7 +154,7 @@ def lightweight_conv1d_step(
     Args:
         input: (B, T, C), the next chunk, T ≥ 1.
         state: (B, (K−1)·dilation, C), the inputs before it, zero before the first one.
-        weight, bias, dilation, backend: as in :func:`lightweight_conv1d`.
+        weight, bias, dilation, softmax, backend: as in :func:`lightweight_conv1d`.
 
     Returns:
         The output (B, T, C), and the state for the next chunk, of the shape of ``state``.
@@ -154,7 +169,7 @@ def lightweight_conv1d_step(
         >>> output.item(), state.flatten().tolist()
         (1.0, [0.0, 1.0])
     """
-    return _step(input, state, weight, bias, _SHARED, dilation, backend)
+    return _step(input, state, weight, bias, _SHARED, dilation, softmax, backend)
 
 
 def dynamic_conv1d_step(
@@ -164,6 +179,7 @@ def dynamic_conv1d_step(
     bias: Tensor | None = None,
     *,
     dilation: int = 1,
+    softmax: bool = False,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """A chunk of a causal :func:`dynamic_conv1d`, (batch, time, channels), with the inputs before it as state.
@@ -171,7 +187,7 @@ def dynamic_conv1d_step(
     Args:
         input: (B, T, C), the next chunk, T ≥ 1.
         state: (B, (K−1)·dilation, C), the inputs before it, zero before the first one.
-        weight, bias, dilation, backend: as in :func:`dynamic_conv1d`.
+        weight, bias, dilation, softmax, backend: as in :func:`dynamic_conv1d`.
 
     Returns:
         The output (B, T, C), and the state for the next chunk, of the shape of ``state``.
@@ -186,7 +202,7 @@ def dynamic_conv1d_step(
         >>> output.item(), state.flatten().tolist()
         (1.0, [0.0, 1.0])
     """
-    return _step(input, state, weight, bias, _PER_STEP, dilation, backend)
+    return _step(input, state, weight, bias, _PER_STEP, dilation, softmax, backend)
 
 
 def left_padding(
@@ -224,6 +240,7 @@ def _whole(
     axes: tuple[str, ...],
     padding: OpPadding,
     dilation: int,
+    softmax: bool,
     cu_seqlens: Tensor | None,
     backend: str | None,
 ) -> Tensor:
@@ -231,7 +248,8 @@ def _whole(
     _check(input, weight, bias, axes, dilation)
     pads = op_padding(input, padding, weight.shape[-1], dilation)
     _check_steps(weight, axes, input.shape[0], input.shape[1] + sum(pads) - (weight.shape[-1] - 1) * dilation)
-    run = choose(BACKENDS, backend, input, weight.shape, dilation).run
+    chosen = choose(BACKENDS, backend, input, weight.shape, dilation)
+    run, fuses = chosen.run, chosen.fuses
     time = input.shape[1]
     if (
         backend is None
@@ -239,10 +257,15 @@ def _whole(
         and isinstance(time, int)
         and time == (weight.shape[-1] - 1) * dilation + 1
     ):
-        run = _one_step
+        run, fuses = _one_step, frozenset()
+    options: dict[str, object] = {}
+    if softmax and "softmax" in fuses:
+        options["softmax"] = True
+    elif softmax:
+        weight = _softmax(weight)
 
     def convolve(rows: Tensor, _: Tensor | None, kernels: Tensor = weight) -> Tensor:
-        output = run(rows, kernels, pads, dilation)
+        output = run(rows, kernels, pads, dilation, **options)
         return output if bias is None else output + bias
 
     if cu_seqlens is None:
@@ -250,6 +273,9 @@ def _whole(
     check_packed(cu_seqlens, input)
     if padding == "valid":
         raise ValueError('cu_seqlens needs as many outputs as inputs: padding must not be "valid"')
+    if "sequence" in fuses:
+        options["sequence"] = sequence_of(cu_seqlens, time)[1].int()
+        return convolve(input, None)
     return run_packed(convolve, input, cu_seqlens, max(pads), *([weight] if axes == _PER_STEP else []))
 
 
@@ -260,17 +286,26 @@ def _step(
     bias: Tensor | None,
     axes: tuple[str, ...],
     dilation: int,
+    softmax: bool,
     backend: str | None,
 ) -> tuple[Tensor, Tensor]:
     input, weight, bias = in_autocast(input, weight, bias)
     _check(input, weight, bias, axes, dilation)
     _check_steps(weight, axes, *input.shape[:2])
     check_state(input, state, (weight.shape[-1] - 1) * dilation, "(K-1)*dilation")
-    run = choose(BACKENDS, backend, input, weight.shape, dilation).run
-    window = torch.cat([state.to(input.dtype), input], dim=1)
-    output = run(window, weight, (0, 0), dilation)
-    # A view of the window would keep the whole chunk in memory.
-    return output if bias is None else output + bias, window[:, input.shape[1] :].clone()
+    chosen = choose(BACKENDS, backend, input, weight.shape, dilation)
+    weight, state = _softmax(weight) if softmax else weight, state.to(input.dtype)
+    if chosen.advance is not None:
+        output, following = chosen.advance(input, state, weight, dilation)
+    else:
+        window = torch.cat([state, input], dim=1)
+        output = chosen.run(window, weight, (0, 0), dilation)
+        following = window[:, input.shape[1] :].clone()  # a view of the window would keep the whole chunk in memory
+    return output if bias is None else output + bias, following
+
+
+def _softmax(weight: Tensor) -> Tensor:
+    return weight.softmax(-1, dtype=torch.promote_types(weight.dtype, torch.float32)).to(weight.dtype)
 
 
 def _one_step(input: Tensor, weight: Tensor, padding: tuple[int, int], dilation: int) -> Tensor:
@@ -294,7 +329,10 @@ def backends_with_kernels(make: Callable[..., Tensor]) -> dict[str, Backend]:
 
         return run
 
-    return {name: replace(backend, run=through(backend.run)) for name, backend in BACKENDS.items()}
+    return {
+        name: replace(backend, run=through(backend.run), fuses=frozenset(), advance=None)
+        for name, backend in BACKENDS.items()
+    }
 
 
 def conv_padding(padding: ConvPadding, reach: int, stride: int) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 All tensors are (batch, time, channels). Symbols: B batch, T time, C channels, K kernel size.
 """
 
+from dataclasses import replace
 from functools import reduce
 from operator import add
 
@@ -10,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seqdyconv.functional import gpu
 from seqdyconv.functional.backends import Backend, choose
 from seqdyconv.functional.checks import check_input, check_like, check_state
 from seqdyconv.functional.context import in_autocast
 from seqdyconv.functional.conv import OpPadding, backends_with_kernels, op_padding
-from seqdyconv.functional.packing import check_packed, run_packed
+from seqdyconv.functional.packing import check_packed, run_packed, sequence_of
 
 
 def low_rank_conv1d(
@@ -40,8 +42,9 @@ def low_rank_conv1d(
         padding: ``"causal"``, ``"same"``, P itself or ``"valid"``, as in :func:`seqdyconv.lightweight_conv1d`.
         cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, each then convolved
             alone: sequence n is the steps from ``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``.
-        backend: one of :func:`seqdyconv.dynamic_conv1d`, which is given all kernels at once; ``"tap_by_tap"``, which
-            makes those of one tap at a time; or None for the fastest that can run.
+        backend: one of :func:`seqdyconv.dynamic_conv1d`, which is given all kernels at once, but for ``"triton"``,
+            which stores none; ``"tap_by_tap"``, which makes those of one tap at a time; or None for the fastest that
+            can run.
 
     Returns:
         (B, T, C), of the input's dtype, or autocast's where that is on.
@@ -62,12 +65,15 @@ def low_rank_conv1d(
     _check(input, basis)
     pads = op_padding(input, padding, basis.shape[-1])
     _check_coefficients(input, coefficients, basis, input.shape[1] + sum(pads) - (basis.shape[-1] - 1))
-    run = _choose(input, coefficients, basis, backend).run
+    chosen = _choose(input, coefficients, basis, backend)
+    run = chosen.run
     if cu_seqlens is None:
         return run(input, pads, coefficients, basis)
     check_packed(cu_seqlens, input)
     if padding == "valid":
         raise ValueError('cu_seqlens needs as many outputs as inputs: padding must not be "valid"')
+    if "sequence" in chosen.fuses:
+        return run(input, pads, coefficients, basis, sequence=sequence_of(cu_seqlens, input.shape[1])[1].int())
     return run_packed(
         lambda rows, _, coefficients: run(rows, pads, coefficients, basis), input, cu_seqlens, max(pads), coefficients
     )
@@ -123,6 +129,7 @@ def _tap_by_tap(input: Tensor, padding: tuple[int, int], coefficients: Tensor, b
 
 # From the definition to the fastest. ``run`` takes (input, padding, coefficients, basis).
 BACKENDS: dict[str, Backend] = {**backends_with_kernels(_kernels), "tap_by_tap": Backend(_tap_by_tap)}
+BACKENDS["triton"] = replace(BACKENDS["triton"], run=gpu.low_rank, fuses=frozenset({"sequence"}))
 
 
 def _choose(input: Tensor, coefficients: Tensor, basis: Tensor, backend: str | None) -> Backend:

@@ -185,6 +185,54 @@ def test_valid_is_the_causal_operation_where_it_reads_no_zeros(kind, backend, ke
     assert_matches(partial(OPS[kind], padding="valid", dilation=dilation, backend=backend), causal, input, weight, bias)
 
 
+class TestSoftmax:
+    """Kernels that are logits, made finished by the operation."""
+
+    @every_backend
+    @every_op
+    @pytest.mark.parametrize("padding, dilation", [("same", 1), ("causal", 3), ("valid", 2)])
+    def test_over_the_taps(self, kind, backend, padding, dilation):
+        input, logits, bias = make(kind, backend, time=20)
+        logits = 20 * (logits[:, : 20 - 3 * dilation] if (kind, padding) == ("dynamic", "valid") else logits)
+        op = partial(OPS[kind], padding=padding, dilation=dilation)
+
+        def apart(input, logits, bias):
+            return op(input, logits.softmax(-1), bias, backend="reference")
+
+        assert_matches(partial(op, softmax=True, backend=backend), apart, input, logits, bias)
+
+    @every_backend
+    @every_op
+    def test_of_steps_and_of_packed_sequences(self, kind, backend):
+        input, logits, _ = make(kind, backend, batch=1)
+        kernels = logits.double().softmax(-1).to(logits)
+        ends = torch.tensor([0, 4, 9], device=input.device)
+        packed = partial(OPS[kind], input, cu_seqlens=ends, backend=backend)
+        expected = packed(kernels)
+        assert_close(packed(logits, softmax=True), expected, within(expected))
+        step = partial(STEPS[kind], input, input[:, :3], backend=backend)
+        expected = step(kernels)[0]
+        assert_close(step(logits, softmax=True)[0], expected, within(expected))
+
+    @every_backend
+    @every_op
+    def test_a_tap_that_is_ruled_out_counts_nothing(self, kind, backend):
+        input, logits, _ = make(kind, backend)
+        logits[..., 1] = -torch.inf
+        output = OPS[kind](input, logits, softmax=True, backend=backend)
+        input[:] = 1  # at steps that read no padding, the kernels sum to one
+        assert output.isfinite().all()
+        whole = OPS[kind](input, logits, softmax=True, backend=backend)[:, 1:-2]
+        assert_close(whole, torch.ones_like(whole), within(whole))
+
+    @each(BACKENDS, dtype=torch.float64, second_derivatives=True)
+    @every_op
+    def test_second_derivatives(self, kind, backend):
+        arguments = make(kind, backend, batch=1, time=4, channels=2, heads=1, kernel_size=2)[:2]
+        op = partial(OPS[kind], softmax=True, backend=backend)
+        assert torch.autograd.gradgradcheck(op, [argument.requires_grad_() for argument in arguments], fast_mode=True)
+
+
 class TestBackendsAgree:
     @every_backend
     @every_op
@@ -205,6 +253,28 @@ class TestBackendsAgree:
         arguments = make(kind, backend, time=time, kernel_size=kernel_size, dtype=torch.float32)
         op = partial(OPS[kind], padding="causal")
         assert_matches(partial(op, backend=backend), partial(op, backend="reference"), *arguments)
+
+    @each(BACKENDS, but="reference")
+    @every_op
+    @pytest.mark.parametrize(
+        "channels, kernel_size, dilation, dtype",
+        [
+            (40, 9, 2, torch.float32),
+            (40, 9, 2, torch.bfloat16),
+            (40, 9, 2, torch.float16),
+            (300, 35, 1, torch.bfloat16),
+        ],
+        ids=str,
+    )
+    def test_heads_of_many_channels(self, kind, backend, channels, kernel_size, dilation, dtype):
+        if not takes(BACKENDS[backend], dtype):
+            pytest.skip(f"backend {backend} declares no {dtype}")
+        sizes = {"batch": 1, "time": 70, "channels": channels, "heads": 2, "kernel_size": kernel_size}
+        input, weight, _ = make(kind, backend, **sizes, dtype=dtype)
+        ends = torch.tensor([0, 30, 30, 70], device=input.device)
+        for options in ({}, {"softmax": True, "cu_seqlens": ends}):
+            op = partial(OPS[kind], padding=7, dilation=dilation, **options)
+            assert_matches(partial(op, backend=backend), partial(op, backend="reference"), input, weight)
 
     @every_op
     @pytest.mark.parametrize("kernel_size", [1, 2, 3, 8])
@@ -554,7 +624,7 @@ def test_public_names():
     ]
     for op in OPS.values():
         names = list(inspect.signature(op).parameters)
-        assert names == ["input", "weight", "bias", "padding", "dilation", "cu_seqlens", "backend"]
+        assert names == ["input", "weight", "bias", "padding", "dilation", "softmax", "cu_seqlens", "backend"]
     for step in STEPS.values():
         names = list(inspect.signature(step).parameters)
-        assert names == ["input", "state", "weight", "bias", "dilation", "backend"]
+        assert names == ["input", "state", "weight", "bias", "dilation", "softmax", "backend"]

@@ -146,4 +146,4 @@ def test_public_names():
     names = ["input", "coefficients", "basis", "padding", "cu_seqlens", "backend"]
     assert list(inspect.signature(low_rank_conv1d).parameters) == names
     assert list(inspect.signature(low_rank_conv1d_step).parameters) == ["input", "state", *names[1:3], "backend"]
-    assert list(BACKENDS) == ["reference", "blocked", "tap_by_tap"]
+    assert list(BACKENDS) == ["reference", "blocked", "triton", "tap_by_tap"]
