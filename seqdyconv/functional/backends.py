@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from seqdyconv.functional.context import in_transform
+
 logger = logging.getLogger(__name__)
 
 Limits = Callable[[Tensor, Sequence[int], int], str | None]
@@ -56,7 +58,7 @@ class Backend:
             return f"it runs on {', '.join(self.devices)}, got {input.device.type}"
         if self.dtypes is not None and input.dtype not in self.dtypes:
             return f"it takes {', '.join(map(str, self.dtypes))}, got {input.dtype}"
-        if not self.transforms and _in_transform():
+        if not self.transforms and in_transform():
             return "it does not run under torch.func"
         return self.limits(input, kernels, dilation)
 
@@ -88,7 +90,3 @@ def choose(
             if not torch.compiler.is_compiling():
                 logger.debug("backend %r is not chosen, because %s", name, reason)
     raise ValueError(f"none of the backends {', '.join(backends)} can run here")
-
-
-def _in_transform() -> bool:
-    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None

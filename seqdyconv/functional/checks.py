@@ -45,11 +45,16 @@ def check_mask(input: Tensor, padding_mask: Tensor | None) -> None:
         )
 
 
-def check_state(input: Tensor, state: Tensor, steps: int, said: str) -> None:
-    """``state`` is (B, steps, C), the number of steps being ``said`` in a message, of the input's dtype."""
+def check_state_shape(input: Tensor, state: Tensor, steps: int, said: str = "(K-1)*dilation") -> None:
+    """``state`` is (B, steps, C), the number of steps being ``said`` in a message."""
     expected = (input.shape[0], steps, input.shape[2])
     if state.shape != expected:
         raise ValueError(f"state must be (B, {said}, C) = {expected}, got {tuple(state.shape)}")
+
+
+def check_state(input: Tensor, state: Tensor, steps: int, said: str = "(K-1)*dilation") -> None:
+    """``state`` is (B, steps, C) of the input's dtype."""
+    check_state_shape(input, state, steps, said)
     if state.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
         raise ValueError(f"state must have the input's dtype, {input.dtype}, got {state.dtype}")
 

@@ -1,4 +1,4 @@
-"""What surrounds a call: autocast, and an export whose sequences may have any length."""
+"""What surrounds a call: autocast, torch.func, and an export whose sequences may have any length."""
 
 from typing import Any
 
@@ -13,6 +13,11 @@ def in_autocast(input: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
         return input, *others
     dtype = torch.get_autocast_dtype(device)
     return tuple(x if x is None else x.to(dtype) for x in (input, *others))
+
+
+def in_transform() -> bool:
+    """Whether the call is under ``torch.func``, whose tensors stand for others."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def exports_any_length(input: Tensor) -> bool:

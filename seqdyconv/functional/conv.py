@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from seqdyconv.functional import blocked, gpu, reference
+from seqdyconv.functional.appending import append_inputs
 from seqdyconv.functional.backends import Backend, choose
 from seqdyconv.functional.checks import (
     check_bias,
@@ -292,15 +293,14 @@ def _step(
     input, weight, bias = in_autocast(input, weight, bias)
     _check(input, weight, bias, axes, dilation)
     _check_steps(weight, axes, *input.shape[:2])
-    check_state(input, state, (weight.shape[-1] - 1) * dilation, "(K-1)*dilation")
+    check_state(input, state, (weight.shape[-1] - 1) * dilation)
     chosen = choose(BACKENDS, backend, input, weight.shape, dilation)
-    weight, state = _softmax(weight) if softmax else weight, state.to(input.dtype)
+    weight = _softmax(weight) if softmax else weight
     if chosen.advance is not None:
-        output, following = chosen.advance(input, state, weight, dilation)
+        output, following = chosen.advance(input, state.to(input.dtype), weight, dilation)
     else:
-        window = torch.cat([state, input], dim=1)
+        window, following = append_inputs(state, input)
         output = chosen.run(window, weight, (0, 0), dilation)
-        following = window[:, input.shape[1] :].clone()  # a view of the window would keep the whole chunk in memory
     return output if bias is None else output + bias, following
 
 

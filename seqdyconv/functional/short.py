@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqdyconv.functional import gpu
+from seqdyconv.functional.appending import append_inputs
 from seqdyconv.functional.backends import Backend, choose
 from seqdyconv.functional.checks import check_input, check_like, check_state
 from seqdyconv.functional.context import in_autocast
@@ -108,9 +109,8 @@ def low_rank_conv1d_step(
     _check_coefficients(input, coefficients, basis, input.shape[1])
     check_state(input, state, basis.shape[-1] - 1, "K-1")
     run = _choose(input, coefficients, basis, backend).run
-    window = torch.cat([state.to(input.dtype), input], dim=1)
-    # A view of the window would keep the whole chunk in memory.
-    return run(window, (0, 0), coefficients, basis), window[:, input.shape[1] :].clone()
+    window, following = append_inputs(state, input)
+    return run(window, (0, 0), coefficients, basis), following
 
 
 def _kernels(coefficients: Tensor, basis: Tensor) -> Tensor:

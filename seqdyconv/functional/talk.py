@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seqdyconv.functional.appending import append_inputs
 from seqdyconv.functional.backends import Backend, choose
 from seqdyconv.functional.checks import check_heads, check_input, check_state
 from seqdyconv.functional.context import exports_any_length, in_autocast
@@ -131,10 +132,9 @@ def talk_conv1d_step(
     _check(input, left, right, reach, reach)
     check_state(input, state, sum(reach), "max_left + max_right")
     run = _choose(input, left, reach, backend).run
-    window = torch.cat([state.to(input.dtype), input], dim=1)
+    window, following = append_inputs(state, input)
     output = run(window, (0, 0), *_clamp(left, right, reach), reach)
-    # A view of the window would keep the whole chunk in memory.
-    return output, window[:, input.shape[1] :].clone()
+    return output, following
 
 
 def windows(left: Tensor, right: Tensor, reach: Reach) -> Tensor:

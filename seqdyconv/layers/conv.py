@@ -83,14 +83,11 @@ class _HeadConv1d(WindowConv):
             return super()._advance(input, state, padding_mask, *queries)
         if not isinstance(state, RealInputs):
             raise ValueError(f"state must be RealInputs where the layer renormalizes, got {type(state).__name__}")
-        window = self.chunk_window(input, state.inputs)
+        window, inputs = self.chunk_window(input, state.inputs, padding_mask)
         now = torch.ones_like(input[..., 0], dtype=torch.bool) if padding_mask is None else ~padding_mask
         real = torch.cat([state.is_real, now], dim=1)
         query = queries[0] if queries else self.current_inputs(window)
-        following = RealInputs(
-            last_inputs(window, padding_mask, self.reach),
-            last_inputs(real[..., None], padding_mask, self.reach)[..., 0],
-        )
+        following = RealInputs(inputs, last_inputs(real[..., None], padding_mask, self.reach)[..., 0])
         return self._convolve(window, query, real, "valid"), following
 
     def _convolve(self, input: Tensor, query: Tensor, real: Tensor | None, padding: OpPadding) -> Tensor:

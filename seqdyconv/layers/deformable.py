@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqdyconv.functional.checks import check_state_shape
 from seqdyconv.functional.conv import ConvPadding, Padding, conv_padding, dynamic_conv1d
 from seqdyconv.functional.deformable import (
     PADDING_MODES,
@@ -19,7 +20,7 @@ from seqdyconv.functional.deformable import (
 from seqdyconv.functional.packing import check_packed, run_packed
 from seqdyconv.layers.checks import check_dropout, check_input, check_positive
 from seqdyconv.layers.initialization import reset_children, zero_conv1d, zero_linear
-from seqdyconv.layers.masking import last_inputs, zero_padding
+from seqdyconv.layers.masking import append_real_inputs, zero_padding
 from seqdyconv.layers.options import changed_options
 from seqdyconv.layers.states import initial_zeros
 from seqdyconv.layers.window import WindowConv
@@ -226,8 +227,9 @@ class DeformableConv1d(nn.Module):
                 'only a causal layer streams: padding must be "causal" and stride 1, got '
                 f"{self.padding!r} and {self.stride}"
             )
-        window = _window(state, zero_padding(input, padding_mask), self.reach)
-        return self._convolve(window, window, 0, None), last_inputs(window, padding_mask, self.reach)
+        check_state_shape(input, state, self.reach)
+        window, following = append_real_inputs(state, zero_padding(input, padding_mask), padding_mask)
+        return self._convolve(window, window, 0, None), following
 
     def _forward(self, input: Tensor, padding_mask: Tensor | None) -> Tensor:
         input = zero_padding(input, padding_mask)
@@ -403,11 +405,3 @@ def _split(predicted: Tensor, groups: int, kernel_size: int) -> tuple[Tensor, Te
     """Offsets and modulation, each (B, T, G, K), from what a predictor gives; zeros are no offset and a factor of 1."""
     offset, *gates = predicted.unflatten(-1, (-1, groups, kernel_size)).unbind(2)
     return offset, 2 * gates[0].sigmoid() if gates else None
-
-
-def _window(state: Tensor, input: Tensor, reach: int) -> Tensor:
-    """The inputs that a chunk's outputs read, after those of the state."""
-    expected = (input.shape[0], reach, input.shape[2])
-    if state.shape != expected:
-        raise ValueError(f"state must be (B, (K-1)*dilation, C) = {expected}, got {tuple(state.shape)}")
-    return torch.cat([state.to(input.dtype), input], dim=1)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from seqdyconv.functional.appending import append_inputs
+
 
 def zero_padding(input: Tensor, padding_mask: Tensor | None) -> Tensor:
     """``input`` (B, T, C) with zeros where ``padding_mask`` (B, T) is True; whatever stood there is gone, NaN too."""
@@ -18,6 +20,12 @@ def last_inputs(window: Tensor, padding_mask: Tensor | None, size: int) -> Tenso
         return window[:, window.shape[1] - size :].clone()  # a view would keep the whole chunk in memory
     steps = until_padding(padding_mask)[:, None] + torch.arange(size, device=window.device)
     return window.gather(1, steps[..., None].expand(-1, -1, window.shape[2]))
+
+
+def append_real_inputs(state: Tensor, input: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """:func:`seqdyconv.functional.appending.append_inputs`, but padding at a row's end does not enter its state."""
+    window, following = append_inputs(state, input)
+    return window, following if padding_mask is None else last_inputs(window, padding_mask, state.shape[1])
 
 
 def until_padding(padding_mask: Tensor) -> Tensor:

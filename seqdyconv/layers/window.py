@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from seqdyconv.functional.checks import check_state_shape
 from seqdyconv.functional.conv import Padding, left_padding
 from seqdyconv.functional.packing import check_packed, run_packed
 from seqdyconv.layers.checks import check_heads, check_input, check_positive, layer_dtype
-from seqdyconv.layers.masking import last_inputs, zero_padding
+from seqdyconv.layers.masking import append_real_inputs, zero_padding
 from seqdyconv.layers.states import initial_zeros
 
 
@@ -109,8 +109,8 @@ class WindowConv(nn.Module):
         return self._advance(zero_padding(input, padding_mask), state, padding_mask, *queries)
 
     def _advance(self, input: Tensor, state: Any, padding_mask: Tensor | None, *queries: Tensor) -> tuple[Tensor, Any]:
-        window = self.chunk_window(input, state)
-        return self._stream(window, *queries), last_inputs(window, padding_mask, self.reach)
+        window, following = self.chunk_window(input, state, padding_mask)
+        return self._stream(window, *queries), following
 
     # What a subclass brings
 
@@ -148,16 +148,14 @@ class WindowConv(nn.Module):
             raise ValueError(f"query must be (B, T, Q) = {expected}, got {tuple(query.shape)}")
         return (query,)
 
-    def chunk_window(self, input: Tensor, state: Tensor) -> Tensor:
-        """State and chunk in one."""
+    def chunk_window(self, input: Tensor, state: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """State and chunk in one, and the next state."""
         self._check_stream(input, state)
-        return torch.cat([state.to(input.dtype), input], dim=1)
+        return append_real_inputs(state, input, padding_mask)
 
     def _check_stream(self, input: Tensor, state: Tensor) -> None:
         if self.padding == "same" and self.lookahead:
             raise ValueError(
                 'only a causal layer streams, or one whose padding is an int: padding must be "causal" or P, got "same"'
             )
-        expected = (input.shape[0], self.reach, self.channels)
-        if state.shape != expected:
-            raise ValueError(f"state must be (B, (K-1)*dilation, C) = {expected}, got {tuple(state.shape)}")
+        check_state_shape(input, state, self.reach)

@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import Cache, DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import CacheLayerMixin
 
+from seqdyconv.functional.appending import select_rows
 from seqdyconv.layers.states import map_state, tensors_of
 
 
@@ -45,7 +46,7 @@ class MixerState(CacheLayerMixin):
         self.batch_select_indices(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        self._map(lambda rows: rows.index_select(0, indices.to(rows.device)))
+        self._map(lambda state: select_rows(state, indices.to(state.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         self._map(lambda rows: rows.repeat_interleave(repeats, dim=0))

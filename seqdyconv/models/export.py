@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from seqdyconv.functional.appending import select_rows
 from seqdyconv.layers.states import AttentionState, map_state, tensors_of
 from seqdyconv.models.modeling import SeqDyConvForConditionalGeneration, to_padding_mask
 
@@ -94,7 +95,7 @@ class DecoderStepProgram(nn.Module):
         layers: Any = self.decoder.layers
         given, order = iter(states), rows.flatten()
         for layer, form, key, value in zip(layers, self.forms, memory[::2], memory[1::2]):
-            state = map_state(lambda _: next(given).index_select(0, order), form)
+            state = map_state(lambda _: select_rows(next(given), order), form)
             hidden, state = layer.step(hidden, state, key, value, bias)
             following += tensors_of(state)
         hidden = hidden if self.decoder.norm is None else self.decoder.norm(hidden)
