@@ -1,5 +1,6 @@
 """Put the layers of this package into other people's Hugging Face models, train, save and load the result."""
 
+from seqdyconv.swap.causal_conv1d import restore_causal_conv1d, swap_causal_conv1d
 from seqdyconv.swap.choice import select_layers
 from seqdyconv.swap.distillation import DistillationTrainer, hidden_state_loss, train_mixers_only
 from seqdyconv.swap.families import FAMILIES
@@ -23,8 +24,10 @@ __all__ = [
     "hidden_state_loss",
     "load_swapped",
     "remove_short_conv",
+    "restore_causal_conv1d",
     "restore_self_attention",
     "select_layers",
+    "swap_causal_conv1d",
     "swap_self_attention",
     "swapped_attention",
     "train_mixers_only",
