@@ -11,9 +11,10 @@ Each is there twice. ``taps`` is a loop over the taps, for any dtype and number 
 cores: the kernels of BT steps, each shifted by one, are the rows of a band, and a tile is a few matrix products.
 
 A tap outside the source reads zero, and so does one in another of several PACKED sequences: ``sequence[t]`` says which
-one a step is of. Sums are of type ACC, and what tensor cores multiply of type FACTOR. All offsets are int64, and
-tensors that come in may have any strides; those that go out are contiguous. There are no atomics: what many programs
-add up are sums of parts, for one more sum in order.
+one a step is of. Sums are of type ACC, and what tensor cores multiply of type FACTOR. Tensors that come in may have any
+strides; those that go out are contiguous. A program finds its place in them by int64, and counts from there by INDEX,
+int32 where a row of every tensor allows it. There are no atomics: what many programs add up are sums of parts, for one
+more sum in order.
 
 In each signature the lines are, by hand: tensors, sizes, strides, and what a kernel is compiled for.
 """
@@ -24,44 +25,38 @@ import triton
 import triton.language as tl
 
 # Compiled once for all their values, not again where 16 divides them: they change from call to call.
-_SIZES = ["length", "time", "offset", "dilation", "blocks"]
+_SIZES = ["length", "time", "offset", "dilation"]
 
 
 @triton.jit
-def _tile(time, heads, width, span, BT: tl.constexpr, BH: tl.constexpr, BR: tl.constexpr):
-    """What a program works on: row of the batch, steps (BT, 1, 1), heads (1, BH, 1), channels of a head (1, 1, BR).
+def _tile(time, heads, width, span, BH: tl.constexpr, BR: tl.constexpr):
+    """Where a program begins: row of the batch, step, head, channel of a head.
 
     ``span`` is the number of steps from the first one of a program to that of the next.
     """
-    program = tl.program_id(0).to(tl.int64)
     over_r, over_h, over_t = tl.cdiv(width, BR), tl.cdiv(heads, BH), tl.cdiv(time, span)
-    r = (program % over_r) * BR + tl.arange(0, BR)[None, None, :]
-    h = (program // over_r % over_h) * BH + tl.arange(0, BH)[None, :, None]
-    t = (program // over_r // over_h % over_t) * span + tl.arange(0, BT)[:, None, None]
-    return program // over_r // over_h // over_t, t, h, r
-
-
-@triton.jit
-def _flat_tile(program, time, channels, span, BT: tl.constexpr, BC: tl.constexpr):
-    """What a program works on, without heads: row of the batch, steps (BT, 1), channels (1, BC)."""
-    over_c, over_t = tl.cdiv(channels, BC), tl.cdiv(time, span)
-    t = (program // over_c % over_t) * span + tl.arange(0, BT)[:, None]
-    return program // over_c // over_t, t, (program % over_c) * BC + tl.arange(0, BC)[None, :]
+    program = tl.program_id(0)
+    r, program = program % over_r * BR, program // over_r
+    h, program = program % over_h * BH, program // over_h
+    return (program // over_t).to(tl.int64), program % over_t * span, h, r
 
 
 @triton.jit
 def _band_tile(time, heads, width, span, dilation, BR: tl.constexpr):
-    """What a program works on: row of the batch, first step, head, channels of it (BR,).
-
-    Dilated taps stay within steps of equal ``t mod dilation``. A program has steps of one such phase.
-    """
-    program = tl.program_id(0).to(tl.int64)
+    """The same for bands. Dilated taps stay within steps of equal ``t mod dilation``: a program has steps of one such
+    phase, ``dilation`` apart."""
     over_r, over_t = tl.cdiv(width, BR), tl.cdiv(tl.cdiv(time, dilation), span)
-    r = (program % over_r) * BR + tl.arange(0, BR)
-    h = program // over_r % heads
-    block = program // over_r // heads % over_t
-    phase = program // over_r // heads // over_t % dilation
-    return program // over_r // heads // over_t // dilation, phase + block * span * dilation, h, r
+    program = tl.program_id(0)
+    r, program = program % over_r * BR, program // over_r
+    h, program = program % heads, program // heads
+    block, program = program % over_t, program // over_t
+    return (program // dilation).to(tl.int64), program % dilation + block * span * dilation, h, r
+
+
+@triton.jit
+def _at(tensor, b, t, c, stride_b, stride_t, stride_c):
+    """The number of a row, step and channel, or head."""
+    return tensor + (b * stride_b + t.to(tl.int64) * stride_t + c.to(tl.int64) * stride_c)
 
 
 @triton.jit
@@ -94,44 +89,56 @@ def convolve_taps(
     length, time, heads, width, offset, dilation,
     source_b, source_t, source_c, weight_b, weight_t, weight_h, weight_k,
     KERNEL_SIZE: tl.constexpr, ADJOINT: tl.constexpr, PER_STEP: tl.constexpr, SOFTMAX: tl.constexpr,
-    PACKED: tl.constexpr, ACC: tl.constexpr, BT: tl.constexpr, BH: tl.constexpr, BR: tl.constexpr,
+    PACKED: tl.constexpr, ACC: tl.constexpr, INDEX: tl.constexpr, BT: tl.constexpr, BH: tl.constexpr, BR: tl.constexpr,
 ):
     """(B, length, C) to (B, time, C), with kernels (B, T, H, K), or (H, K) where not PER_STEP.
 
     With SOFTMAX these are logits, and ``totals`` (B, T, H) the logarithms of the sums of their exponentials: written
     on the way forward, read by the ADJOINT.
     """
-    b, t, h, r = _tile(time, heads, width, BT, BT, BH, BR)
-    channel = h * width + r
-    channels = (h < heads) & (r < width)
-    source += b * source_b + channel * source_c
-    weight += b * weight_b + h * weight_h
-    if SOFTMAX and not ADJOINT:
-        total = _log_total(weight + t * weight_t, weight_k, (t < time) & (h < heads), KERNEL_SIZE, ACC)
-        # Programs that share a kernel, each with some channels of a head, write the same number.
-        tl.store(totals + (b * time + t) * heads + h, total, mask=(t < time) & (h < heads))
-    step = t + offset
+    b, first, head, start = _tile(time, heads, width, BT, BH, BR)
+    i = tl.arange(0, BT)[:, None, None].to(INDEX)  # tiles are (steps, heads, channels of a head)
+    h = tl.arange(0, BH)[None, :, None].to(INDEX)
+    r = tl.arange(0, BR)[None, None, :].to(INDEX)
+    t, step = first + i, first + offset + i
+    some_heads, channels = head + h < heads, (head + h < heads) & (start + r < width)
+    hop = dilation.to(tl.int64)
+    if ADJOINT:
+        hop = -hop
+    source = _at(source, b, first + offset, head * width + start, source_b, source_t, source_c)
+    read = source + (i * source_t + (h * width + r) * source_c)
+    if PER_STEP:
+        row = first + offset if ADJOINT else first
+        kernels = _at(weight, b, row, head, weight_b, weight_t, weight_h) + (i * weight_t + h * weight_h)
+    else:
+        kernels = weight + (head + h) * weight_h
+    weight_hop = weight_k + hop * weight_t if PER_STEP and ADJOINT else weight_k
+    if SOFTMAX:
+        if ADJOINT:
+            over = totals + ((b * length + first + offset) * heads + head) + (i * heads + h)
+        else:
+            total = _log_total(kernels, weight_k, (t < time) & some_heads, KERNEL_SIZE, ACC)
+            # Programs that share a kernel, each with some channels of a head, write the same number.
+            at = totals + ((b * time + first) * heads + head) + (i * heads + h)
+            tl.store(at, total, mask=(t < time) & some_heads)
     sums = tl.zeros([BT, BH, BR], ACC)
     for _ in tl.range(0, KERNEL_SIZE, loop_unroll_factor=4):
         inside = _inside(t, step, time, length, sequence, PACKED)
-        row = step if ADJOINT else t
         if SOFTMAX:
             if ADJOINT:
-                total = tl.load(totals + (b * length + row) * heads + h, mask=inside & (h < heads), other=0.0)
-            logit = tl.load(weight + row * weight_t, mask=inside & (h < heads), other=-float("inf")).to(ACC)
-            kernel = tl.exp(logit - total)
+                total = tl.load(over, mask=inside & some_heads, other=0.0)
+                over += hop * heads
+            kernel = tl.exp(tl.load(kernels, mask=inside & some_heads, other=-float("inf")).to(ACC) - total)
         elif PER_STEP:
-            kernel = tl.load(weight + row * weight_t, mask=inside & (h < heads), other=0.0).to(ACC)
+            kernel = tl.load(kernels, mask=inside & some_heads, other=0.0).to(ACC)
         else:
-            kernel = tl.load(weight, mask=h < heads, other=0.0).to(ACC)
-        sums += kernel * tl.load(source + step * source_t, mask=inside & channels, other=0.0).to(ACC)
-        weight += weight_k
-        if ADJOINT:
-            step -= dilation
-        else:
-            step += dilation
-    output += (b * time + t) * heads * width + channel
-    tl.store(output, sums.to(output.dtype.element_ty), mask=(t < time) & channels)
+            kernel = tl.load(kernels, mask=some_heads, other=0.0).to(ACC)
+        sums += kernel * tl.load(read, mask=inside & channels, other=0.0).to(ACC)
+        read += hop * source_t
+        kernels += weight_hop
+        step += hop.to(INDEX)
+    output += ((b * time + first) * heads + head) * width + start
+    tl.store(output + ((i * heads + h) * width + r), sums.to(output.dtype.element_ty), mask=(t < time) & channels)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -139,51 +146,65 @@ def convolve_band(
     source, weight, totals, sequence, output,
     length, time, heads, width, offset, dilation,
     source_b, source_t, source_c, weight_b, weight_t, weight_h, weight_k,
-    KERNEL_SIZE: tl.constexpr, ADJOINT: tl.constexpr, SOFTMAX: tl.constexpr, PACKED: tl.constexpr, FACTOR: tl.constexpr,
-    BT: tl.constexpr, BJ: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr,
+    KERNEL_SIZE: tl.constexpr, ADJOINT: tl.constexpr, SOFTMAX: tl.constexpr, PACKED: tl.constexpr,
+    FACTOR: tl.constexpr, INDEX: tl.constexpr, BT: tl.constexpr, BJ: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr,
 ):
     """What :func:`convolve_taps` computes. Kernels (H, K) have the strides 0 over batch and time."""
-    b, start, h, r = _band_tile(time, heads, width, BT, dilation, BR)
-    i = tl.arange(0, BT)[:, None]
-    t = start + i.to(tl.int64) * dilation
-    channel = (h * width + r)[None, :]
-    channels = (r < width)[None, :]
-    source += b * source_b + channel * source_c
-    weight += b * weight_b + h * weight_h
+    b, first, head, start = _band_tile(time, heads, width, BT, dilation, BR)
+    origin = first + offset  # the first step of the window
+    if ADJOINT:
+        origin -= (KERNEL_SIZE - 1) * dilation
+    i = tl.arange(0, BT)[:, None].to(INDEX)
+    r = tl.arange(0, BR)[None, :].to(INDEX)
+    t = first + i * dilation
+    source = _at(source, b, origin, head * width + start, source_b, source_t, source_c) + r * source_c
+    weight = _at(weight, b, origin if ADJOINT else first, head, weight_b, weight_t, weight_h)
+    if SOFTMAX:
+        totals += (b * length + origin if ADJOINT else b * time + first) * heads + head
     if SOFTMAX and not ADJOINT:
-        taps = tl.arange(0, BK)[None, :]
-        logits = weight + t * weight_t + taps.to(tl.int64) * weight_k
-        logit = tl.load(logits, mask=(t < time) & (taps < KERNEL_SIZE), other=0.0).to(tl.float32)
-        logit = tl.where(taps < KERNEL_SIZE, logit, -float("inf"))
-        most = tl.maximum(tl.max(logit, axis=1, keep_dims=True), -1e38)
-        total = most + tl.log(tl.sum(tl.exp(logit - most), axis=1, keep_dims=True))
-        tl.store(totals + (b * time + t) * heads + h, total, mask=t < time)
+        taps = tl.arange(0, BK)[None, :].to(INDEX)
+        logits = weight + (i * dilation * weight_t + taps * weight_k)
+        row = tl.load(logits, mask=(t < time) & (taps < KERNEL_SIZE), other=0.0).to(tl.float32)
+        row = tl.where(taps < KERNEL_SIZE, row, -float("inf"))
+        most = tl.maximum(tl.max(row, axis=1, keep_dims=True), -1e38)  # not −inf, as above
+        total = most + tl.log(tl.sum(tl.exp(row - most), axis=1, keep_dims=True))
+        tl.store(totals + i * dilation * heads, total, mask=t < time)
     sums = tl.zeros([BT, BR], tl.float32)
-    for first in range(0, BT + KERNEL_SIZE - 1, BJ):
-        j = first + tl.arange(0, BJ)
+    for begin in range(0, BT + KERNEL_SIZE - 1, BJ):
+        j = begin + tl.arange(0, BJ)
+        across, down = j[None, :].to(INDEX), j[:, None].to(INDEX)
+        step = origin + across * dilation
+        inside = _inside(t, step, time, length, sequence, PACKED)
         if ADJOINT:
-            step = start + offset + (j - (KERNEL_SIZE - 1)).to(tl.int64) * dilation
-            tap = KERNEL_SIZE - 1 - j[None, :] + i
-            row = step[None, :]
+            tap = KERNEL_SIZE - 1 - across + i
+            kernels = weight + (across * dilation * weight_t + tap * weight_k)
         else:
-            step = start + offset + j.to(tl.int64) * dilation
-            tap = j[None, :] - i
-            row = t
-        inside = (tap >= 0) & (tap < KERNEL_SIZE) & _inside(t, step[None, :], time, length, sequence, PACKED)
-        kernels = weight + row * weight_t + tap.to(tl.int64) * weight_k
+            tap = across - i
+            kernels = weight + (i * dilation * weight_t + tap * weight_k)
+        inside = inside & (tap >= 0) & (tap < KERNEL_SIZE)
         if SOFTMAX:
             if ADJOINT:
-                known = (step >= 0) & (step < length)
-                total = tl.load(totals + (b * length + step) * heads + h, mask=known, other=0.0)[None, :]
+                total = tl.load(totals + across * dilation * heads, mask=(step >= 0) & (step < length), other=0.0)
             logit = tl.load(kernels, mask=inside, other=-float("inf")).to(tl.float32)
             band = tl.exp(logit - total).to(source.dtype.element_ty)
         else:
             band = tl.load(kernels, mask=inside, other=0.0)
-        known = (step >= 0) & (step < length)
-        window = tl.load(source + step[:, None] * source_t, mask=known[:, None] & channels, other=0.0)
+        known = (origin + down * dilation >= 0) & (origin + down * dilation < length)
+        window = tl.load(source + down * dilation * source_t, mask=known & (start + r < width), other=0.0)
         sums = tl.dot(band.to(FACTOR), window.to(FACTOR), sums)
-    output += (b * time + t) * heads * width + channel
-    tl.store(output, sums.to(output.dtype.element_ty), mask=(t < time) & channels)
+    output += ((b * time + first) * heads + head) * width + start
+    at = output + (i * dilation * heads * width + r)
+    tl.store(at, sums.to(output.dtype.element_ty), mask=(t < time) & (start + r < width))
+
+
+@triton.jit
+def _tap_products(
+    gradient, source, sequence, t, step, time, length, channels, taps, PACKED: tl.constexpr, ACC: tl.constexpr
+):
+    """Steps ``t`` times the steps that their taps read, (taps, steps, heads, channels)."""
+    own = tl.load(gradient, mask=(t < time) & channels, other=0.0).to(ACC)
+    inside = _inside(t, step, time, length, sequence, PACKED) & taps
+    return own * tl.load(source, mask=inside & channels, other=0.0).to(ACC)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -192,64 +213,77 @@ def correlate_taps(
     length, time, heads, width, offset, dilation, blocks,
     gradient_b, gradient_t, gradient_c, source_b, source_t, source_c, logits_b, logits_t, logits_h, logits_k,
     KERNEL_SIZE: tl.constexpr, SHARED: tl.constexpr, SOFTMAX: tl.constexpr, PACKED: tl.constexpr,
-    ACC: tl.constexpr, BT: tl.constexpr, BH: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr,
+    ACC: tl.constexpr, INDEX: tl.constexpr, BT: tl.constexpr, BH: tl.constexpr, BR: tl.constexpr, BK: tl.constexpr,
 ):
     """(B, time, C) and (B, length, C) to (B, time, H, K), all the channels of a head in one program.
 
     SHARED by all steps: to parts (programs, H, K), each the sum over ``blocks`` · BT steps. With SOFTMAX it goes on
     from the gradient of the kernels to that of their ``logits``.
     """
-    span = blocks * BT
-    b, t, h, r = _tile(time, heads, width, span, BT, BH, BR)
-    channel = h * width + r
-    channels = (h < heads) & (r < width)
-    gradient += b * gradient_b + channel * gradient_c
-    source += b * source_b + channel * source_c
-    tap = tl.arange(0, BK)[None, None, :]
-    sums = tl.zeros([1, BH, BK], ACC) if SHARED else tl.zeros([BT, BH, BK], ACC)
-    for block in range(blocks):
-        now = t + block * BT
-        step = now + offset
-        own = tl.load(gradient + now * gradient_t, mask=(now < time) & channels, other=0.0).to(ACC)
-        for k in range(KERNEL_SIZE):
-            inside = _inside(now, step, time, length, sequence, PACKED)
-            read = tl.load(source + step * source_t, mask=inside & channels, other=0.0).to(ACC)
-            product = tl.sum(own * read, axis=2, keep_dims=True)
-            if SHARED:
-                product = tl.sum(product, axis=0, keep_dims=True)
-            sums += tl.where(tap == k, product, 0.0)
-            step += dilation
-    if SHARED:
-        part = tl.program_id(0).to(tl.int64) // tl.cdiv(heads, BH)
-        output += (part * heads + h) * KERNEL_SIZE + tap
-        tl.store(output, sums, mask=(h < heads) & (tap < KERNEL_SIZE))
-    else:
-        inside = (t < time) & (h < heads) & (tap < KERNEL_SIZE)
-        if SOFTMAX:
-            logits += b * logits_b + t * logits_t + h * logits_h + tap.to(tl.int64) * logits_k
-            total = tl.load(totals + (b * time + t) * heads + h, mask=(t < time) & (h < heads), other=0.0)
-            kernel = tl.exp(tl.load(logits, mask=inside, other=-float("inf")).to(ACC) - total)
-            sums = kernel * (sums - tl.sum(kernel * sums, axis=2, keep_dims=True))
-        output += ((b * time + t) * heads + h) * KERNEL_SIZE + tap
-        tl.store(output, sums.to(output.dtype.element_ty), mask=inside)
+    b, first, head, _ = _tile(time, heads, width, blocks * BT, BH, BR)
+    k = tl.arange(0, BK)[:, None, None, None].to(INDEX)  # tiles are (taps, steps, heads, channels of a head)
+    i = tl.arange(0, BT)[None, :, None, None].to(INDEX)
+    h = tl.arange(0, BH)[None, None, :, None].to(INDEX)
+    r = tl.arange(0, BR)[None, None, None, :].to(INDEX)
+    some_heads, channels = head + h < heads, (head + h < heads) & (r < width)
+    gradient = _at(gradient, b, first, head * width, gradient_b, gradient_t, gradient_c) + (h * width + r) * gradient_c
+    source = _at(source, b, first + offset, head * width, source_b, source_t, source_c) + (h * width + r) * source_c
+    if SOFTMAX:
+        logits = _at(logits, b, first, head, logits_b, logits_t, logits_h) + (i * logits_t + h * logits_h)
+        totals += (b * time + first) * heads + head
+        total = tl.load(totals + (i * heads + h), mask=(first + i < time) & some_heads, other=0.0)
+        # The gradient of a logit is kernel · (gradient of the kernel − mean), with the mean Σ_k kernel · gradient.
+        mean = tl.zeros([1, BT, BH, 1], ACC)
+        for begin in range(0, KERNEL_SIZE, BK):
+            tap = begin + k
+            ahead = i + tap * dilation
+            product = _tap_products(
+                gradient + i * gradient_t, source + ahead * source_t, sequence, first + i, first + offset + ahead,
+                time, length, channels, tap < KERNEL_SIZE, PACKED, ACC,
+            )
+            known = (first + i < time) & some_heads & (tap < KERNEL_SIZE)
+            kernel = tl.exp(tl.load(logits + tap * logits_k, mask=known, other=-float("inf")).to(ACC) - total)
+            mean += tl.sum(kernel * tl.sum(product, axis=3, keep_dims=True), axis=0, keep_dims=True)
+    for begin in range(0, KERNEL_SIZE, BK):
+        tap = begin + k
+        sums = tl.zeros([BK, BT, BH, BR], ACC)
+        row = i
+        for _ in range(blocks):
+            ahead = row + tap * dilation
+            sums += _tap_products(
+                gradient + row * gradient_t, source + ahead * source_t, sequence, first + row, first + offset + ahead,
+                time, length, channels, tap < KERNEL_SIZE, PACKED, ACC,
+            )
+            row += BT
+        product = tl.sum(sums, axis=3, keep_dims=True)
+        if SHARED:
+            product = tl.sum(product, axis=1, keep_dims=True)
+            wanted = some_heads & (tap < KERNEL_SIZE)
+            part = (tl.program_id(0) // tl.cdiv(heads, BH)).to(tl.int64)
+            at = output + (part * heads + head) * KERNEL_SIZE + (h * KERNEL_SIZE + tap)
+        else:
+            wanted = (first + i < time) & some_heads & (tap < KERNEL_SIZE)
+            if SOFTMAX:
+                logit = tl.load(logits + tap * logits_k, mask=wanted, other=-float("inf")).to(ACC)
+                product = tl.exp(logit - total) * (product - mean)
+            at = output + ((b * time + first) * heads + head) * KERNEL_SIZE + ((i * heads + h) * KERNEL_SIZE + tap)
+        tl.store(at, product.to(output.dtype.element_ty), mask=wanted)
 
 
 @triton.jit
-def _products(
-    gradient, source, t, step,
-    time, length, width,
-    gradient_t, gradient_c, source_t, source_c,
-    FACTOR: tl.constexpr, BT: tl.constexpr, BJ: tl.constexpr, BR: tl.constexpr,
+def _band_products(
+    gradient, source, t, step, time, length, width, gradient_c, source_c,
+    FACTOR: tl.constexpr, INDEX: tl.constexpr, BT: tl.constexpr, BJ: tl.constexpr, BR: tl.constexpr,
+    OVER_R: tl.constexpr,
 ):
     """(BT, BJ): each of the steps (BT, 1) of ``gradient`` times each of those (1, BJ) of ``source``, over a head."""
     sums = tl.zeros([BT, BJ], tl.float32)
-    for first in range(0, width, BR):
-        r = (first + tl.arange(0, BR)).to(tl.int64)
-        own = tl.load(
-            gradient + t * gradient_t + r[None, :] * gradient_c, mask=(t < time) & (r < width)[None, :], other=0.0
-        )
-        known = (step >= 0) & (step < length)
-        read = tl.load(source + step * source_t + r[:, None] * source_c, mask=known & (r < width)[:, None], other=0.0)
+    known = (step >= 0) & (step < length)
+    for block in tl.static_range(OVER_R):
+        across = (block * BR + tl.arange(0, BR))[None, :].to(INDEX)
+        down = (block * BR + tl.arange(0, BR))[:, None].to(INDEX)
+        own = tl.load(gradient + across * gradient_c, mask=(t < time) & (across < width), other=0.0)
+        read = tl.load(source + down * source_c, mask=known & (down < width), other=0.0)
         sums = tl.dot(own.to(FACTOR), read.to(FACTOR), sums)
     return sums
 
@@ -260,55 +294,58 @@ def correlate_band(
     length, time, heads, width, offset, dilation, blocks,
     gradient_b, gradient_t, gradient_c, source_b, source_t, source_c, logits_b, logits_t, logits_h, logits_k,
     KERNEL_SIZE: tl.constexpr, SHARED: tl.constexpr, SOFTMAX: tl.constexpr, PACKED: tl.constexpr, FACTOR: tl.constexpr,
-    BT: tl.constexpr, BJ: tl.constexpr, BR: tl.constexpr,
+    INDEX: tl.constexpr, BT: tl.constexpr, BJ: tl.constexpr, BR: tl.constexpr, OVER_R: tl.constexpr,
 ):
     """What :func:`correlate_taps` computes, but that parts are (programs, BT, H, K), to be summed over both."""
-    span = blocks * BT
-    b, start, h, _ = _band_tile(time, heads, 1, span, dilation, 1)
-    i = tl.arange(0, BT)[:, None]
-    gradient += b * gradient_b + h * width * gradient_c
-    source += b * source_b + h * width * source_c
+    b, first, head, _ = _band_tile(time, heads, 1, blocks * BT, dilation, 1)
+    i = tl.arange(0, BT)[:, None].to(INDEX)
+    gradient = _at(gradient, b, first, head * width, gradient_b, gradient_t, gradient_c)
+    source = _at(source, b, first + offset, head * width, source_b, source_t, source_c)
     if SOFTMAX:
-        t = start + i.to(tl.int64) * dilation
-        logits += b * logits_b + t * logits_t + h * logits_h
-        total = tl.load(totals + (b * time + t) * heads + h, mask=t < time, other=0.0)
-        # The gradient of a logit is kernel · (gradient of the kernel − mean); first for the mean, Σ kernel · gradient.
+        t = first + i * dilation
+        logits = _at(logits, b, first, head, logits_b, logits_t, logits_h) + i * dilation * logits_t
+        totals += (b * time + first) * heads + head
+        total = tl.load(totals + i * dilation * heads, mask=t < time, other=0.0)
+        # The gradient of a logit is kernel · (gradient of the kernel − mean), with the mean Σ_k kernel · gradient.
         mean = tl.zeros([BT, 1], tl.float32)
-        for first in range(0, BT + KERNEL_SIZE - 1, BJ):
-            j = first + tl.arange(0, BJ)[None, :]
-            step = start + offset + j.to(tl.int64) * dilation
+        for begin in range(0, BT + KERNEL_SIZE - 1, BJ):
+            j = begin + tl.arange(0, BJ)[None, :].to(INDEX)
+            step = first + offset + j * dilation
+            product = _band_products(
+                gradient + i * dilation * gradient_t, source + j * dilation * source_t, t, step, time, length, width,
+                gradient_c, source_c, FACTOR, INDEX, BT, BJ, BR, OVER_R,
+            )
             inside = (j >= i) & (j - i < KERNEL_SIZE) & _inside(t, step, time, length, sequence, PACKED)
-            product = _products(
-                gradient, source, t, step, time, length, width,
-                gradient_t, gradient_c, source_t, source_c, FACTOR, BT, BJ, BR,
-            )
-            logit = tl.load(logits + (j - i).to(tl.int64) * logits_k, mask=inside, other=-float("inf")).to(tl.float32)
+            logit = tl.load(logits + (j - i) * logits_k, mask=inside, other=-float("inf")).to(tl.float32)
             mean += tl.sum(tl.exp(logit - total) * product, axis=1, keep_dims=True)
-    for first in range(0, BT + KERNEL_SIZE - 1, BJ):
-        j = first + tl.arange(0, BJ)[None, :]
-        tap = j - i
+    for begin in range(0, BT + KERNEL_SIZE - 1, BJ):
+        j = begin + tl.arange(0, BJ)[None, :].to(INDEX)
         sums = tl.zeros([BT, BJ], tl.float32)
-        for block in range(blocks):
-            begin = start + block * BT * dilation
-            t = begin + i.to(tl.int64) * dilation
-            step = begin + offset + j.to(tl.int64) * dilation
-            product = _products(
-                gradient, source, t, step, time, length, width,
-                gradient_t, gradient_c, source_t, source_c, FACTOR, BT, BJ, BR,
+        row, ahead = i * dilation, j * dilation
+        for _ in range(blocks):
+            product = _band_products(
+                gradient + row * gradient_t, source + ahead * source_t, first + row, first + offset + ahead,
+                time, length, width, gradient_c, source_c, FACTOR, INDEX, BT, BJ, BR, OVER_R,
             )
-            sums += tl.where(_inside(t, step, time, length, sequence, PACKED), product, 0.0)
+            if PACKED:
+                inside = _inside(first + row, first + offset + ahead, time, length, sequence, PACKED)
+                product = tl.where(inside, product, 0.0)
+            sums += product
+            row += BT * dilation
+            ahead += BT * dilation
+        tap = j - i
         wanted = (tap >= 0) & (tap < KERNEL_SIZE)
         if SHARED:
-            part = tl.program_id(0).to(tl.int64) // heads * BT + i
-            tl.store(output + (part * heads + h) * KERNEL_SIZE + tap, sums, mask=wanted)
+            part = (tl.program_id(0) // heads).to(tl.int64) * BT
+            at = output + (part * heads + head) * KERNEL_SIZE + (i * heads * KERNEL_SIZE + tap)
         else:
-            t = start + i.to(tl.int64) * dilation
+            wanted = wanted & (first + i * dilation < time)
             if SOFTMAX:
-                known = wanted & (t < time)
-                logit = tl.load(logits + tap.to(tl.int64) * logits_k, mask=known, other=-float("inf")).to(tl.float32)
+                logit = tl.load(logits + tap * logits_k, mask=wanted, other=-float("inf")).to(tl.float32)
                 sums = tl.exp(logit - total) * (sums - mean)
-            at = output + ((b * time + t) * heads + h) * KERNEL_SIZE + tap
-            tl.store(at, sums.to(output.dtype.element_ty), mask=wanted & (t < time))
+            at = output + ((b * time + first) * heads + head) * KERNEL_SIZE
+            at += i * dilation * heads * KERNEL_SIZE + tap
+        tl.store(at, sums.to(output.dtype.element_ty), mask=wanted)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -324,12 +361,15 @@ def advance(
     The steps of the state come before those of the input. The programs beyond those of the output move the state.
     """
     steps_out, steps_kept = tl.cdiv(time, BT) * BT, tl.cdiv(length, BT) * BT
-    b, t, h, r = _tile(steps_out + steps_kept, heads, width, BT, BT, BH, BR)
+    b, first, head, start = _tile(steps_out + steps_kept, heads, width, BT, BH, BR)
+    t = first.to(tl.int64) + tl.arange(0, BT)[:, None, None]
+    h = head.to(tl.int64) + tl.arange(0, BH)[None, :, None]
+    r = start + tl.arange(0, BR)[None, None, :]
     channel = h * width + r
     channels = (h < heads) & (r < width)
     input += b * input_b + channel * input_c
     state += b * state_b + channel * state_c
-    if tl.min(t) < steps_out:
+    if first < steps_out:
         kernels = weight + b * weight_b + h * weight_h
         if PER_STEP:
             kernels += t * weight_t
@@ -356,6 +396,14 @@ def advance(
         new = tl.load(input + (from_step - length) * input_t, mask=here & (from_step >= length), other=0.0)
         to = following + (b * length + kept) * heads * width + channel
         tl.store(to, tl.where(from_step < length, old, new), mask=here)
+
+
+@triton.jit
+def _flat_tile(program, time, channels, span, BT: tl.constexpr, BC: tl.constexpr):
+    """What a program works on, without heads: row of the batch, steps (BT, 1), channels (1, BC)."""
+    over_c, over_t = tl.cdiv(channels, BC), tl.cdiv(time, span)
+    t = (program // over_c % over_t) * span + tl.arange(0, BT)[:, None]
+    return program // over_c // over_t, t, (program % over_c) * BC + tl.arange(0, BC)[None, :]
 
 
 @triton.jit(do_not_specialize=_SIZES)

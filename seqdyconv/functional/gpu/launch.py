@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_TILE = 2048  # numbers of a tile of a loop over taps: 16 for each thread of 4 warps
+_TILE = 4096  # bytes of a tile of a loop over taps: 32 for each thread of 4 warps
 _LONGEST_SUM = 1024  # steps that a program adds up for kernels that all steps share
 
 
@@ -46,13 +46,14 @@ def convolve(
     }
     tensors = (source, weight, totals, sequence, output)
     if _has_bands(source, width, kernel_size):
-        tile = {**_band_sizes(kernel_size), "BR": _power_of_two(width, 16, 64), "BK": _power_of_two(kernel_size)}
+        tile = {**_band_sizes(time, dilation), "BR": _power_of_two(width, 16, 64), "BK": _power_of_two(kernel_size)}
         programs = batch * heads * _band_blocks(time, dilation, tile["BT"]) * _cdiv(width, tile["BR"])
-        flags["FACTOR"] = _factor_type(source)
+        flags |= {"FACTOR": _factor_type(source), "INDEX": _index_type(source, weight, output)}
         return start("convolve_band", programs, output, *tensors, *sizes, *strides, **flags, **tile)
-    tile = _tap_sizes(time, heads, width, widest=128)
+    tile = _tap_sizes(source, time, heads, widest=128)
     programs = batch * _cdiv(time, tile["BT"]) * _cdiv(heads, tile["BH"]) * _cdiv(width, tile["BR"])
     flags |= {"PER_STEP": weight.dim() == 4, "ACC": _sum_type(source)}
+    flags["INDEX"] = _index_type(source, weight, output)
     return start("convolve_taps", programs, output, *tensors, *sizes, *strides, **flags, **tile)
 
 
@@ -73,9 +74,11 @@ def correlate(
     width = channels // heads
     bands = _has_bands(source, width, kernel_size)
     if bands:
-        tile = {**_band_sizes(kernel_size), "BR": _power_of_two(width, 16, 128)}
+        tile = {**_band_sizes(time, dilation), "BR": _power_of_two(width, 16, 128)}
+        tile["OVER_R"] = _cdiv(width, tile["BR"])
     else:
-        tile = _tap_sizes(time, heads, width, taps=kernel_size) | {"BK": _power_of_two(kernel_size)}
+        taps = _power_of_two(kernel_size, 1, 8)
+        tile = _tap_sizes(source, time, heads, taps=taps) | {"BK": taps}
     blocks = min(_cdiv(time, tile["BT"]), max(1, _LONGEST_SUM // tile["BT"])) if shared else 1
     if bands:
         programs = batch * heads * _band_blocks(time, dilation, blocks * tile["BT"])
@@ -94,6 +97,7 @@ def correlate(
             "SHARED": shared,
             "SOFTMAX": logits is not None,
             "PACKED": sequence is not None,
+            "INDEX": _index_type(gradient, source, output, *(() if logits is None else (logits,))),
         }
         flags |= {"FACTOR": _factor_type(source)} if bands else {"ACC": _sum_type(source)}
         start(
@@ -115,7 +119,7 @@ def advance(input: Tensor, state: Tensor, weight: Tensor, dilation: int) -> tupl
     heads, kernel_size = weight.shape[-2:]
     width = channels // heads
     output, following = input.new_empty(input.shape), state.new_empty(state.shape)
-    tile = _tap_sizes(time, heads, width, widest=128)
+    tile = _tap_sizes(input, time, heads, widest=128)
     blocks = _cdiv(time, tile["BT"]) + _cdiv(length, tile["BT"])
     programs = batch * blocks * _cdiv(heads, tile["BH"]) * _cdiv(width, tile["BR"])
     flags = {"KERNEL_SIZE": kernel_size, "PER_STEP": weight.dim() == 4, "ACC": _sum_type(input)}
@@ -140,7 +144,7 @@ def low_rank(
     output = source.new_empty(batch, time, channels)
     if not output.numel():
         return output
-    tile = _flat_sizes(time, channels)
+    tile = _flat_sizes(source, time)
     return start(
         "low_rank_taps",
         batch * _cdiv(time, tile["BT"]) * _cdiv(channels, tile["BC"]),
@@ -163,7 +167,7 @@ def low_rank_backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of ``coefficients`` and ``basis``."""
     (batch, time, channels), length, (rank, _, kernel_size) = gradient.shape, source.shape[1], basis.shape
-    tile, wide = _flat_sizes(time, channels), _wide(source)
+    tile, wide = _flat_sizes(source, time), _wide(source)
     over_c, over_t = _cdiv(channels, tile["BC"]), _cdiv(time, tile["BT"])
     blocks = min(over_t, max(1, _LONGEST_SUM // tile["BT"]))
     parts = batch * _cdiv(time, blocks * tile["BT"])
@@ -211,27 +215,28 @@ def _has_bands(source: Tensor, width: int, kernel_size: int) -> bool:
     return source.dtype.itemsize == 2 and width >= 16 and kernel_size >= 8
 
 
-def _band_sizes(kernel_size: int) -> dict[str, int]:
+def _band_sizes(time: int, dilation: int) -> dict[str, int]:
     """Steps of a tile, and columns of its band that one product takes."""
-    size = 32 if kernel_size <= 33 else 64
-    return {"BT": size, "BJ": size}
+    return {"BT": _power_of_two(_cdiv(time, dilation), 16, 64), "BJ": 32}
 
 
 def _band_blocks(time: int, dilation: int, span: int) -> int:
     return dilation * _cdiv(_cdiv(time, dilation), span)
 
 
-def _tap_sizes(time: int, heads: int, width: int, *, widest: int = 1 << 20, taps: int = 1) -> dict[str, int]:
-    """Steps, heads and channels of each of a tile, which has a place for ``taps`` numbers for each step and head."""
+def _tap_sizes(source: Tensor, time: int, heads: int, *, widest: int = 1 << 20, taps: int = 1) -> dict[str, int]:
+    """Steps, heads and channels of each of a tile, of which there is one for each of ``taps``."""
+    width = source.shape[2] // heads
     channels = min(_power_of_two(width), widest)
-    most = max(1, min(_TILE // channels, 4 * _TILE // _power_of_two(taps)))  # steps times heads
+    numbers = _TILE // source.dtype.itemsize * (1 if taps == 1 else 2)
+    most = max(1, numbers // channels // taps)  # steps times heads
     of_heads = min(_power_of_two(heads), most, max(1, 128 // channels))
     return {"BT": min(most // of_heads, _power_of_two(time)), "BH": of_heads, "BR": channels}
 
 
-def _flat_sizes(time: int, channels: int) -> dict[str, int]:
-    columns = _power_of_two(channels, 1, 64)
-    return {"BT": min(_TILE // columns, _power_of_two(time)), "BC": columns}
+def _flat_sizes(source: Tensor, time: int) -> dict[str, int]:
+    columns = _power_of_two(source.shape[2], 1, 64)
+    return {"BT": min(_TILE // source.dtype.itemsize // columns, _power_of_two(time)), "BC": columns}
 
 
 def _low_rank_flags(source: Tensor, basis: Tensor, sequence: Tensor | None) -> dict[str, Any]:
@@ -250,6 +255,12 @@ def _wide(source: Tensor) -> torch.dtype:
 def _sum_type(source: Tensor) -> Any:
     language = _kernels().tl
     return language.float64 if source.dtype == torch.float64 else language.float32
+
+
+def _index_type(*tensors: Tensor) -> Any:
+    """Of what counts the numbers within a row of the batch."""
+    rows = (sum((size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:])) for x in tensors)
+    return _kernels().tl.int32 if max(rows) < 2**31 else _kernels().tl.int64
 
 
 def _factor_type(source: Tensor) -> Any:
