@@ -3,7 +3,7 @@
     python benchmarks/ops.py                      # dynamic_conv1d, one thread, about five minutes
     python benchmarks/ops.py --op lightweight --threads 2 --time 512 --kernel-size 31
 
-Contenders: every backend of ``seqdyconv.functional``; the two ways in which a convolution with kernels per step was
+Contenders: every backend of ``seqdyconv.functional`` that runs on the device; the two ways in which a convolution with kernels per step was
 written in plain torch before, ``unfold`` (all windows of the input, times the kernels) and ``expand`` (all kernels in
 one T×(T+K−1) band, times the input); and ``sdpa``, torch's attention of that size with queries, keys and values given.
 
@@ -78,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     contenders: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        **{name: partial(OPS[options.op], backend=name) for name in BACKENDS},
+        **{name: partial(OPS[options.op], backend=name) for name in runnable(options.device, options.dtype)},
         **WAYS,
     }
     for steps in options.time:
@@ -115,6 +115,12 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error("--device cuda needs a CUDA device, and torch sees none")
     return options
+
+
+def runnable(device: str, dtype: str) -> list[str]:
+    """The backends that run there."""
+    input = torch.zeros(1, 9, 6, device=device, dtype=getattr(torch, dtype))
+    return [name for name, backend in BACKENDS.items() if backend.refuses(input, (3, 4), 1) is None]
 
 
 def make(options: argparse.Namespace, steps: int, kernel_size: int, batch: int) -> tuple[Tensor, Tensor]:
