@@ -3,9 +3,10 @@
     python benchmarks/ops.py                      # dynamic_conv1d, one thread, about five minutes
     python benchmarks/ops.py --op lightweight --threads 2 --time 512 --kernel-size 31
 
-Contenders: every backend of ``seqdyconv.functional`` that runs on the device; the two ways in which a convolution with kernels per step was
-written in plain torch before, ``unfold`` (all windows of the input, times the kernels) and ``expand`` (all kernels in
-one T×(T+K−1) band, times the input); and ``sdpa``, torch's attention of that size with queries, keys and values given.
+Contenders: every backend of ``seqdyconv.functional`` that runs on the device; the two ways in which a convolution with
+kernels per step was written in plain torch before, ``unfold`` (all windows of the input, times the kernels) and
+``expand`` (all kernels in one T×(T+K−1) band, times the input); and ``sdpa``, torch's attention of that size with
+queries, keys and values given.
 
 Before anything is timed, each contender's values and gradients are compared with ``reference`` in float64 at the same
 T and K; one that differs ends the run with exit status 1.

@@ -611,6 +611,8 @@ def test_packed_sequences_are_convolved_alone(kind, padding, backend, lengths):
 
 def test_public_names():
     assert seqdyconv.functional.__all__ == [
+        "causal_conv1d_fn",
+        "causal_conv1d_update",
         "deformable_conv1d",
         "deformable_depthwise_conv1d",
         "dynamic_conv1d",
