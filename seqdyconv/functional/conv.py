@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from seqdyconv.functional import blocked, gpu, reference
+from seqdyconv.functional import blocked, gpu, native, reference
 from seqdyconv.functional.appending import append_inputs
 from seqdyconv.functional.backends import Backend, choose
 from seqdyconv.functional.checks import (
@@ -35,6 +35,14 @@ _SHARED, _PER_STEP = ("H", "K"), ("B", "T", "H", "K")  # the axes of the kernels
 BACKENDS: dict[str, Backend] = {
     "reference": Backend(reference.depthwise),
     "blocked": Backend(blocked.depthwise, limits=blocked.limits, pays=blocked.pays),
+    "native": Backend(
+        native.depthwise,
+        devices=("cpu",),
+        dtypes=(torch.float32, torch.float64, torch.bfloat16),
+        transforms=False,
+        limits=native.limits,
+        pays=native.pays,
+    ),
     "triton": Backend(
         gpu.depthwise,
         devices=gpu.DEVICES,
@@ -77,7 +85,7 @@ def lightweight_conv1d(
         softmax: the kernels are the softmax of ``weight`` over its taps, in float32 at least; else ``weight`` itself.
         cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, each then convolved
             alone: sequence n is the steps from ``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``.
-        backend: ``"reference"``, ``"blocked"``, ``"triton"`` (CUDA) or None for the fastest.
+        backend: ``"reference"``, ``"blocked"``, ``"native"`` (CPU), ``"triton"`` (CUDA) or None for the fastest.
 
     Returns:
         (B, T, C), of the input's dtype, or autocast's where that is on.
@@ -122,7 +130,7 @@ def dynamic_conv1d(
         softmax: the kernels are the softmax of ``weight`` over its taps, in float32 at least; else ``weight`` itself.
         cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, C) begin and end, each then convolved
             alone: sequence n is the steps from ``cu_seqlens[n]`` to ``cu_seqlens[n + 1]``.
-        backend: ``"reference"``, ``"blocked"``, ``"triton"`` (CUDA) or None for the fastest.
+        backend: ``"reference"``, ``"blocked"``, ``"native"`` (CPU), ``"triton"`` (CUDA) or None for the fastest.
 
     Returns:
         (B, T, C), of the input's dtype, or autocast's where that is on.

@@ -31,6 +31,8 @@ def takes(backend: Backend, dtype: torch.dtype) -> bool:
 
 def at_home(backend: Backend, *tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors where the backend runs, and, where it does not take their dtype, in the widest that it takes."""
+    if reason := backend.limits(torch.zeros(1, 1, 1), (1, 1), 1):
+        pytest.skip(f"it cannot run here, because {reason}")
     device = "cpu" if backend.devices is None or "cpu" in backend.devices else backend.devices[0]
     if device != "cpu" and not torch.get_device_module(device).is_available():
         pytest.skip(f"there is no {device} here")
