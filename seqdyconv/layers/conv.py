@@ -91,9 +91,13 @@ class _HeadConv1d(WindowConv):
         return self._convolve(window, query, real, "valid"), following
 
     def _convolve(self, input: Tensor, query: Tensor, real: Tensor | None, padding: OpPadding) -> Tensor:
-        kernels = self._kernels(self._logits(query), real)
-        convolve = lightweight_conv1d if kernels.dim() == 2 else dynamic_conv1d
-        return convolve(input, kernels.to(input.dtype), self.bias, padding=padding, dilation=self.dilation)
+        logits = self._logits(query)
+        convolve = lightweight_conv1d if logits.dim() == 2 else dynamic_conv1d
+        dropped = self.training and self.weight_dropout > 0
+        # A plain softmax is the operation's own, which some backends do on the way.
+        softmax = self.weight_softmax and real is None and not dropped and logits.dtype == input.dtype
+        kernels = logits if softmax else self._kernels(logits, real).to(input.dtype)
+        return convolve(input, kernels, self.bias, padding=padding, dilation=self.dilation, softmax=softmax)
 
     def _real(self, input: Tensor, padding_mask: Tensor | None) -> Tensor | None:
         """Which steps of a whole sequence, and of the zeros around it, ``renormalize`` counts: (B, T + reach)."""

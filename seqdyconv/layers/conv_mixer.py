@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from seqdyconv.functional.conv import Padding
 from seqdyconv.functional.packing import check_packed
@@ -29,6 +30,8 @@ class ConvMixer(nn.Module):
             :class:`seqdyconv.DynamicConv1d`.
         glu: gate the convolution's input.
         input_dropout: dropout of the block's input in training.
+        recompute: keep the block's input alone for the backward pass, and compute the rest there again: a sixth of the
+            memory, for a forward pass more.
         device, dtype: of the parameters.
     """
 
@@ -39,6 +42,7 @@ class ConvMixer(nn.Module):
         *,
         glu: bool = True,
         input_dropout: float = 0.0,
+        recompute: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -47,6 +51,7 @@ class ConvMixer(nn.Module):
         self.dim = dim
         self.glu = glu
         self.input_dropout = input_dropout
+        self.recompute = recompute
         self.in_proj = xavier_linear(dim, conv.channels * (2 if glu else 1), device=device, dtype=dtype)
         self.conv = conv
         self.out_proj = xavier_linear(conv.channels, dim, device=device, dtype=dtype)
@@ -60,7 +65,7 @@ class ConvMixer(nn.Module):
         reset_children(self)
 
     def extra_repr(self) -> str:
-        return f"{self.dim}, glu={self.glu}"
+        return f"{self.dim}, glu={self.glu}" + (", recompute=True" if self.recompute else "")
 
     def forward(self, input: Tensor, *, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """Mix a whole sequence.
@@ -74,6 +79,12 @@ class ConvMixer(nn.Module):
             (B, T, D).
         """
         check_packed(cu_seqlens, input, padding_mask)
+        if self.recompute and torch.is_grad_enabled():
+            output: Tensor = checkpoint(self._forward, input, padding_mask, cu_seqlens, use_reentrant=False)
+            return output
+        return self._forward(input, padding_mask, cu_seqlens)
+
+    def _forward(self, input: Tensor, padding_mask: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
         projected = self._project(input, padding_mask)
         return self.out_proj(self.conv(projected, padding_mask=padding_mask, cu_seqlens=cu_seqlens))
 
@@ -118,7 +129,7 @@ def conv_mixer(layer: Callable[..., nn.Module]) -> Callable[..., ConvMixer]:
 
     Returns:
         A function of ``(dim, num_heads)`` and, by keyword, ``kernel_size``, ``causal``, ``lookahead``, ``conv_dim``,
-        ``glu``, ``input_dropout``, the layer's options, ``device`` and ``dtype``.
+        ``glu``, ``input_dropout``, ``recompute``, the layer's options, ``device`` and ``dtype``.
     """
 
     def build(
@@ -131,6 +142,7 @@ def conv_mixer(layer: Callable[..., nn.Module]) -> Callable[..., ConvMixer]:
         conv_dim: int | None = None,
         glu: bool = True,
         input_dropout: float = 0.0,
+        recompute: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **options: Any,
@@ -153,7 +165,9 @@ def conv_mixer(layer: Callable[..., nn.Module]) -> Callable[..., ConvMixer]:
             dtype=dtype,
             **options,
         )
-        return ConvMixer(dim, conv, glu=glu, input_dropout=input_dropout, device=device, dtype=dtype)
+        return ConvMixer(
+            dim, conv, glu=glu, input_dropout=input_dropout, recompute=recompute, device=device, dtype=dtype
+        )
 
     # The options of block and layer are declared there alone: signature and docstring are put together from theirs.
     build.__doc__ = "\n\n".join(inspect.getdoc(part) or "" for part in (build, ConvMixer, layer))

@@ -76,6 +76,31 @@ class TestConvMixer:
         assert torch.equal(mixer(input), mixer(input))
         assert not torch.equal(mixer.train()(input), mixer(input))
 
+    @every_conv
+    def test_recomputing_keeps_the_input_alone_and_gives_the_same_gradients(self, name):
+        input = torch.stack(sentences(9, 9))
+        mask = torch.zeros(2, 9, dtype=torch.bool)
+        mask[1, 6:] = True
+        results = []
+        for recompute in (False, True):
+            mixer = build_named(name, recompute=recompute, input_dropout=0.3, weight_dropout=0.3).train()
+            given, kept = input.clone().requires_grad_(), {}
+
+            def keep(tensor, kept=kept):
+                kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+                return tensor
+
+            torch.manual_seed(1)
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                output = mixer(given, padding_mask=mask)
+            gradients = torch.autograd.grad(output.square().sum(), (given, *mixer.parameters()))
+            parameters = {parameter.untyped_storage().data_ptr() for parameter in mixer.parameters()}
+            results.append((output, gradients, sum(size for place, size in kept.items() if place not in parameters)))
+        (output, gradients, all_bytes), (again, same, few_bytes) = results
+        assert torch.equal(output, again)
+        assert all(torch.equal(one, other) for one, other in zip(gradients, same))
+        assert few_bytes <= input.nbytes + mask.nbytes + 8 < all_bytes / 3
+
     def test_takes_a_convolution_of_ones_own(self):
         mixer = ConvMixer(6, LightweightConv1d(8, 3, 2, bias=True), glu=False)
         assert mixer(torch.zeros(2, 9, 6)).shape == (2, 9, 6)
