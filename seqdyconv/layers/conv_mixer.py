@@ -13,7 +13,7 @@ from seqdyconv.functional.conv import Padding
 from seqdyconv.functional.packing import check_packed
 from seqdyconv.layers.checks import check_dropout, check_input, layer_dtype
 from seqdyconv.layers.initialization import reset_children, xavier_linear
-from seqdyconv.layers.masking import zero_padding
+from seqdyconv.layers.masking import RealSteps, zero_padding
 
 # What the block decides, or what only the layer by itself has.
 _NOT_OF_A_MIXER = ("channels", "kernel_size", "num_heads", "padding", "bias", "query_dim", "device", "dtype")
@@ -76,7 +76,7 @@ class ConvMixer(nn.Module):
             cu_seqlens: (N + 1,) int, where N sequences packed into one row (1, T, D) begin and end, instead of a mask.
 
         Returns:
-            (B, T, D).
+            (B, T, D), zeros at padded steps.
         """
         check_packed(cu_seqlens, input, padding_mask)
         if self.recompute and torch.is_grad_enabled():
@@ -85,8 +85,16 @@ class ConvMixer(nn.Module):
         return self._forward(input, padding_mask, cu_seqlens)
 
     def _forward(self, input: Tensor, padding_mask: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
-        projected = self._project(input, padding_mask)
-        return self.out_proj(self.conv(projected, padding_mask=padding_mask, cu_seqlens=cu_seqlens))
+        check_input(input, self.dim, layer_dtype(self.in_proj), padding_mask)
+        real = RealSteps.where_faster(padding_mask)
+        if real is not None:
+            mixed = self.conv(real.put(self._enter(real.take(input))), padding_mask=padding_mask)
+            return real.put(self.out_proj(real.take(mixed)))
+        # Zeros before the projection keep NaN out of its gradient; those after it, in the convolution, are what keeps
+        # padding from its neighbours.
+        projected = self._enter(zero_padding(input, padding_mask))
+        output = self.out_proj(self.conv(projected, padding_mask=padding_mask, cu_seqlens=cu_seqlens))
+        return zero_padding(output, padding_mask)
 
     @property
     def lookahead(self) -> int:
@@ -99,15 +107,13 @@ class ConvMixer(nn.Module):
 
     def stream(self, input: Tensor, state: Any, padding_mask: Tensor | None = None) -> tuple[Tensor, Any]:
         """Mix the next chunk (B, T, D); returns its output (B, T, D), ``lookahead`` steps late, and the next state."""
-        output, state = self.conv.stream(self._project(input, padding_mask), state, padding_mask)
+        check_input(input, self.dim, layer_dtype(self.in_proj), padding_mask)
+        projected = self._enter(zero_padding(input, padding_mask))
+        output, state = self.conv.stream(projected, state, padding_mask)
         return self.out_proj(output), state
 
-    def _project(self, input: Tensor, padding_mask: Tensor | None) -> Tensor:
-        check_input(input, self.dim, layer_dtype(self.in_proj), padding_mask)
-        # Zeros before the projection keep NaN out of its gradient; those after it, in the convolution, are what keeps
-        # padding from its neighbours.
-        input = F.dropout(zero_padding(input, padding_mask), self.input_dropout, self.training)
-        projected = self.in_proj(input)
+    def _enter(self, steps: Tensor) -> Tensor:
+        projected = self.in_proj(F.dropout(steps, self.input_dropout, self.training))
         return F.glu(projected, dim=-1) if self.glu else projected
 
 

@@ -77,6 +77,20 @@ class TestConvMixer:
         assert not torch.equal(mixer.train()(input), mixer(input))
 
     @every_conv
+    @pytest.mark.parametrize("side", ["left", "right", "between", "all"])
+    def test_of_much_padding_the_real_steps_alone_are_projected(self, name, side, monkeypatch):
+        mixer, input = build_named(name), torch.stack(sentences(9, 9))
+        mask = torch.zeros(2, 9, dtype=torch.bool)
+        mask[1, {"left": slice(0, 5), "right": slice(3, 9), "between": slice(2, 7), "all": slice(0, 9)}[side]] = True
+        garbage = input.masked_fill(mask[..., None], torch.nan)
+        rows = []
+        mixer.in_proj.register_forward_hook(lambda module, given, output: rows.append(given[0].numel() // WIDTH))
+        fast = mixer(garbage, padding_mask=mask)
+        monkeypatch.setattr("seqdyconv.layers.masking._ENOUGH_PADDING", 2)
+        assert_close(fast, mixer(garbage, padding_mask=mask))
+        assert rows == [int((~mask).sum()), mask.numel()]
+
+    @every_conv
     def test_recomputing_keeps_the_input_alone_and_gives_the_same_gradients(self, name):
         input = torch.stack(sentences(9, 9))
         mask = torch.zeros(2, 9, dtype=torch.bool)
