@@ -20,9 +20,9 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 def _ops() -> Any:
     """The operations, which the first call registers: importing the package takes no time for them."""
-    from seqdyconv.functional.gpu import ops  # noqa: F401
+    from seqdyconv.functional.gpu.ops import OPERATIONS
 
-    return torch.ops.seqdyconv
+    return OPERATIONS
 
 
 def depthwise(

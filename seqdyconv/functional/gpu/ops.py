@@ -14,7 +14,7 @@ from seqdyconv.functional.gpu import launch
 
 Gradients = tuple[Tensor | None, ...]
 
-_OPS = torch.ops.seqdyconv
+OPERATIONS = torch.ops.seqdyconv
 
 
 def _define(signature: str, run: Callable[..., Any], shape: Callable[..., Any]) -> None:
@@ -57,11 +57,11 @@ def _convolve_backward(ctx: Any, gradient: Tensor) -> Gradients:
     of_source = of_weight = None
     if ctx.needs_input_grad[0]:
         time = source.shape[1]
-        of_source = _OPS.triton_convolve(gradient, weight, sequence, time, -offset, dilation, not adjoint)
+        of_source = OPERATIONS.triton_convolve(gradient, weight, sequence, time, -offset, dilation, not adjoint)
     if ctx.needs_input_grad[1]:
         near, far, offset = (source, gradient, -offset) if adjoint else (gradient, source, offset)
         shared = weight.dim() == 2
-        of_weight = _OPS.triton_correlate(near, far, sequence, *weight.shape[-2:], offset, dilation, shared)
+        of_weight = OPERATIONS.triton_correlate(near, far, sequence, *weight.shape[-2:], offset, dilation, shared)
     return of_source, of_weight, *[None] * 5
 
 
@@ -70,9 +70,9 @@ def _correlate_backward(ctx: Any, gradient: Tensor) -> Gradients:
     _, _, offset, dilation, _ = ctx.numbers
     of_near = of_far = None
     if ctx.needs_input_grad[0]:
-        of_near = _OPS.triton_convolve(far, gradient, sequence, near.shape[1], offset, dilation, False)
+        of_near = OPERATIONS.triton_convolve(far, gradient, sequence, near.shape[1], offset, dilation, False)
     if ctx.needs_input_grad[1]:
-        of_far = _OPS.triton_convolve(near, gradient, sequence, far.shape[1], -offset, dilation, True)
+        of_far = OPERATIONS.triton_convolve(near, gradient, sequence, far.shape[1], -offset, dilation, True)
     return of_near, of_far, *[None] * 6
 
 
@@ -132,11 +132,11 @@ def _softmax_backward(ctx: Any, gradient: Tensor, _: Tensor) -> Gradients:
 
     def apart(source: Tensor, logits: Tensor) -> Tensor:
         kernels = logits.softmax(-1, dtype=totals.dtype).to(source.dtype)
-        return _OPS.triton_convolve(source, kernels, sequence, logits.shape[1], offset, dilation, False)
+        return OPERATIONS.triton_convolve(source, kernels, sequence, logits.shape[1], offset, dilation, False)
 
     if torch.is_grad_enabled():
         return *_twice(apart, gradient, source, logits), None, None, None
-    gradients = _OPS.triton_softmax_gradients(gradient, source, logits, totals, sequence, offset, dilation)
+    gradients = OPERATIONS.triton_softmax_gradients(gradient, source, logits, totals, sequence, offset, dilation)
     return *gradients, None, None, None
 
 
@@ -178,11 +178,15 @@ def _low_rank_backward(ctx: Any, gradient: Tensor) -> Gradients:
 
     def apart(source: Tensor, coefficients: Tensor, basis: Tensor) -> Tensor:
         kernels = torch.einsum("btr,rck->btck", coefficients, basis)
-        return _OPS.triton_convolve(source, kernels, sequence, kernels.shape[1], ctx.offset, 1, False)
+        return OPERATIONS.triton_convolve(source, kernels, sequence, kernels.shape[1], ctx.offset, 1, False)
 
     if torch.is_grad_enabled():
         return *_twice(apart, gradient, source, coefficients, basis), None, None
-    return *_OPS.triton_low_rank_gradients(gradient, source, coefficients, basis, sequence, ctx.offset), None, None
+    return (
+        *OPERATIONS.triton_low_rank_gradients(gradient, source, coefficients, basis, sequence, ctx.offset),
+        None,
+        None,
+    )
 
 
 _define(
@@ -207,11 +211,11 @@ torch.library.register_autograd("seqdyconv::triton_low_rank", _low_rank_backward
 def _advance_backward(ctx: Any, of_output: Tensor, of_following: Tensor) -> Gradients:
     input, state, weight, _ = ctx.saved_tensors
     (dilation,), length, time = ctx.numbers, state.shape[1], input.shape[1]
-    of_window = _OPS.triton_convolve(of_output, weight, None, length + time, 0, dilation, True)
+    of_window = OPERATIONS.triton_convolve(of_output, weight, None, length + time, 0, dilation, True)
     of_window = of_window + torch.nn.functional.pad(of_following, (0, 0, time, 0))
     window = torch.cat([state, input], dim=1)
     shared = weight.dim() == 2
-    of_weight = _OPS.triton_correlate(of_output, window, None, *weight.shape[-2:], 0, dilation, shared)
+    of_weight = OPERATIONS.triton_correlate(of_output, window, None, *weight.shape[-2:], 0, dilation, shared)
     return of_window[:, length:], of_window[:, :length], of_weight, None
 
 
