@@ -92,11 +92,11 @@ class _HeadConv1d(WindowConv):
 
     def _convolve(self, input: Tensor, query: Tensor, real: Tensor | None, padding: OpPadding) -> Tensor:
         logits = self._logits(query)
-        convolve = lightweight_conv1d if logits.dim() == 2 else dynamic_conv1d
         dropped = self.training and self.weight_dropout > 0
         # A plain softmax is the operation's own, which some backends do on the way.
         softmax = self.weight_softmax and real is None and not dropped and logits.dtype == input.dtype
         kernels = logits if softmax else self._kernels(logits, real).to(input.dtype)
+        convolve = lightweight_conv1d if kernels.dim() == 2 else dynamic_conv1d
         return convolve(input, kernels, self.bias, padding=padding, dilation=self.dilation, softmax=softmax)
 
     def _real(self, input: Tensor, padding_mask: Tensor | None) -> Tensor | None:

@@ -15,6 +15,7 @@ from seqdyconv.layers.checks import check_dropout, check_input, layer_dtype
 from seqdyconv.layers.initialization import reset_children, xavier_linear
 from seqdyconv.layers.masking import RealSteps, zero_padding
 
+_CHUNK = 2**15  # steps of a long sequence that are in memory at once, where nothing must be kept
 # What the block decides, or what only the layer by itself has.
 _NOT_OF_A_MIXER = ("channels", "kernel_size", "num_heads", "padding", "bias", "query_dim", "device", "dtype")
 
@@ -31,7 +32,7 @@ class ConvMixer(nn.Module):
         glu: gate the convolution's input.
         input_dropout: dropout of the block's input in training.
         recompute: keep the block's input alone for the backward pass, and compute the rest there again: a sixth of the
-            memory, for a forward pass more.
+            memory, for a forward pass more; of a long sequence only a part at a time.
         device, dtype: of the parameters.
     """
 
@@ -79,6 +80,19 @@ class ConvMixer(nn.Module):
             (B, T, D), zeros at padded steps.
         """
         check_packed(cu_seqlens, input, padding_mask)
+        gap = getattr(self.conv, "packing_gap", None)
+        keep_all = torch.is_grad_enabled() and not self.recompute
+        if gap is None or keep_all or cu_seqlens is not None or not _is_long(input):
+            return self._whole(input, padding_mask, cu_seqlens)
+        parts = []
+        for begin in range(0, input.shape[1], _CHUNK):
+            first = max(0, begin - gap)
+            seen = slice(first, begin + _CHUNK + gap)
+            part = self._whole(input[:, seen], None if padding_mask is None else padding_mask[:, seen], None)
+            parts.append(part[:, begin - first : begin - first + _CHUNK])
+        return torch.cat(parts, dim=1)
+
+    def _whole(self, input: Tensor, padding_mask: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
             output: Tensor = checkpoint(self._forward, input, padding_mask, cu_seqlens, use_reentrant=False)
             return output
@@ -115,6 +129,10 @@ class ConvMixer(nn.Module):
     def _enter(self, steps: Tensor) -> Tensor:
         projected = self.in_proj(F.dropout(steps, self.input_dropout, self.training))
         return F.glu(projected, dim=-1) if self.glu else projected
+
+
+def _is_long(input: Tensor) -> bool:
+    return not torch.compiler.is_compiling() and input.shape[1] > 2 * _CHUNK
 
 
 def mixer_padding(kernel_size: int, dilation: int, causal: bool, lookahead: int | None) -> Padding:

@@ -115,6 +115,27 @@ class TestConvMixer:
         assert all(torch.equal(one, other) for one, other in zip(gradients, same))
         assert few_bytes <= input.nbytes + mask.nbytes + 8 < all_bytes / 3
 
+    @pytest.mark.parametrize("options", [{}, {"causal": True}, {"lookahead": 1}, {"dilation": 2, "renormalize": True}])
+    @every_conv
+    def test_a_long_sequence_goes_through_in_parts(self, name, options, monkeypatch):
+        mixer, mask = build_named(name, recompute=True, **options), torch.zeros(2, 23, dtype=torch.bool)
+        mask[1, 17:] = True
+        given = torch.stack(sentences(23, 23)).requires_grad_()
+        lengths = []
+        mixer.in_proj.register_forward_hook(lambda module, inputs, output: lengths.append(inputs[0].shape[1]))
+        results = []
+        for chunk in (100, 5):
+            monkeypatch.setattr("seqdyconv.layers.conv_mixer._CHUNK", chunk)
+            lengths.clear()
+            output = mixer(given, padding_mask=mask)
+            gradients = torch.autograd.grad(output.sin().sum(), (given, *mixer.parameters()))
+            with torch.no_grad():
+                assert_close(mixer(given, padding_mask=mask), output)
+            results.append((output, *gradients))
+        assert max(lengths) <= 5 + 2 * mixer.conv.reach
+        for one, other in zip(*results):
+            assert_close(one, other)
+
     def test_takes_a_convolution_of_ones_own(self):
         mixer = ConvMixer(6, LightweightConv1d(8, 3, 2, bias=True), glu=False)
         assert mixer(torch.zeros(2, 9, 6)).shape == (2, 9, 6)
