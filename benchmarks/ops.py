@@ -1,12 +1,18 @@
 """Time and peak memory of the convolutions' backends, beside what they replace. One command, one table, one picture:
 
-    python benchmarks/ops.py                      # dynamic_conv1d, one thread, about five minutes
+    python benchmarks/ops.py                                 # dynamic_conv1d, one and two threads, half an hour
     python benchmarks/ops.py --op lightweight --threads 2 --time 512 --kernel-size 31
 
 Contenders: every backend of ``seqdyconv.functional`` that runs on the device; the two ways in which a convolution with
 kernels per step was written in plain torch before, ``unfold`` (all windows of the input, times the kernels) and
-``expand`` (all kernels in one T×(T+K−1) band, times the input); and ``sdpa``, torch's attention of that size with
-queries, keys and values given.
+``expand`` (all kernels in one T×(T+K−1) band, times the input); ``sdpa``, torch's attention of that size with queries,
+keys and values given; and, where each channel is a head (``--short-kernel-size``), only the backends and, of the
+lightweight operation, ``conv1d``, torch's own with ``groups`` = C.
+
+Beside them two yardsticks. ``matmul``: a product of square matrices with as many multiply-adds, three times as many
+with backward; the column "of matmul" is the speed of the fastest backend as a share of its speed. ``copy``: a copy of
+half as many bytes as the input, kernels and output have, so that it reads and writes as many; the column "copies" is
+the time of the fastest backend in such copies.
 
 Before anything is timed, each contender's values and gradients are compared with ``reference`` in float64 at the same
 T and K; one that differs ends the run with exit status 1.
@@ -27,7 +33,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's notes on a machine without GPU; read at torch's import
@@ -44,6 +52,8 @@ OPS = {"dynamic": dynamic_conv1d, "lightweight": lightweight_conv1d}
 PASSES = ("forward", "forward+backward")
 TOLERANCES = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}  # relative to the largest number
 SHORTEST = 0.02  # seconds: faster calls are repeated up to this
+YARDSTICKS = ("matmul", "copy")
+LARGEST = 4 * 2**30  # bytes of a band: longer sequences are not expanded
 
 
 def unfold(input: Tensor, weight: Tensor) -> Tensor:
@@ -71,24 +81,52 @@ def expand(input: Tensor, weight: Tensor) -> Tensor:
     return output.unflatten(0, (batch, heads)).transpose(1, 2).flatten(2)
 
 
+def conv1d(input: Tensor, weight: Tensor) -> Tensor:
+    """Torch's own, of (B, C, T)."""
+    left = (weight.shape[-1] - 1) // 2
+    padded = F.pad(input.mT, (left, weight.shape[-1] - 1 - left))
+    return F.conv1d(padded, weight[:, None], groups=weight.shape[0]).mT
+
+
 WAYS = {"unfold": unfold, "expand": expand}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured side by side."""
+
+    heads: int
+    steps: int
+    kernel_size: int
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads[0])
     torch.manual_seed(0)
-    contenders: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        **{name: partial(OPS[options.op], backend=name) for name in runnable(options.device, options.dtype)},
-        **WAYS,
-    }
-    for steps in options.time:
-        for kernel_size in options.kernel_size:
-            check(contenders, options, steps, kernel_size)
-    results = [row for steps in options.time for row in measure(contenders, options, steps)]
-    text = table(results, [*contenders, "sdpa"])
+    groups = [settings(options, steps) for steps in options.time]
+    for setting in chain(*groups):
+        check(contenders(options, setting), options, setting)
+    results = []
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        results += [row | {"threads": threads} for group in groups for row in measure(options, group)]
+    text = table(results)
     print(text)
-    save(results, text, [*contenders, "sdpa"], options)
+    save(results, text, options)
+
+
+def settings(options: argparse.Namespace, steps: int) -> list[Setting]:
+    """Of one T, the short kernels with a head per channel behind the others."""
+    usual = [Setting(options.heads, steps, size) for size in options.kernel_size]
+    return usual + [Setting(options.channels, steps, size) for size in options.short_kernel_size]
+
+
+def contenders(options: argparse.Namespace, setting: Setting) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    backends = {name: partial(OPS[options.op], backend=name) for name in runnable(options.device, options.dtype)}
+    if setting.heads < options.channels:
+        return {**backends, **WAYS}
+    return {**backends, "conv1d": conv1d} if options.op == "lightweight" else backends
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -100,16 +138,17 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--time", type=int, nargs="+", default=[128, 512, 2048], help="sequence lengths")
     parser.add_argument("--kernel-size", type=int, nargs="+", default=[3, 7, 15, 31, 63])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--short-kernel-size", type=int, nargs="*", default=[4], help="where each channel is a head")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--dtype", choices=TOLERANCES, default="float32")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
     parser.add_argument("--quick", action="store_true", help="small sizes and one round, to see that it works")
     if parser.parse_known_args(arguments)[0].quick:
-        parser.set_defaults(batch=2, channels=16, heads=2, time=[32], kernel_size=[3], rounds=1)
+        parser.set_defaults(batch=2, channels=16, heads=2, time=[32], kernel_size=[3], rounds=1, threads=[1])
     options = parser.parse_args(arguments)
-    counts = [options.batch, options.channels, options.heads, options.rounds, options.threads]
-    if min(counts + options.time + options.kernel_size) < 1:
+    counts = [options.batch, options.channels, options.heads, options.rounds, *options.threads]
+    if min(counts + options.time + options.kernel_size + options.short_kernel_size) < 1:
         parser.error("sizes, rounds and threads must be at least 1")
     if options.channels % options.heads:
         parser.error(f"--heads must divide --channels, got {options.heads} and {options.channels}")
@@ -124,18 +163,17 @@ def runnable(device: str, dtype: str) -> list[str]:
     return [name for name, backend in BACKENDS.items() if backend.refuses(input, (3, 4), 1) is None]
 
 
-def make(options: argparse.Namespace, steps: int, kernel_size: int, batch: int) -> tuple[Tensor, Tensor]:
+def make(options: argparse.Namespace, setting: Setting, batch: int) -> tuple[Tensor, Tensor]:
     """An input, and kernels that are normalised as in a layer."""
     factory = {"device": options.device, "dtype": getattr(torch, options.dtype)}
-    kernels = (
-        (options.heads, kernel_size) if options.op == "lightweight" else (batch, steps, options.heads, kernel_size)
-    )
-    return torch.randn(batch, steps, options.channels, **factory), torch.randn(kernels, **factory).softmax(-1)
+    steps = () if options.op == "lightweight" else (batch, setting.steps)
+    kernels = torch.randn(*steps, setting.heads, setting.kernel_size, **factory).softmax(-1)
+    return torch.randn(batch, setting.steps, options.channels, **factory), kernels
 
 
-def check(contenders: dict[str, Callable], options: argparse.Namespace, steps: int, kernel_size: int) -> None:
+def check(contenders: dict[str, Callable], options: argparse.Namespace, setting: Setting) -> None:
     """Leave with exit status 1 if values or gradients of a contender are not those of ``reference`` in float64."""
-    inputs = make(options, steps, kernel_size, batch=1)
+    inputs = make(options, setting, batch=1)
     expected = with_gradients(contenders["reference"], *(input.double() for input in inputs))
     for name, contender in contenders.items():
         actual = with_gradients(contender, *inputs)
@@ -143,8 +181,8 @@ def check(contenders: dict[str, Callable], options: argparse.Namespace, steps: i
             error = (one.double() - other).abs().max().item() / max(1.0, other.abs().max().item())
             if not error <= TOLERANCES[options.dtype]:  # NaN is wrong too
                 sys.exit(
-                    f"{name} is wrong, so nothing is timed: at T={steps} K={kernel_size} its {what} differ from "
-                    f"reference in float64 by {error:.2g} (allowed {TOLERANCES[options.dtype]:.2g})"
+                    f"{name} is wrong, so nothing is timed: at T={setting.steps} K={setting.kernel_size} its {what} "
+                    f"differ from reference in float64 by {error:.2g} (allowed {TOLERANCES[options.dtype]:.2g})"
                 )
 
 
@@ -156,14 +194,19 @@ def with_gradients(function: Callable, *inputs: Tensor) -> tuple[Tensor, ...]:
     return output.detach(), *torch.autograd.grad(output, inputs, cotangent)
 
 
-def measure(contenders: dict[str, Callable], options: argparse.Namespace, steps: int) -> list[dict]:
-    """Time and memory of every contender, K and pass at one T."""
-    calls = {}
-    for kernel_size in options.kernel_size:
-        inputs = make(options, steps, kernel_size, options.batch)
-        for name, contender in contenders.items():
-            calls |= {(kernel_size, name, which): call for which, call in passes(contender, *inputs)}
-    head = (options.batch, options.heads, steps, options.channels // options.heads)
+def measure(options: argparse.Namespace, group: list[Setting]) -> list[dict]:
+    """Time and memory of every contender and pass in settings of one T."""
+    calls: dict[tuple[Setting | None, str, str], Callable[[], object]] = {}
+    for setting in group:
+        inputs = make(options, setting, options.batch)
+        functions = contenders(options, setting)
+        if setting.heads * setting.steps**2 * options.batch * 4 > LARGEST:
+            functions.pop("expand", None)
+        for name, function in functions.items():
+            calls |= {(setting, name, which): call for which, call in passes(function, *inputs)}
+        for name, of_pass in yardsticks(options, setting, *inputs).items():
+            calls |= {(setting, name, which): call for which, call in zip(PASSES, of_pass)}
+    head = (options.batch, options.heads, group[0].steps, options.channels // options.heads)
     heads = [torch.randn(head, device=options.device, dtype=inputs[0].dtype) for _ in range(3)]
     calls |= {(None, "sdpa", which): call for which, call in passes(F.scaled_dot_product_attention, *heads)}
 
@@ -178,19 +221,32 @@ def measure(contenders: dict[str, Callable], options: argparse.Namespace, steps:
         for key, call in calls.items():
             times[key].append(seconds(call, options.device, repeats[key]))
         print(".", end="", file=sys.stderr, flush=True)
-    print(f" T={steps}", file=sys.stderr)
+    print(f" T={group[0].steps}", file=sys.stderr)
     return [
         {
-            "time_steps": steps,
-            "kernel_size": kernel_size,
+            "time_steps": group[0].steps,
+            "heads": setting.heads if setting else options.heads,
+            "kernel_size": setting.kernel_size if setting else None,
             "contender": name,
             "pass": which,
-            "milliseconds": round(1e3 * statistics.median(times[key]), 4),
-            "peak_bytes": memory[key],
+            "milliseconds": round(1e3 * statistics.median(times[setting, name, which]), 4),
+            "peak_bytes": memory[setting, name, which],
         }
-        for key in calls
-        for kernel_size, name, which in [key]
+        for setting, name, which in calls
     ]
+
+
+def yardsticks(
+    options: argparse.Namespace, setting: Setting, input: Tensor, weight: Tensor
+) -> dict[str, list[Callable[[], object]]]:
+    """For each pass a product of matrices with as many multiply-adds, and a copy of as many bytes as forward moves."""
+    multiply_adds = input.numel() * setting.kernel_size
+    sides = [max(8, round((times * multiply_adds) ** (1 / 3))) for times in (1, 3)]
+    squares = [torch.randn(side, side, device=input.device, dtype=input.dtype) for side in sides]
+    source = torch.zeros((2 * input.nbytes + weight.nbytes) // 8, device=input.device)
+    target = torch.zeros_like(source)
+    copy = partial(target.copy_, source)
+    return {"matmul": [partial(torch.mm, square, square) for square in squares], "copy": [copy, copy]}
 
 
 def passes(function: Callable, *inputs: Tensor) -> list[tuple[str, Callable[[], object]]]:
@@ -240,33 +296,36 @@ def peak_memory(call: Callable[[], object], device: str) -> int:
     return peak
 
 
-def table(results: list[dict], names: list[str]) -> str:
-    """One markdown row per T, K and pass; the gain is the better of the two ways over ``blocked``."""
+def table(results: list[dict]) -> str:
+    """One markdown row per number of threads, T, H, K and pass."""
+    names = list(dict.fromkeys(row["contender"] for row in results if row["contender"] not in YARDSTICKS))
     lines = [
         "Milliseconds / MiB at the peak.",
         "",
-        f"| T | K | pass | {' | '.join(names)} | better way ÷ blocked |",
-        f"|--:|--:|---|{'--:|' * (len(names) + 1)}",
+        f"| threads | T | H | K | pass | {' | '.join(names)} | others ÷ ours | of matmul | copies |",
+        f"|--:|--:|--:|--:|---|{'--:|' * (len(names) + 3)}",
     ]
-    for steps in dict.fromkeys(row["time_steps"] for row in results):
-        rows = [row for row in results if row["time_steps"] == steps]
-        for kernel_size in dict.fromkeys(row["kernel_size"] for row in rows if row["kernel_size"]):
-            for which in PASSES:
-                cells = {
-                    row["contender"]: row
-                    for row in rows
-                    if row["kernel_size"] in (kernel_size, None) and row["pass"] == which
-                }
-                texts = [
-                    f"{cells[name]['milliseconds']:.3g} / {cells[name]['peak_bytes'] / 2**20:.3g}" for name in names
-                ]
-                better = min(cells[name]["milliseconds"] for name in WAYS)
-                gain = better / cells["blocked"]["milliseconds"]
-                lines.append(f"| {steps} | {kernel_size} | {which} | {' | '.join(texts)} | {gain:.1f}× |")
+    keys = ("threads", "time_steps", "heads", "kernel_size", "pass")
+    for key in dict.fromkeys(tuple(row[name] for name in keys) for row in results if row["kernel_size"]):
+        cells = {
+            row["contender"]: row
+            for row in results
+            if all(row[name] in (value, None) for name, value in zip(keys, key))
+        }
+        texts = [
+            f"{cells[name]['milliseconds']:.3g} / {cells[name]['peak_bytes'] / 2**20:.3g}" if name in cells else ""
+            for name in names
+        ]
+        milliseconds = {name: cell["milliseconds"] for name, cell in cells.items()}
+        ours = min(milliseconds[name] for name in cells if name in BACKENDS)
+        others = [milliseconds[name] for name in ("unfold", "expand", "conv1d") if name in cells]
+        gain = f"{min(others) / ours:.1f}×" if others else ""
+        shares = f"{milliseconds['matmul'] / ours:.2f} | {ours / milliseconds['copy']:.2f}"
+        lines.append(f"| {' | '.join(map(str, key))} | {' | '.join(texts)} | {gain} | {shares} |")
     return "\n".join(lines)
 
 
-def save(results: list[dict], text: str, names: list[str], options: argparse.Namespace) -> None:
+def save(results: list[dict], text: str, options: argparse.Namespace) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     setting = {name: value for name, value in vars(options).items() if name not in ("output", "quick")}
     setting |= {"torch": torch.__version__, "processor": processor(options.device)}
@@ -275,11 +334,14 @@ def save(results: list[dict], text: str, names: list[str], options: argparse.Nam
         json.dumps({"setting": setting, "results": results}, indent=1) + "\n", encoding="utf-8"
     )
     title = (
-        f"{OPS[options.op].__name__}, B={options.batch} C={options.channels} H={options.heads} {options.dtype}, "
-        f"{options.threads} thread{'s' * (options.threads > 1)}, {setting['processor']}, torch {torch.__version__}"
+        f"{OPS[options.op].__name__}, B={options.batch} C={options.channels} {options.dtype}, {setting['processor']}, "
+        f"torch {torch.__version__}"
     )
     stem.with_suffix(".md").write_text(f"{title}.\n{text}\n", encoding="utf-8")
-    draw(results, names, title, stem.with_suffix(".png"))
+    threads = options.threads[0]
+    drawn = [row for row in results if row["threads"] == threads and row["heads"] == options.heads]
+    picture_title = f"{title}, H={options.heads}, {threads} thread{'s' * (threads > 1)}"
+    draw(drawn, picture_title, stem.with_suffix(".png"))
     print(f"Wrote {stem}.json, .md and .png", file=sys.stderr)
 
 
@@ -293,21 +355,26 @@ def processor(device: str) -> str:
         return platform.processor() or platform.machine()
 
 
-def draw(results: list[dict], names: list[str], title: str, path: Path) -> None:
+def draw(results: list[dict], title: str, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    names = list(dict.fromkeys(row["contender"] for row in results))
     lengths = list(dict.fromkeys(row["time_steps"] for row in results))
     kernel_sizes = sorted({row["kernel_size"] for row in results if row["kernel_size"]})
     panels = [(which, "milliseconds", 1, f"{which}, ms") for which in PASSES]
     panels.append((PASSES[1], "peak_bytes", 2**-20, "peak memory of\nforward+backward, MiB"))
     styles = {
-        "blocked": {"color": "#0b5fa5", "linewidth": 2.6, "marker": "o", "zorder": 3},
+        "native": {"color": "#0b5fa5", "linewidth": 2.6, "marker": "o", "zorder": 3},
+        "triton": {"color": "#0b5fa5", "linewidth": 2.6, "marker": "o", "zorder": 3},
+        "blocked": {"color": "#5da9e0", "marker": "o", "zorder": 3},
         "unfold": {"color": "#b2512c", "marker": "s"},
         "expand": {"color": "#d99a2b", "marker": "D"},
         "sdpa": {"color": "0.45", "linestyle": "--"},
+        "matmul": {"color": "0.2", "linestyle": ":"},
+        "copy": {"color": "0.7", "linestyle": ":"},
         "reference": {"color": "#4f9d69", "marker": "^"},
     }
     figure, axes = plt.subplots(

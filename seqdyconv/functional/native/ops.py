@@ -68,13 +68,13 @@ def _one_thread_or_team() -> bool:
 def _forward(input: Tensor, weight: Tensor, left: int, right: int, dilation: int) -> Tensor:
     batch, length, channels = input.shape
     time = length + left + right - (weight.shape[-1] - 1) * dilation
-    output = input.new_empty(batch, time, channels)
+    output = library.in_large_pages(input.new_empty(batch, time, channels))
     return _convolve("forward", input, weight, output, left, dilation)
 
 
 def _input_gradient(gradient: Tensor, weight: Tensor, length: int, left: int, dilation: int) -> Tensor:
     batch, _, channels = gradient.shape
-    output = gradient.new_empty(batch, length, channels)
+    output = library.in_large_pages(gradient.new_empty(batch, length, channels))
     # A convolution with the gradient as input and flipped kernels.
     return _convolve("input_gradient", gradient, weight, output, (weight.shape[-1] - 1) * dilation - left, dilation)
 
@@ -117,7 +117,7 @@ def _weight_gradient(
         output = gradient.new_zeros(batch * blocks, kernel_size, channels, dtype=wide)
     else:
         rows, blocks = 0, _blocks(time, dilation, kernel.steps)
-        output = gradient.new_empty(batch, time, heads, kernel_size)
+        output = library.in_large_pages(gradient.new_empty(batch, time, heads, kernel_size))
     sizes = {
         "batch": batch,
         "length": input.shape[1],
