@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from seqdyconv.functional.native.ir import FORMATS, Code, Format, Int, Rows, Variable
-from seqdyconv.functional.native.plan import FIELDS, Kernel, quad_of
+from seqdyconv.functional.native.plan import FIELDS, UNROLLED_VECTORS, Kernel, quad_of
 
 
 def write(kernel: Kernel, triple: str) -> str:
@@ -73,7 +73,7 @@ class Tile:
 
 @contextmanager
 def _tiles(code: Code, steps: int) -> Iterator[Tile]:
-    """The tiles that this thread does."""
+    """The tiles that this thread does, some neighbours at a time, which read much of the same."""
     blocks, dilation = code.argument("blocks"), code.argument("dilation")
 
     def phase_length(steps: Int) -> Int:
@@ -81,11 +81,11 @@ def _tiles(code: Code, steps: int) -> Iterator[Tile]:
 
     with code.items("next", code.argument("batch") * dilation * blocks) as item:
         sequence = item // blocks
-        batch, phase, first = sequence // dilation, sequence % dilation, item % blocks * steps
+        batch, phase, start = sequence // dilation, sequence % dilation, item % blocks * code.argument("rows")
         count = phase_length(code.argument("time") - phase)
         before = code.argument("left") - phase
         valid = phase_length(before), phase_length(before + code.argument("length"))
-        with code.only_if(first < count):
+        with code.loop(start, (start + code.argument("rows")).at_most(count), steps) as first:
             yield Tile(code, batch, phase, first, count, valid)
 
 
@@ -384,8 +384,6 @@ def _many_heads_weight_gradient(code: Code, kernel: Kernel) -> None:
 
 # Gradient by kernels per step, where a vector is of one head
 
-_UNROLLED_VECTORS = 8
-
 
 def _dots(code: Code, kernel: Kernel) -> None:
     """Products of each step's gradient and the rows of its window, summed over the channels of the head.
@@ -432,7 +430,7 @@ class _Dots:
                     total.set(code.multiply_add_part(gradient, vector, total.get()))
 
         vectors = _split(kernel.channels, kernel.lanes)
-        if kernel.channels <= _UNROLLED_VECTORS * kernel.lanes:
+        if kernel.channels <= UNROLLED_VECTORS * kernel.lanes:
             for start, lanes in vectors:
                 products(start, lanes)
         else:

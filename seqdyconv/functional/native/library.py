@@ -73,7 +73,8 @@ def _product(a: float, b: float) -> float:
     one = ctypes.c_float * 1
     input, weight, output = one(a), one(b), one()
     places = {"source": input, "weight": weight, "output": output}
-    sizes = dict.fromkeys(("batch", "length", "time", "channels", "heads", "kernel_size", "dilation", "blocks"), 1)
+    ones = ("batch", "length", "time", "channels", "heads", "kernel_size", "dilation", "blocks", "rows")
+    sizes = dict.fromkeys(ones, 1)
     numbers = dict.fromkeys(FIELDS, 0) | sizes | {name: ctypes.addressof(place) for name, place in places.items()}
     kernel = convolution(host(), "forward", per_step=True, dtype="float32", channels=1, heads=1, kernel_size=1, time=1)
     arguments = (ctypes.c_int64 * len(numbers))(*numbers.values())

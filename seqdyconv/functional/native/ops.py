@@ -98,7 +98,7 @@ def _convolve(job: plan.Job, source: Tensor, weight: Tensor, output: Tensor, lef
         "kernel_size": kernel_size,
         "left": left,
         "dilation": dilation,
-        "blocks": _blocks(time, dilation, kernel.steps),
+        **_items(time, dilation, kernel.steps),
     }
     tensors = {"source": _rows(source), "weight": weight, "output": output}
     _run(kernel, tensors, sizes, output.numel() * kernel_size)
@@ -112,11 +112,11 @@ def _weight_gradient(
     kernel = plan.weight_gradient(library.host(), not shared, _name(input), channels, heads, kernel_size)
     if shared:
         rows = max(512, 4 * kernel_size)  # fewer would take more memory, more would be work for fewer threads
-        blocks = -(-time // rows)
+        items = {"rows": rows, "blocks": -(-time // rows)}
         wide = torch.promote_types(gradient.dtype, torch.float32)
-        output = gradient.new_zeros(batch * blocks, kernel_size, channels, dtype=wide)
+        output = gradient.new_zeros(batch * items["blocks"], kernel_size, channels, dtype=wide)
     else:
-        rows, blocks = 0, _blocks(time, dilation, kernel.steps)
+        items = _items(time, dilation, kernel.steps)
         output = library.in_large_pages(gradient.new_empty(batch, time, heads, kernel_size))
     sizes = {
         "batch": batch,
@@ -127,8 +127,7 @@ def _weight_gradient(
         "kernel_size": kernel_size,
         "left": left,
         "dilation": dilation,
-        "blocks": blocks,
-        "rows": rows,
+        **items,
     }
     tensors = {"source": _rows(input), "gradient": _rows(gradient), "output": output}
     _run(kernel, tensors, sizes, gradient.numel() * kernel_size)
@@ -167,10 +166,10 @@ def _per_channel(weight: Tensor, channels: int, size: int) -> Tensor:
     return padded.unflatten(0, (-1, size)).transpose(1, 2)
 
 
-def _blocks(time: int, dilation: int, steps: int) -> int:
-    """Tiles of the longest phase."""
-    longest = (time + dilation - 1) // dilation
-    return (longest + steps - 1) // steps
+def _items(time: int, dilation: int, steps: int) -> dict[str, int]:
+    """Outputs of a phase that are done at a time, whole tiles, and how often that is in the longest phase."""
+    rows = steps * max(1, 24 // steps)
+    return {"rows": rows, "blocks": -(-time // (dilation * rows))}
 
 
 def _name(tensor: Tensor) -> str:

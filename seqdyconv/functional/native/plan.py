@@ -20,6 +20,7 @@ FIELDS = (
 )
 """The arguments of a kernel, 64 bits each: three addresses with strides in numbers, sizes, and the next free item."""
 
+UNROLLED_VECTORS = 8  # of channels
 _UNROLLED = 8  # taps: a loop over more is a loop in the kernel too, so that one serves all K
 
 # Where all channels fill no two vectors, as in tests and toys, speed matters less than how many kernels are made: there
@@ -137,5 +138,7 @@ def weight_gradient(host: Host, per_step: bool, dtype: str, channels: int, heads
     if size < lanes:
         rest, steps = heads % (lanes // size), 8
     else:
-        rest, steps = 0 if taps else kernel_size % quad_of(dtype), 6 if host.registers >= 32 else 1
+        # Few vectors give each sum few products: more sums at a time share what is read.
+        steps = 6 if host.registers >= 32 else 1 if 4 <= size // lanes <= UNROLLED_VECTORS else 3
+        rest = 0 if taps else kernel_size % quad_of(dtype)
     return Kernel("weight_gradient", "per step", dtype, lanes, taps, channels=size, rest=rest, steps=steps, vectors=1)
