@@ -149,17 +149,48 @@ class Rows:
         """Begin to fetch what is there to the second cache; it need not be there at all."""
         self.code.prefetch(self.address(row, column), write)
 
-    def splat(self, row: Int | int, column: Int | int, lanes: int) -> Any:
-        """One number in all lanes."""
-        address = self.address(row, column)
-        if self.format.stored is not _I16:
+    def splat(self, row: Int | int, column: Int | int, lanes: int, neighbour: int = 0) -> Any:
+        """One number in all lanes. ``neighbour``: -1 or 1 where the row has a number before or behind it."""
+        if self.format.stored is not _I16 or not neighbour:
             return self.code.same(self.load(row, column, 1), lanes)
-        # Both halves of each lane are the number; clearing the lower leaves its float32. One load and one operation.
-        number = self.code.builder.load(address, align=2, typ=_I16)
-        both = self.code.same(self.code.builder.bitcast(number, ir.VectorType(_I16, 1)), 2 * lanes)
-        bits = self.code.builder.bitcast(both, ir.VectorType(_I32, lanes))
-        upper = self.code.builder.and_(bits, _constants(_I32, [0xFFFF0000] * lanes))
-        return self.code.builder.bitcast(upper, ir.VectorType(_FLOAT, lanes))
+        # Two numbers are loaded into each lane, which takes no more than one of 32 bits does, and one of them is kept.
+        address = self.address(row, column + min(neighbour, 0))
+        two = self.code.builder.load(address, align=2, typ=ir.VectorType(_I32, 1))
+        return self.code.half(self.code.same(two, lanes), upper=neighbour < 0)
+
+    def load_vectors(
+        self, row: Int | int, column: Int | int, vectors: Sequence[tuple[int, int]], in_order: bool = False
+    ) -> list[Any]:
+        """Several, each (start, lanes). Two of bfloat16 are the even and the odd lanes of both, unless ``in_order``."""
+        if in_order or not self.mixes(vectors):
+            return [self.load(row, column + start, lanes) for start, lanes in vectors]
+        address = self.address(row, column + vectors[0][0])
+        both = self.code.builder.load(address, align=2, typ=ir.VectorType(_I32, vectors[0][1]))
+        return [self.code.half(both, upper) for upper in (False, True)]
+
+    def store_vectors(
+        self,
+        row: Int | int,
+        column: Int | int,
+        vectors: Sequence[tuple[int, int]],
+        values: Sequence[Any],
+        in_order: bool = False,
+    ) -> None:
+        """Undoes :meth:`load_vectors`."""
+        if in_order or not self.mixes(vectors):
+            for (start, _), vector in zip(vectors, values):
+                self.store(row, column + start, vector)
+            return
+        lower, upper = (self.code.rounded(vector) for vector in values)
+        lanes = vectors[0][1]
+        lower = self.code.builder.lshr(lower, _constants(_I32, [16] * lanes))
+        upper = self.code.builder.and_(upper, _constants(_I32, [0xFFFF0000] * lanes))
+        address = self.address(row, column + vectors[0][0])
+        self.code.builder.store(self.code.builder.or_(lower, upper), address, align=2)
+
+    def mixes(self, vectors: Sequence[tuple[int, int]]) -> bool:
+        """Whether :meth:`load_vectors` gives even and odd lanes."""
+        return self.format.stored is _I16 and len(vectors) == 2 and vectors[0][1] == vectors[1][1]
 
 
 class Code:
@@ -331,13 +362,37 @@ class Code:
         stored = ir.VectorType(format.stored, lanes)
         if format.stored is not _I16:
             return computed
+        return self.builder.trunc(self.builder.lshr(self.rounded(computed), _constants(_I32, [16] * lanes)), stored)
+
+    def rounded(self, computed: Any) -> Any:
+        """Float32 as bits whose upper half is the nearest bfloat16."""
+        lanes = computed.type.count
         constant = lambda number: _constants(_I32, [number] * lanes)  # noqa: E731
         bits = self.builder.bitcast(computed, ir.VectorType(_I32, lanes))
         odd = self.builder.and_(self.builder.lshr(bits, constant(16)), constant(1))
         rounded = self.builder.add(bits, self.builder.add(constant(0x7FFF), odd))
         is_nan = self.builder.fcmp_unordered("uno", computed, computed)
-        rounded = self.builder.select(is_nan, constant(0x7FC00000), rounded)
-        return self.builder.trunc(self.builder.lshr(rounded, constant(16)), stored)
+        return self.builder.select(is_nan, constant(0x7FC00000), rounded)
+
+    def half(self, bits: Any, upper: bool) -> Any:
+        """Of lanes of two bfloat16 one, as float32."""
+        lanes = bits.type.count
+        if upper:
+            kept = self.builder.and_(bits, _constants(_I32, [0xFFFF0000] * lanes))
+        else:
+            kept = self.builder.shl(bits, _constants(_I32, [16] * lanes))
+        return self.builder.bitcast(kept, ir.VectorType(_FLOAT, lanes))
+
+    def alternate(self, even: Any, odd: Any) -> list[Any]:
+        """The lanes of both by turns."""
+        lanes = even.type.count
+        order = [lane + place for lane in range(lanes) for place in (0, lanes)]
+        return [self.pick(even, odd, order[:lanes]), self.pick(even, odd, order[lanes:])]
+
+    def even_and_odd(self, first: Any, second: Any) -> list[Any]:
+        """Undoes :meth:`alternate`."""
+        lanes = range(2 * first.type.count)
+        return [self.pick(first, second, lanes[::2]), self.pick(first, second, lanes[1::2])]
 
     def transpose(self, rows: Sequence[Any]) -> list[Any]:
         """Within each 128 bits, whose 4 lanes (2 of float64) of as many rows become those of columns."""

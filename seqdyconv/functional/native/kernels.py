@@ -113,9 +113,9 @@ def _over_window(tile: Tile, kernel: Kernel, taps: Int | int, row: Callable[[Int
             for j in range(kernel.taps + len(steps) - 1):
                 perhaps(j, [step for step in steps if 0 <= j - step < kernel.taps])
             return
-        for j in steps[:-1]:
+        for j in steps:
             perhaps(j, steps[: j + 1])
-        start, stop = code.number(len(steps) - 1), code.number(taps)
+        start, stop = code.number(len(steps)), code.number(taps)
         if careful:
             start = start.at_least(tile.valid[0] - tile.first)
             stop = stop.at_most(tile.valid[1] - tile.first)
@@ -164,6 +164,7 @@ class _Band:
         self.format = FORMATS[kernel.dtype]
         self.taps: Int | int = kernel.taps or code.argument("kernel_size")
         self.source, self.output = tile.windows("source", self.format), tile.outputs("output", self.format)
+        self.in_order = kernel.weights == "per channel"  # the lanes of which have kernels of their own
         if kernel.weights != "per step":
             self.weights = [code.rows("weight", _of_shared(kernel), 0)] * kernel.steps
         elif kernel.job == "forward":
@@ -179,7 +180,7 @@ class _Band:
 
         def row(j: Int | int, active: Sequence[int]) -> None:
             """What row ``j`` of the tile's window adds to the outputs that it is a tap of."""
-            inputs = [self.source.load(tile.first + j, channel + start, lanes) for start, lanes in vectors]
+            inputs = self.source.load_vectors(tile.first + j, channel, vectors, self.in_order)
             for step in active:
                 factors = self.weights_of(head, step, j, vectors)
                 for total, factor, input in zip(sums[step], factors, inputs):
@@ -189,8 +190,8 @@ class _Band:
         _over_window(tile, self.kernel, self.taps, row)
         for step in steps:
             with code.only_if(tile.first + step < tile.count):
-                for total, (start, _) in zip(sums[step], vectors):
-                    self.output.store(tile.first + step, channel + start, total.get())
+                totals = [total.get() for total in sums[step]]
+                self.output.store_vectors(tile.first + step, channel, vectors, totals, self.in_order)
 
     def prefetch(self, channel: Int, vectors: Sequence[tuple[int, int]]) -> None:
         """The rows that the tile after the next one is the first to touch, which the processor does not foresee."""
@@ -208,8 +209,18 @@ class _Band:
             column = (head * self.taps + tap) * self.kernel.channels
             return [rows.load(0, column + start, lanes) for start, lanes in vectors]
         row = j if per_step and self.kernel.job != "forward" else 0
-        same = {lanes: rows.splat(row, head * self.taps + tap, lanes) for _, lanes in vectors}
+        column, neighbour = head * self.taps + tap, self.neighbour(step, j, tap)
+        same = {lanes: rows.splat(row, column, lanes, neighbour) for _, lanes in vectors}
         return [same[lanes] for _, lanes in vectors]
+
+    def neighbour(self, step: int, j: Int | int, tap: Int | int) -> int:
+        """On which side of a tap the kernel has another one: -1, 1, or 0 where on none."""
+        if isinstance(self.taps, int) and isinstance(tap, int):
+            return 1 if tap + 1 < self.taps else -1 if tap else 0
+        # Where K is any it is more than the steps, and the loop over rows begins with the one after row ``steps`` - 1.
+        if self.kernel.job == "forward":
+            return 1 if isinstance(tap, int) and tap == 0 else -1
+        return -1 if isinstance(j, int) and j == step else 1
 
 
 def _of_shared(kernel: Kernel) -> Format:
