@@ -433,22 +433,25 @@ class _Dots:
         inputs = self.rows(tile.first + tap, kernel.steps - 1 + count)
         sums = [[Variable(code, code.zeros(self.format, kernel.lanes)) for _ in range(count)] for _ in self.gradients]
 
-        def products(channel: Int | int, lanes: int) -> None:
-            vectors = [input.load(0, channel, lanes) for input in inputs]
+        def products(channel: Int | int, channels: int) -> None:
+            vectors = _split(channels, kernel.lanes)
+            rows = [input.load_vectors(0, channel, vectors) for input in inputs]
             for step, gradients in enumerate(self.gradients):
-                gradient = gradients.load(0, channel, lanes)
-                for total, vector in zip(sums[step], vectors[step:]):
-                    total.set(code.multiply_add_part(gradient, vector, total.get()))
+                factors = gradients.load_vectors(0, channel, vectors)
+                for total, row in zip(sums[step], rows[step:]):
+                    for factor, vector in zip(factors, row):
+                        total.set(code.multiply_add_part(factor, vector, total.get()))
 
-        vectors = _split(kernel.channels, kernel.lanes)
+        size = kernel.lanes * (2 if self.format.itemsize == 2 else 1)  # two vectors of bfloat16 are read together
         if kernel.channels <= UNROLLED_VECTORS * kernel.lanes:
-            for start, lanes in vectors:
-                products(start, lanes)
+            for start, channels in _split(kernel.channels, size):
+                products(start, channels)
         else:
-            with code.loop(0, kernel.channels // kernel.lanes * kernel.lanes, kernel.lanes) as channel:
-                products(channel, kernel.lanes)
-            if (rest := vectors[-1])[1] < kernel.lanes:
-                products(*rest)
+            whole = kernel.channels // size * size
+            with code.loop(0, whole, size) as channel:
+                products(channel, size)
+            if kernel.channels > whole:
+                products(whole, kernel.channels - whole)
         for step, totals in enumerate(sums):
             with code.only_if(tile.first + step < tile.count):
                 total = _sums_over_lanes(code, [total.get() for total in totals], quad)
@@ -531,22 +534,25 @@ class _Sums:
     ) -> None:
         """What the steps from ``start`` to ``stop`` add to the sums of some taps and channels."""
         code, dilation = self.code, self.code.argument("dilation")
-        sums = [
-            [Variable(code, self.output.load(tap + i, channel + at, lanes)) for at, lanes in vectors]
-            for i in range(count)
-        ]
+        mixed = self.source.mixes(vectors)
+
+        def kept(i: int) -> list[Any]:
+            values = self.output.load_vectors(tap + i, channel, vectors)
+            return code.even_and_odd(*values) if mixed else values
+
+        sums = [[Variable(code, value) for value in kept(i)] for i in range(count)]
         first = tap * dilation - code.argument("left")  # the row of the source that step 0 reads for the first tap
         inputs = [self.source.from_row(first + i * dilation).from_column(channel) for i in range(count)]
         gradients = self.gradients.from_column(channel)
 
         def step(t: Int, careful: bool) -> None:
-            factors = [gradients.load(t, at, lanes) for at, lanes in vectors]
+            factors = gradients.load_vectors(t, 0, vectors)
             for i, input in enumerate(inputs):
                 row = t + first + i * dilation
                 condition = code.both(row >= 0, row < code.argument("length")) if careful else None
                 with code.only_if(condition) if careful else nullcontext():
-                    for total, factor, (at, lanes) in zip(sums[i], factors, vectors):
-                        total.set(code.multiply_add(factor, input.load(t, at, lanes), total.get()))
+                    for total, factor, vector in zip(sums[i], factors, input.load_vectors(t, 0, vectors)):
+                        total.set(code.multiply_add(factor, vector, total.get()))
 
         begin = (0 - first).at_least(start).at_most(stop)
         end = (code.argument("length") - first - (count - 1) * dilation).at_most(stop).at_least(begin)
@@ -554,5 +560,5 @@ class _Sums:
             with code.loop(*part) as t:
                 step(t, careful)
         for i in range(count):
-            for total, (at, _) in zip(sums[i], vectors):
-                self.output.store(tap + i, channel + at, total.get())
+            values = [total.get() for total in sums[i]]
+            self.output.store_vectors(tap + i, channel, vectors, code.alternate(*values) if mixed else values)
