@@ -83,7 +83,7 @@ class TestMachineCode:
         for adjoint in (False, True):
             launch.convolve(input, weight, sequence, 512, -3, 1, adjoint, totals)
         launch.convolve(input, shared, None, 512, -3, 1, False)
-        launch.correlate(input, input, sequence, 8, 31, -3, 1, False, weight, totals)
+        launch.correlate(input, input, sequence, 8, 31, -3, 1, False, weight, totals, input)
         launch.correlate(input, input, None, 8, 31, -3, 1, True)
         for name, arguments, constants in launched if target == "H200" else launched[-2:]:
             assert name.endswith("_band")
@@ -96,7 +96,7 @@ class TestMachineCode:
         totals, sequence = empty(2, 512, 512, dtype=torch.float32), empty(512, dtype=torch.int32)
         launch.convolve(input, weight, sequence, 512, -3, 1, True, totals)
         launch.convolve(input, shared, None, 512, -3, 1, False)
-        launch.correlate(input, input, sequence, 512, 4, -3, 1, False, weight, totals)
+        launch.correlate(input, input, sequence, 512, 4, -3, 1, False, weight, totals, input)
         launch.correlate(input, input, None, 512, 4, -3, 1, True)
         launch.advance(input, empty(2, 3, 512), shared, 1)
         mix, basis = empty(2, 512, 8), empty(8, 512, 4)

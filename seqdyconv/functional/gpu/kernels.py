@@ -209,7 +209,7 @@ def _tap_products(
 
 @triton.jit(do_not_specialize=_SIZES)
 def correlate_taps(
-    gradient, source, logits, totals, sequence, output,
+    gradient, source, logits, totals, result, sequence, output,
     length, time, heads, width, offset, dilation, blocks,
     gradient_b, gradient_t, gradient_c, source_b, source_t, source_c, logits_b, logits_t, logits_h, logits_k,
     KERNEL_SIZE: tl.constexpr, SHARED: tl.constexpr, SOFTMAX: tl.constexpr, PACKED: tl.constexpr,
@@ -218,7 +218,7 @@ def correlate_taps(
     """(B, time, C) and (B, length, C) to (B, time, H, K), all the channels of a head in one program.
 
     SHARED by all steps: to parts (programs, H, K), each the sum over ``blocks`` · BT steps. With SOFTMAX it goes on
-    from the gradient of the kernels to that of their ``logits``.
+    from the gradient of the kernels to that of their ``logits``; ``result`` is what was convolved, (B, time, C).
     """
     b, first, head, _ = _tile(time, heads, width, blocks * BT, BH, BR)
     k = tl.arange(0, BK)[:, None, None, None].to(INDEX)  # tiles are (taps, steps, heads, channels of a head)
@@ -232,18 +232,12 @@ def correlate_taps(
         logits = _at(logits, b, first, head, logits_b, logits_t, logits_h) + (i * logits_t + h * logits_h)
         totals += (b * time + first) * heads + head
         total = tl.load(totals + (i * heads + h), mask=(first + i < time) & some_heads, other=0.0)
-        # The gradient of a logit is kernel · (gradient of the kernel − mean), with the mean Σ_k kernel · gradient.
-        mean = tl.zeros([1, BT, BH, 1], ACC)
-        for begin in range(0, KERNEL_SIZE, BK):
-            tap = begin + k
-            ahead = i + tap * dilation
-            product = _tap_products(
-                gradient + i * gradient_t, source + ahead * source_t, sequence, first + i, first + offset + ahead,
-                time, length, channels, tap < KERNEL_SIZE, PACKED, ACC,
-            )
-            known = (first + i < time) & some_heads & (tap < KERNEL_SIZE)
-            kernel = tl.exp(tl.load(logits + tap * logits_k, mask=known, other=-float("inf")).to(ACC) - total)
-            mean += tl.sum(kernel * tl.sum(product, axis=3, keep_dims=True), axis=0, keep_dims=True)
+        # The gradient of a logit is kernel · (gradient of the kernel − mean). The mean, Σ_k kernel · gradient, is what
+        # the result times its gradient sum to.
+        at = result + (((b * time + first) * heads + head) * width + ((i * heads + h) * width + r))
+        some = (first + i < time) & channels
+        own = tl.load(gradient + i * gradient_t, mask=some, other=0.0).to(ACC)
+        mean = tl.sum(own * tl.load(at, mask=some, other=0.0).to(ACC), axis=3, keep_dims=True)
     for begin in range(0, KERNEL_SIZE, BK):
         tap = begin + k
         sums = tl.zeros([BK, BT, BH, BR], ACC)
@@ -290,7 +284,7 @@ def _band_products(
 
 @triton.jit(do_not_specialize=_SIZES)
 def correlate_band(
-    gradient, source, logits, totals, sequence, output,
+    gradient, source, logits, totals, result, sequence, output,
     length, time, heads, width, offset, dilation, blocks,
     gradient_b, gradient_t, gradient_c, source_b, source_t, source_c, logits_b, logits_t, logits_h, logits_k,
     KERNEL_SIZE: tl.constexpr, SHARED: tl.constexpr, SOFTMAX: tl.constexpr, PACKED: tl.constexpr, FACTOR: tl.constexpr,
@@ -306,18 +300,14 @@ def correlate_band(
         logits = _at(logits, b, first, head, logits_b, logits_t, logits_h) + i * dilation * logits_t
         totals += (b * time + first) * heads + head
         total = tl.load(totals + i * dilation * heads, mask=t < time, other=0.0)
-        # The gradient of a logit is kernel · (gradient of the kernel − mean), with the mean Σ_k kernel · gradient.
-        mean = tl.zeros([BT, 1], tl.float32)
-        for begin in range(0, BT + KERNEL_SIZE - 1, BJ):
-            j = begin + tl.arange(0, BJ)[None, :].to(INDEX)
-            step = first + offset + j * dilation
-            product = _band_products(
-                gradient + i * dilation * gradient_t, source + j * dilation * source_t, t, step, time, length, width,
-                gradient_c, source_c, FACTOR, INDEX, BT, BJ, BR, OVER_R,
-            )
-            inside = (j >= i) & (j - i < KERNEL_SIZE) & _inside(t, step, time, length, sequence, PACKED)
-            logit = tl.load(logits + (j - i) * logits_k, mask=inside, other=-float("inf")).to(tl.float32)
-            mean += tl.sum(tl.exp(logit - total) * product, axis=1, keep_dims=True)
+        mean = tl.zeros([BT, 1], tl.float32)  # as above
+        result += ((b * time + first) * heads + head) * width
+        for block in tl.static_range(OVER_R):
+            r = (block * BR + tl.arange(0, BR))[None, :].to(INDEX)
+            some = (t < time) & (r < width)
+            own = tl.load(gradient + (i * dilation * gradient_t + r * gradient_c), mask=some, other=0.0)
+            other = tl.load(result + (i * dilation * heads * width + r), mask=some, other=0.0)
+            mean += tl.sum(own.to(tl.float32) * other.to(tl.float32), axis=1, keep_dims=True)
     for begin in range(0, BT + KERNEL_SIZE - 1, BJ):
         j = begin + tl.arange(0, BJ)[None, :].to(INDEX)
         sums = tl.zeros([BT, BJ], tl.float32)

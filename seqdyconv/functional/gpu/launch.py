@@ -68,6 +68,7 @@ def correlate(
     shared: bool,
     logits: Tensor | None = None,
     totals: Tensor | None = None,
+    result: Tensor | None = None,
 ) -> Tensor:
     """See :mod:`seqdyconv.functional.gpu.kernels`: (B, T, H, K), or, ``shared`` by all steps, (H, K)."""
     (batch, time, channels), length = gradient.shape, source.shape[1]
@@ -89,7 +90,7 @@ def correlate(
     shape = (parts,) if shared else (batch, time)
     output = source.new_empty(*shape, heads, kernel_size, dtype=_wide(source) if shared else source.dtype)
     if output.numel():
-        tensors = (gradient, source, logits, totals, sequence, output)
+        tensors = (gradient, source, logits, totals, result, sequence, output)
         sizes = (length, time, heads, width, offset, dilation, blocks)
         strides = (*gradient.stride(), *source.stride(), *((0, 0, 0, 0) if logits is None else logits.stride()))
         flags = {

@@ -26,8 +26,8 @@ def _define(signature: str, run: Callable[..., Any], shape: Callable[..., Any]) 
 
 
 def _keep(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
-    """The first three arguments are tensors, and there may be one among the results that the way back needs."""
-    ctx.save_for_backward(*inputs[:3], *output[1:] if isinstance(output, tuple) else ())
+    """The first three arguments are tensors."""
+    ctx.save_for_backward(*inputs[:3])
     ctx.numbers = inputs[3:]
 
 
@@ -115,6 +115,7 @@ def _softmax_gradients(
     source: Tensor,
     logits: Tensor,
     totals: Tensor,
+    output: Tensor,
     sequence: Tensor | None,
     offset: int,
     dilation: int,
@@ -122,12 +123,19 @@ def _softmax_gradients(
     time, (heads, kernel_size) = source.shape[1], logits.shape[2:]
     return (
         launch.convolve(gradient, logits, sequence, time, -offset, dilation, True, totals),
-        launch.correlate(gradient, source, sequence, heads, kernel_size, offset, dilation, False, logits, totals),
+        launch.correlate(
+            gradient, source, sequence, heads, kernel_size, offset, dilation, False, logits, totals, output
+        ),
     )
 
 
+def _softmax_keep(ctx: Any, inputs: Sequence[Any], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:3], *output)
+    ctx.numbers = inputs[3:]
+
+
 def _softmax_backward(ctx: Any, gradient: Tensor, _: Tensor) -> Gradients:
-    source, logits, sequence, totals = ctx.saved_tensors
+    source, logits, sequence, output, totals = ctx.saved_tensors
     offset, dilation = ctx.numbers
 
     def apart(source: Tensor, logits: Tensor) -> Tensor:
@@ -136,7 +144,9 @@ def _softmax_backward(ctx: Any, gradient: Tensor, _: Tensor) -> Gradients:
 
     if torch.is_grad_enabled():
         return *_twice(apart, gradient, source, logits), None, None, None
-    gradients = OPERATIONS.triton_softmax_gradients(gradient, source, logits, totals, sequence, offset, dilation)
+    gradients = OPERATIONS.triton_softmax_gradients(
+        gradient, source, logits, totals, output, sequence, offset, dilation
+    )
     return *gradients, None, None, None
 
 
@@ -147,12 +157,12 @@ _define(
     _softmax_shape,
 )
 _define(
-    "triton_softmax_gradients(Tensor gradient, Tensor source, Tensor logits, Tensor totals, Tensor? sequence, "
-    "SymInt offset, SymInt dilation) -> (Tensor, Tensor)",
+    "triton_softmax_gradients(Tensor gradient, Tensor source, Tensor logits, Tensor totals, Tensor output, "
+    "Tensor? sequence, SymInt offset, SymInt dilation) -> (Tensor, Tensor)",
     _softmax_gradients,
     lambda gradient, source, logits, *_: (source.new_empty(source.shape), logits.new_empty(logits.shape)),
 )
-torch.library.register_autograd("seqdyconv::triton_softmax_convolve", _softmax_backward, setup_context=_keep)
+torch.library.register_autograd("seqdyconv::triton_softmax_convolve", _softmax_backward, setup_context=_softmax_keep)
 
 
 # Kernels of low rank, made in registers: likewise.
@@ -209,7 +219,7 @@ torch.library.register_autograd("seqdyconv::triton_low_rank", _low_rank_backward
 
 
 def _advance_backward(ctx: Any, of_output: Tensor, of_following: Tensor) -> Gradients:
-    input, state, weight, _ = ctx.saved_tensors
+    input, state, weight = ctx.saved_tensors
     (dilation,), length, time = ctx.numbers, state.shape[1], input.shape[1]
     of_window = OPERATIONS.triton_convolve(of_output, weight, None, length + time, 0, dilation, True)
     of_window = of_window + torch.nn.functional.pad(of_following, (0, 0, time, 0))
