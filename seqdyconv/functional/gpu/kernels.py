@@ -234,10 +234,11 @@ def correlate_taps(
         total = tl.load(totals + (i * heads + h), mask=(first + i < time) & some_heads, other=0.0)
         # The gradient of a logit is kernel · (gradient of the kernel − mean). The mean, Σ_k kernel · gradient, is what
         # the result times its gradient sum to.
-        at = result + (((b * time + first) * heads + head) * width + ((i * heads + h) * width + r))
+        result += ((b * time + first) * heads + head) * width
         some = (first + i < time) & channels
         own = tl.load(gradient + i * gradient_t, mask=some, other=0.0).to(ACC)
-        mean = tl.sum(own * tl.load(at, mask=some, other=0.0).to(ACC), axis=3, keep_dims=True)
+        other = tl.load(result + ((i * heads + h) * width + r), mask=some, other=0.0).to(ACC)
+        mean = tl.sum(own * other, axis=3, keep_dims=True)
     for begin in range(0, KERNEL_SIZE, BK):
         tap = begin + k
         sums = tl.zeros([BK, BT, BH, BR], ACC)
