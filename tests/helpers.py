@@ -38,7 +38,7 @@ def cotangent_like(tensor: Tensor) -> Tensor:
     """Quarters from -2 to 2, exact in every dtype, and never contiguous."""
     generator = torch.Generator().manual_seed(tensor.numel())
     quarters = torch.randint(-8, 9, tensor.shape[::-1], generator=generator) / 4
-    return quarters.to(tensor.dtype).permute(*reversed(range(tensor.dim())))
+    return quarters.to(tensor.device, tensor.dtype).permute(*reversed(range(tensor.dim())))
 
 
 def assert_all_close(actual: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
