@@ -161,12 +161,14 @@ class Rows:
     def load_vectors(
         self, row: Int | int, column: Int | int, vectors: Sequence[tuple[int, int]], in_order: bool = False
     ) -> list[Any]:
-        """Several, each (start, lanes). Two of bfloat16 are the even and the odd lanes of both, unless ``in_order``."""
+        """Several, each (start, lanes). Each two of bfloat16 are the even and the odd lanes of both, unless
+        ``in_order``."""
         if in_order or not self.mixes(vectors):
             return [self.load(row, column + start, lanes) for start, lanes in vectors]
-        address = self.address(row, column + vectors[0][0])
-        both = self.code.builder.load(address, align=2, typ=ir.VectorType(_I32, vectors[0][1]))
-        return [self.code.half(both, upper) for upper in (False, True)]
+        pairs = ir.VectorType(_I32, vectors[0][1])
+        places = [self.address(row, column + start) for start, _ in vectors[::2]]
+        loaded = [self.code.builder.load(place, align=2, typ=pairs) for place in places]
+        return [self.code.half(pair, upper) for pair in loaded for upper in (False, True)]
 
     def store_vectors(
         self,
@@ -181,16 +183,15 @@ class Rows:
             for (start, _), vector in zip(vectors, values):
                 self.store(row, column + start, vector)
             return
-        lower, upper = (self.code.rounded(vector) for vector in values)
-        lanes = vectors[0][1]
-        lower = self.code.builder.lshr(lower, _constants(_I32, [16] * lanes))
-        upper = self.code.builder.and_(upper, _constants(_I32, [0xFFFF0000] * lanes))
-        address = self.address(row, column + vectors[0][0])
-        self.code.builder.store(self.code.builder.or_(lower, upper), address, align=2)
+        builder, rounded = self.code.builder, [self.code.rounded(vector) for vector in values]
+        for (start, lanes), even, odd in zip(vectors[::2], rounded[::2], rounded[1::2]):
+            lower = builder.lshr(even, _constants(_I32, [16] * lanes))
+            upper = builder.and_(odd, _constants(_I32, [0xFFFF0000] * lanes))
+            builder.store(builder.or_(lower, upper), self.address(row, column + start), align=2)
 
     def mixes(self, vectors: Sequence[tuple[int, int]]) -> bool:
         """Whether :meth:`load_vectors` gives even and odd lanes."""
-        return self.format.stored is _I16 and len(vectors) == 2 and vectors[0][1] == vectors[1][1]
+        return self.format.stored is _I16 and len(vectors) % 2 == 0 and len({lanes for _, lanes in vectors}) == 1
 
 
 class Code:

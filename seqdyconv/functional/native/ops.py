@@ -161,9 +161,9 @@ def _is_flat(weight: Tensor) -> bool:
 
 def _per_channel(weight: Tensor, channels: int, size: int) -> Tensor:
     """(H, K) → (⌈C / size⌉, K, size): the kernel of each channel, for so many at a time."""
-    expanded = weight[:, None].expand(-1, channels // weight.shape[0], -1).flatten(0, 1)
-    padded = F.pad(expanded, (0, 0, 0, -channels % size))
-    return padded.unflatten(0, (-1, size)).transpose(1, 2)
+    weight = weight.repeat_interleave(channels // weight.shape[0], 0) if channels > weight.shape[0] else weight
+    weight = F.pad(weight, (0, 0, 0, -channels % size)) if channels % size else weight
+    return weight.unflatten(0, (-1, size)).transpose(1, 2)
 
 
 def _items(time: int, dilation: int, steps: int) -> dict[str, int]:

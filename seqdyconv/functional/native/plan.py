@@ -109,9 +109,10 @@ def convolution(
     weights: Weights = "per step" if per_step else "shared"
     rest = 0
     if not per_step and size % lanes:
-        size = min(2, max(1, channels // lanes)) * lanes
+        size = min(4 if taps else 2, max(1, channels // lanes)) * lanes
         weights, rest = "per channel", channels % size
-    if time == 1 or tiny:
+    if taps or time == 1 or tiny:
+        # Little work for each number: what counts is that rows are read and written from one end to the other.
         steps, vectors = 1, min(8, size // lanes)
     elif host.registers >= 32:
         vectors = min(4, size // lanes)
