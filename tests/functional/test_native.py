@@ -290,6 +290,16 @@ class TestLayouts:
         assert peak_memory(train, "cpu") <= 1.1 * (output + given)
 
 
+@pytest.mark.parametrize("kind", OPS)
+def test_infinite_kernels_at_padding_add_nothing(kind):
+    input, weight = make(kind, time=6, kernel_size=3)
+    finite = native(kind, padding="causal")(input, weight)
+    (weight if kind == "lightweight" else weight[:, 0])[..., 0] = torch.inf  # the tap two steps back
+    output = native(kind, padding="causal")(input, weight)
+    assert torch.equal(output[:, 0], finite[:, 0])
+    assert dynamic_conv1d(input, weight.expand(2, 6, 2, 3), padding="causal", backend="reference")[:, 0].isnan().all()
+
+
 def compare_random_call(seed: int) -> str:
     """With the reference, output and gradients; the call in words."""
     draw = random.Random(seed)
