@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ops import OPS, TOLERANCES, processor, runnable, seconds, with_gradients
+from benchmarks.training import TASKS
 from seqdyconv.functional import (
     dynamic_conv1d,
     dynamic_conv1d_step,
@@ -383,74 +384,14 @@ def models(options: argparse.Namespace) -> None:
         "Tokens (frames of speech) per second of training steps in bfloat16 autocast with AdamW",
         ["model", "mixer", "tokens/s", "÷ self-attention"],
     )
-    for name, build in {"translation": translation, "speech": speech, "swapped BERT": swapped}.items():
+    for name, (build, batch) in TASKS.items():
         speeds: dict[str, float] = {}
         for mixer, (layer, backend) in contenders(options).items():
-            model, loss, tokens = build(layer, options)
+            model, loss, tokens = build(layer, 8 * batch, options.quick, options.device)
             step = training_step(model.train(), loss, options)
             with preferring(backend):
                 speeds[mixer] = tokens / attempt(lambda: [program_milliseconds(step, options)] * 2)[0] * 1e3  # noqa: B023
             report.row(name, mixer, f"{speeds[mixer]:,.0f}", f"{speeds[mixer] / speeds['self-attention']:.2f}×")
-
-
-Model = tuple[torch.nn.Module, Callable[[], Tensor], int]
-
-
-def translation(mixer: str, options: argparse.Namespace) -> Model:
-    from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
-
-    width, shape = (8, (2, 6)) if options.quick else (256, (512, 32))
-    config = SeqDyConvConfig(
-        vocab_size=6000,
-        hidden_size=width,
-        encoder_layer_types=mixer,
-        decoder_layer_types=mixer,
-        encoder_kernel_sizes=[3] if options.quick else [3, 7, 15],
-        decoder_kernel_sizes=[3] if options.quick else [3, 7, 15],
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=4 * width,
-        decoder_ffn_dim=4 * width,
-    )
-    model = SeqDyConvForConditionalGeneration(config).to(options.device)
-    tokens = torch.randint(4, 6000, shape, device=options.device)
-    return model, lambda: model(tokens, torch.ones_like(tokens), labels=tokens).loss, tokens.numel()
-
-
-def speech(mixer: str, options: argparse.Namespace) -> Model:
-    from seqdyconv.models import SeqDyConvForCTC, SeqDyConvSpeechConfig
-
-    width, batch, frames = (16, 2, 40) if options.quick else (256, 32, 1600)
-    config = SeqDyConvSpeechConfig(
-        vocab_size=64,
-        hidden_size=width,
-        encoder_layer_types=mixer,
-        encoder_kernel_sizes=[31] * (1 if options.quick else 8),
-        encoder_attention_heads=4,
-        encoder_ffn_dim=4 * width,
-        subsampling_channels=4 if options.quick else 64,
-    )
-    model = SeqDyConvForCTC(config).to(options.device)
-    features = torch.randn(batch, frames, 80, device=options.device)
-    labels = torch.randint(4, 64, (batch, frames // 16), device=options.device)
-    mask = torch.ones(batch, frames, dtype=torch.long, device=options.device)
-    return model, lambda: model(features, mask, labels=labels).loss, batch * frames
-
-
-def swapped(mixer: str, options: argparse.Namespace) -> Model:
-    from seqdyconv.swap import swap_self_attention
-
-    from transformers import BertConfig, BertModel
-
-    size = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "intermediate_size": 1536}
-    if options.quick:
-        size = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    model = BertModel(BertConfig(**size, attn_implementation="sdpa"))
-    if mixer != "self_attention":
-        model = swap_self_attention(model, mixer=mixer, kernel_size=31, weights="random")
-    model = model.to(options.device)
-    tokens = torch.randint(0, 30000, (2, 8) if options.quick else (64, 512), device=options.device)
-    return model, lambda: model(tokens).last_hidden_state.float().square().mean(), tokens.numel()
 
 
 PARTS = {"check": check, "ops": ops, "short": short, "layers": layers, "models": models}
