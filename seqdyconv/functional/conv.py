@@ -263,7 +263,7 @@ def _whole(
     run, fuses = chosen.run, chosen.fuses
     time = input.shape[1]
     one_output = padding == "valid" and isinstance(time, int) and time == (weight.shape[-1] - 1) * dilation + 1
-    if backend is None and one_output and not (chosen is BACKENDS["native"] and input.numel() > _FEW):
+    if backend is None and one_output and not (chosen is BACKENDS.get("native") and input.numel() > _FEW):
         run, fuses = _one_step, frozenset()
     options: dict[str, object] = {}
     if softmax and "softmax" in fuses:
