@@ -36,7 +36,7 @@ def _constant_in_graphs(function: Any) -> Any:
 
 def depthwise(input: Tensor, weight: Tensor, padding: tuple[int, int], dilation: int) -> Tensor:
     """The same as :func:`seqdyconv.functional.reference.depthwise`, by kernels made for this machine."""
-    return torch.ops.seqdyconv.native_forward(input, weight, *padding, dilation)
+    return torch.ops.seqdyconv.native_forward.default(input, weight, *padding, dilation)
 
 
 def limits(input: Tensor, kernels: Sequence[int], dilation: int) -> str | None:
@@ -240,17 +240,19 @@ def _differentiate_weight_gradient(ctx: Any, cotangent: Tensor) -> tuple[Tensor 
 
 def _output_of(input: Tensor, weight: Tensor, left: int, time: int, dilation: int) -> Tensor:
     right = time - input.shape[1] - left + (weight.shape[-1] - 1) * dilation
-    return torch.ops.seqdyconv.native_forward(input, weight, left, right, dilation)
+    return torch.ops.seqdyconv.native_forward.default(input, weight, left, right, dilation)
 
 
 def _by_input_of(gradient: Tensor, weight: Tensor, length: int, left: int, dilation: int) -> Tensor:
-    return torch.ops.seqdyconv.native_input_gradient(gradient, weight, length, left, dilation)
+    return torch.ops.seqdyconv.native_input_gradient.default(gradient, weight, length, left, dilation)
 
 
 def _by_weight_of(gradient: Tensor, input: Tensor, weight: Tensor, left: int, dilation: int) -> Tensor:
     heads, kernel_size = weight.shape[-2:]
     shared = weight.dim() == 2
-    return torch.ops.seqdyconv.native_weight_gradient(gradient, input, heads, kernel_size, left, dilation, shared)
+    return torch.ops.seqdyconv.native_weight_gradient.default(
+        gradient, input, heads, kernel_size, left, dilation, shared
+    )
 
 
 for _op, _derivative in (
