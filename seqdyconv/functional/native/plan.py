@@ -101,7 +101,7 @@ def convolution(
     """For an output of so many steps, or a gradient by the input, which is one with the gradient as input."""
     lanes, size = lanes_of(host, dtype), channels // heads
     tiny = channels < 2 * lanes
-    taps = kernel_size if kernel_size <= _UNROLLED and not tiny else 0
+    taps = kernel_size if kernel_size <= (1 if tiny else _UNROLLED) else 0
     if per_step and size < lanes:
         steps = 1 if tiny else quad_of(dtype) if job == "input_gradient" else 8
         rest = heads % (lanes // size)
@@ -129,7 +129,7 @@ def weight_gradient(host: Host, per_step: bool, dtype: str, channels: int, heads
     """For a gradient by the kernels."""
     lanes, size = lanes_of(host, dtype), channels // heads
     tiny = channels < 2 * lanes
-    taps = kernel_size if kernel_size <= _UNROLLED and not tiny else 0
+    taps = kernel_size if kernel_size <= (1 if tiny else _UNROLLED) else 0
     if not per_step:
         vectors = min(2, max(1, channels // lanes))
         most = 1 if tiny else (24 if host.registers >= 32 else 12) // vectors
