@@ -390,6 +390,8 @@ def draw(results: list[dict], title: str, path: Path) -> None:
         for j, steps in enumerate(lengths):
             axis = axes[i, j]
             for name in names:
+                if quantity == "peak_bytes" and name in YARDSTICKS:
+                    continue
                 points = {
                     row["kernel_size"]: row[quantity] * unit
                     for row in results
