@@ -67,9 +67,6 @@ class Tile:
         """Whether these rows of the source are in the sequence."""
         return self.code.both(self.code.number(start) >= self.valid[0], self.code.number(stop) <= self.valid[1])
 
-    def whole(self, steps: int) -> Any:
-        return self.first + steps <= self.count
-
 
 @contextmanager
 def _tiles(code: Code, steps: int) -> Iterator[Tile]:

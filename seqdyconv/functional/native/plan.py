@@ -54,7 +54,7 @@ class Kernel:
 
     job: Job
     weights: Weights
-    """(B, T, H, K); (H, K); or (⌈C / lanes⌉, K, lanes), for heads that do not fill vectors."""
+    """(B, T, H, K); (H, K); or (⌈C / R⌉, K, R), for heads that do not fill vectors: then R is that of several heads."""
     dtype: str
     lanes: int
     """Numbers in a register."""
