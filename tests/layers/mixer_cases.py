@@ -25,6 +25,7 @@ OTHER_VALUES: dict[str, Any] = {
     "modulation": True,
     "offset_dropout": 0.25,
     "rank": 2,
+    "recompute": True,
     "renormalize": True,
     "residual": False,
     "silu": True,
