@@ -351,7 +351,8 @@ class TestSaving:
         loaded, info = HEADS[kind].from_pretrained(tmp_path, output_loading_info=True)
         assert not info["missing_keys"] and not info["unexpected_keys"]
         assert loaded.config.to_diff_dict() == model.config.to_diff_dict()
-        assert loaded(features, mask, **target)[0].equal(model(features, mask, **target)[0])
+        # Products may depend in their last bit on where in memory the weights are.
+        torch.testing.assert_close(loaded(features, mask, **target)[0], model(features, mask, **target)[0])
 
     def test_a_new_head_starts_as_one_of_a_new_model(self, tmp_path):
         build(SeqDyConvSpeechModel, torch.float32).save_pretrained(tmp_path)
