@@ -6,7 +6,7 @@ try:
 except Exception as error:  # torchaudio beside a torch that does not fit raises ImportError, OSError or RuntimeError
     raise ImportError(
         "seqdyconv.speech needs soundfile, and torchaudio with the torch that it fits: 'torch>=2.11,<2.13' with "
-        f"'torchaudio==2.11.*'. Install both by: pip install 'seqdyconv[speech]' ({type(error).__name__}: {error})"
+        f"'torchaudio==2.11.0'. Install both by: pip install 'seqdyconv[speech]' ({type(error).__name__}: {error})"
     ) from error
 
 from transformers import AutoFeatureExtractor, AutoProcessor, AutoTokenizer
