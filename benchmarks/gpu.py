@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ops import OPS, TOLERANCES, processor, runnable, seconds, with_gradients
-from benchmarks.training import TASKS
+from benchmarks.training import TASKS, step_of
 from seqdyconv.functional import (
     dynamic_conv1d,
     dynamic_conv1d_step,
@@ -343,16 +343,8 @@ def contenders(options: argparse.Namespace) -> dict[str, tuple[str, str | None]]
 def training_step(
     model: torch.nn.Module, loss: Callable[[], Tensor], options: argparse.Namespace
 ) -> Callable[[], None]:
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-
-    def step() -> None:
-        with torch.autocast(options.device.partition(":")[0], torch.bfloat16):
-            value = loss()
-        value.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+    autocast = torch.autocast(options.device.partition(":")[0], torch.bfloat16)
+    return step_of(model, autocast(loss), fused=True)
 
 
 def layers(options: argparse.Namespace) -> None:

@@ -19,7 +19,6 @@ at its most is above what it had with the input made.
 import argparse
 import multiprocessing
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ops import TOLERANCES, processor
+from benchmarks.ops import TOLERANCES, interleaved, processor
 
 import torch
 from torch import Tensor
@@ -176,20 +175,6 @@ def layers(options: argparse.Namespace) -> None:
         f"A training step of an encoder layer, {options.tokens} tokens, width {width}, {HEADS} heads, K={KERNEL_SIZE}"
     )
     write(options, f"layers_{options.dtype}_{options.threads}", title, columns, rows)
-
-
-def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds of each call, the median of all rounds, after one to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for round in range(rounds + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if round:
-                times[name].append(time.perf_counter() - start)
-        print(".", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def long(options: argparse.Namespace) -> None:

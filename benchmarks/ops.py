@@ -263,6 +263,20 @@ def passes(function: Callable, *inputs: Tensor) -> list[tuple[str, Callable[[], 
     return list(zip(PASSES, (forward, forward_and_backward)))
 
 
+def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Seconds of each call, the median of all rounds, after one to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for round in range(rounds + 1):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if round:
+                times[name].append(time.perf_counter() - start)
+        print(".", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
 def seconds(call: Callable[[], object], device: str, repeats: int = 1) -> float:
     """Mean time of one call."""
     synchronize(device)

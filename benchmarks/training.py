@@ -11,9 +11,10 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from benchmarks.layers import interleaved, setting, the_reference, write
-from benchmarks.ops import TOLERANCES
+from benchmarks.layers import setting, the_reference, write
+from benchmarks.ops import TOLERANCES, interleaved
 
 import torch
 from torch import Tensor
@@ -100,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
             torch.manual_seed(0)
             model, loss, tokens = build(mixer, batch, options.quick, "cpu")
             check(f"{task} with {mixer}", model.eval(), loss)
-            steps[mixer] = step_of(model.train(), loss)
+            steps[mixer] = step_of(model.train(), loss, lr=1e-5)
         times = interleaved(steps, options.rounds)
         for mixer in MIXERS:
             speeds[task, mixer] = tokens / times[mixer]
@@ -134,8 +135,9 @@ def check(name: str, model: torch.nn.Module, loss: Callable[[], Tensor]) -> None
         sys.exit(f"{name} is wrong, so nothing is timed: its loss is {found:.6g}, by the definition {expected:.6g}")
 
 
-def step_of(model: torch.nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+def step_of(model: torch.nn.Module, loss: Callable[[], Tensor], **settings: Any) -> Callable[[], None]:
+    """A step of AdamW with these settings."""
+    optimizer = torch.optim.AdamW(model.parameters(), **settings)
 
     def step() -> None:
         loss().backward()

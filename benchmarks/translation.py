@@ -11,10 +11,10 @@ are medians over rounds, in target tokens per second, and the ratio to self-atte
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
+from benchmarks.ops import interleaved
+from benchmarks.training import step_of
 from seqdyconv.layers import MIXERS as LAYERS
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
 
@@ -46,18 +46,13 @@ def build(encoder: str, decoder: str) -> SeqDyConvForConditionalGeneration:
 
 
 def training_step(model: SeqDyConvForConditionalGeneration, options: argparse.Namespace) -> Callable[[], object]:
-    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     tokens = torch.randint(4, 6000, (options.tokens // options.length, options.length))
 
-    def step() -> None:
-        model.train()
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = model(tokens, torch.ones_like(tokens), labels=tokens).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    @torch.autocast("cpu", torch.bfloat16)
+    def loss() -> torch.Tensor:
+        return model.train()(tokens, torch.ones_like(tokens), labels=tokens).loss
 
-    return step
+    return step_of(model, loss, fused=True)
 
 
 def decoding(model: SeqDyConvForConditionalGeneration, options: argparse.Namespace) -> Callable[[], object]:
@@ -70,14 +65,7 @@ def decoding(model: SeqDyConvForConditionalGeneration, options: argparse.Namespa
 
 def measure(runs: dict[str, Callable[[], object]], tokens: int, rounds: int) -> dict[str, float]:
     """Median tokens per second of each."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for counted in [False, *[True] * rounds]:
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if counted:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: tokens / statistics.median(times) for name, times in seconds.items()}
+    return {name: tokens / seconds for name, seconds in interleaved(runs, rounds).items()}
 
 
 def main(arguments: list[str] | None = None) -> None:

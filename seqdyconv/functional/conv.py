@@ -269,7 +269,7 @@ def _whole(
     if softmax and "softmax" in fuses:
         options["softmax"] = True
     elif softmax:
-        weight = _softmax(weight)
+        weight = reference.normalized(weight)
 
     def convolve(rows: Tensor, _: Tensor | None, kernels: Tensor = weight) -> Tensor:
         output = run(rows, kernels, pads, dilation, **options)
@@ -301,17 +301,13 @@ def _step(
     _check_steps(weight, axes, *input.shape[:2])
     check_state(input, state, (weight.shape[-1] - 1) * dilation)
     chosen = choose(BACKENDS, backend, input, weight.shape, dilation)
-    weight = _softmax(weight) if softmax else weight
+    weight = reference.normalized(weight) if softmax else weight
     if chosen.advance is not None:
         output, following = chosen.advance(input, state.to(input.dtype), weight, dilation)
     else:
         window, following = append_inputs(state, input)
         output = chosen.run(window, weight, (0, 0), dilation)
     return output if bias is None else output + bias, following
-
-
-def _softmax(weight: Tensor) -> Tensor:
-    return weight.softmax(-1, dtype=torch.promote_types(weight.dtype, torch.float32)).to(weight.dtype)
 
 
 def _one_step(input: Tensor, weight: Tensor, padding: tuple[int, int], dilation: int) -> Tensor:

@@ -44,14 +44,12 @@ def swap_causal_conv1d(model: nn.Module) -> nn.Module:
         >>> model = swap_causal_conv1d(MambaModel(config))
         >>> model = restore_causal_conv1d(model)
     """
-    modules = list(_callers(model))
-    if not modules:
+    called = list(_called_by(model))
+    if not called:
         raise ValueError(f"{type(model).__name__} has no layers that call causal_conv1d_fn or causal_conv1d_update")
-    for module in modules:
-        for name in _OURS:
-            function = getattr(module, name, None)
-            if function is not None and not hasattr(function, "replaced_by_seqdyconv"):
-                setattr(module, name, _instead_of(function, _OURS[name]))
+    for module, name, function in called:
+        if not hasattr(function, "replaced_by_seqdyconv"):
+            setattr(module, name, _instead_of(function, _OURS[name]))
     return model
 
 
@@ -61,20 +59,18 @@ def restore_causal_conv1d(model: nn.Module) -> nn.Module:
     Returns:
         The model.
     """
-    for module in _callers(model):
-        for name in _OURS:
-            function = getattr(module, name, None)
-            setattr(module, name, getattr(function, "replaced_by_seqdyconv", function))
+    for module, name, function in _called_by(model):
+        setattr(module, name, getattr(function, "replaced_by_seqdyconv", function))
     return model
 
 
-def _callers(model: nn.Module) -> Iterator[ModuleType]:
-    """The modules of Python in which classes of the model's layers find the functions."""
-    names = {cls.__module__ for layer in model.modules() for cls in type(layer).__mro__}
-    for name in sorted(names):
-        module = sys.modules.get(name)
-        if module is not None and name.startswith("transformers.") and any(hasattr(module, each) for each in _OURS):
-            yield module
+def _called_by(model: nn.Module) -> Iterator[tuple[ModuleType, str, Callable[..., Any]]]:
+    """The functions that classes of the model's layers find, each with its name and the module of Python it is in."""
+    places = {cls.__module__ for layer in model.modules() for cls in type(layer).__mro__}
+    for place in sorted(places):
+        module = sys.modules.get(place)
+        if module is not None and place.startswith("transformers."):
+            yield from ((module, name, getattr(module, name)) for name in _OURS if hasattr(module, name))
 
 
 def _instead_of(theirs: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:

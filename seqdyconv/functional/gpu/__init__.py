@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqdyconv.functional.reference import normalized
+
 _INSTALLED = importlib.util.find_spec("triton") is not None
 DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -43,7 +45,7 @@ def depthwise(
         output: Tensor = _ops().triton_softmax_convolve(input, weight, sequence, -padding[0], dilation)[0]
         return output
     if softmax:  # kernels that all steps share are few
-        weight = weight.softmax(-1, dtype=torch.promote_types(weight.dtype, torch.float32)).to(weight.dtype)
+        weight = normalized(weight)
     time = input.shape[1] + sum(padding) - (weight.shape[-1] - 1) * dilation
     output = _ops().triton_convolve(input, weight, sequence, time, -padding[0], dilation, False)
     return output
