@@ -343,7 +343,7 @@ def save(results: list[dict], text: str, options: argparse.Namespace) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     setting = {name: value for name, value in vars(options).items() if name not in ("output", "quick")}
     setting |= {"torch": torch.__version__, "processor": processor(options.device)}
-    stem = options.output / f"ops_{options.op}"
+    stem = options.output / "_".join(["ops", options.op, *([options.dtype] if options.dtype != "float32" else [])])
     stem.with_suffix(".json").write_text(
         json.dumps({"setting": setting, "results": results}, indent=1) + "\n", encoding="utf-8"
     )
@@ -394,7 +394,7 @@ def draw(results: list[dict], title: str, path: Path) -> None:
     figure, axes = plt.subplots(
         len(panels),
         len(lengths),
-        figsize=(3.4 * len(lengths) + 0.8, 8.2),
+        figsize=(max(7.6, 3.4 * len(lengths) + 0.8), 8.2),
         sharex=True,
         sharey="row",
         squeeze=False,
@@ -424,7 +424,7 @@ def draw(results: list[dict], title: str, path: Path) -> None:
                 axis.set_xlabel("kernel size K")
         axes[i, 0].set_ylabel(label)
     figure.suptitle(title, fontsize=10)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), frameon=False)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 

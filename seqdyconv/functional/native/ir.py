@@ -229,7 +229,7 @@ class Code:
         zeros.linkage, zeros.global_constant, zeros.initializer = "internal", True, ir.Constant(kind, None)
         return Rows(self, self.builder.bitcast(zeros, _POINTER), self.number(0), format)
 
-    def take(self, field: str) -> Int:
+    def _take(self, field: str) -> Int:
         """The argument, of which all threads together get each number from it on once."""
         address = self.builder.gep(self.function.args[0], [self._places[field].value], source_etype=_I64)
         return Int(self, self.builder.atomic_rmw("add", address, _I64(1), "monotonic"))
@@ -257,15 +257,23 @@ class Code:
         self.builder.position_at_end(end)
 
     @contextmanager
-    def items(self, field: str, count: Int) -> Iterator[Int]:
-        """Numbers below ``count`` as long as there are any that no other thread has taken."""
+    def items(self, count: Int) -> Iterator[Int]:
+        """Numbers below ``count`` as long as there are any that no other thread has taken.
+
+        Each of ``threads`` threads, if they are as fast, gets neighbours one after another: what is near is in its
+        cache already, and no two ask the system for the same page of memory at once.
+        """
+        threads = self.argument("threads")
+        length = (count + threads - 1) // threads
         head, body, end = (self.builder.append_basic_block() for _ in range(3))
         self.builder.branch(head)
         self.builder.position_at_end(head)
-        item = self.take(field)
-        self.builder.cbranch(item < count, body, end)
+        turn = self._take("next")
+        self.builder.cbranch(turn < length * threads, body, end)
         self.builder.position_at_end(body)
-        yield item
+        item = turn % threads * length + turn // threads
+        with self.only_if(item < count):
+            yield item
         self.builder.branch(head)
         self.builder.position_at_end(end)
 
@@ -397,21 +405,31 @@ class Code:
 
     def transpose(self, rows: Sequence[Any]) -> list[Any]:
         """Within each 128 bits, whose 4 lanes (2 of float64) of as many rows become those of columns."""
-        size, lanes = len(rows), rows[0].type.count
-
-        def mix(a: Any, b: Any, pattern: Sequence[int]) -> Any:
-            """In all 128 bits alike: the lanes of ``a``'s and, counted on, of ``b``'s."""
-            starts = range(0, lanes, size)
-            return self.pick(a, b, [s + i if i < size else lanes + s + i - size for s in starts for i in pattern])
-
-        if size == 1:
+        if len(rows) == 1:
             return list(rows)
-        if size == 2:
-            return [mix(rows[0], rows[1], (0, 2)), mix(rows[0], rows[1], (1, 3))]
-        low, high = (0, 4, 1, 5), (2, 6, 3, 7)
-        a, b, c, d = rows[0], rows[1], rows[2], rows[3]
-        first, second = (mix(a, b, low), mix(c, d, low)), (mix(a, b, high), mix(c, d, high))
-        return [mix(*pair, half) for pair in (first, second) for half in ((0, 1, 4, 5), (2, 3, 6, 7))]
+        if len(rows) == 2:
+            return [self._mix(*rows, (0, 2)), self._mix(*rows, (1, 3))]
+        a, b, c, d = rows
+        pairs = [(self._mix(a, b, part), self._mix(c, d, part)) for part in ((0, 4, 1, 5), (2, 6, 3, 7))]
+        return [self._mix(*pair, half) for pair in pairs for half in ((0, 1, 4, 5), (2, 3, 6, 7))]
+
+    def row_sums(self, rows: Sequence[Any]) -> Any:
+        """Within each 128 bits, whose 4 lanes (2 of float64) are of as many rows: the sum of each row's."""
+        if len(rows) == 1:
+            return rows[0]
+        if len(rows) == 2:
+            return self.add(*self.transpose(rows))
+        a, b, c, d = rows
+        pairs = [
+            self.add(*(self._mix(*pair, part) for part in ((0, 4, 1, 5), (2, 6, 3, 7)))) for pair in ((a, b), (c, d))
+        ]
+        return self.add(self._mix(*pairs, (0, 1, 4, 5)), self._mix(*pairs, (2, 3, 6, 7)))
+
+    def _mix(self, a: Any, b: Any, pattern: Sequence[int]) -> Any:
+        """In all 128 bits alike: the lanes of ``a``'s and, counted on, of ``b``'s."""
+        size, lanes = len(pattern), a.type.count
+        starts = range(0, lanes, size)
+        return self.pick(a, b, [s + i if i < size else lanes + s + i - size for s in starts for i in pattern])
 
 
 def _constants(kind: Any, numbers: Sequence[float]) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from seqdyconv.functional.native.ir import FORMATS, Code, Format, Int, Rows, Variable
@@ -69,21 +69,27 @@ class Tile:
 
 
 @contextmanager
-def _tiles(code: Code, steps: int) -> Iterator[Tile]:
-    """The tiles that this thread does, some neighbours at a time, which read much of the same."""
+def _parts(code: Code) -> Iterator[tuple[Tile, Int]]:
+    """What this thread does, neighbouring outputs at a time, which read much of the same: a tile and where they end."""
     blocks, dilation = code.argument("blocks"), code.argument("dilation")
 
     def phase_length(steps: Int) -> Int:
         return (steps.at_least(0) + dilation - 1) // dilation
 
-    with code.items("next", code.argument("batch") * dilation * blocks) as item:
+    with code.items(code.argument("batch") * dilation * blocks) as item:
         sequence = item // blocks
         batch, phase, start = sequence // dilation, sequence % dilation, item % blocks * code.argument("rows")
         count = phase_length(code.argument("time") - phase)
         before = code.argument("left") - phase
         valid = phase_length(before), phase_length(before + code.argument("length"))
-        with code.loop(start, (start + code.argument("rows")).at_most(count), steps) as first:
-            yield Tile(code, batch, phase, first, count, valid)
+        yield Tile(code, batch, phase, start, count, valid), (start + code.argument("rows")).at_most(count)
+
+
+@contextmanager
+def _tiles(code: Code, steps: int) -> Iterator[Tile]:
+    """The tiles of its parts, one after another."""
+    with _parts(code) as (part, end), code.loop(part.first, end, steps) as first:
+        yield replace(part, first=first)
 
 
 def _fast_or_careful(code: Code, fast: Any, write: Callable[[bool], None]) -> None:
@@ -396,22 +402,28 @@ def _many_heads_weight_gradient(code: Code, kernel: Kernel) -> None:
 def _dots(code: Code, kernel: Kernel) -> None:
     """Products of each step's gradient and the rows of its window, summed over the channels of the head.
 
-    A quad of taps and some steps at a time: each row that is read is in several of the products. ``rest``: the taps
-    beyond whole quads, where K is any.
+    Some taps and some steps at a time: each row that is read is in several of the products, and in most of those of the
+    next tile, which has the same taps. ``rest``: the taps beyond whole tiles, where K is any.
     """
-    quad, taps = quad_of(kernel.dtype), kernel.taps or code.argument("kernel_size")
+    size, taps = kernel.taps_in_tile, kernel.taps or code.argument("kernel_size")
     zeros = code.row_of_zeros(FORMATS[kernel.dtype], kernel.channels)
-    with _tiles(code, kernel.steps) as tile, code.loop(0, code.argument("heads")) as head:
-        dots = _Dots(code, kernel, tile, head, zeros)
+    with _parts(code) as (part, end), code.loop(0, code.argument("heads")) as head:
+
+        def some_taps(tap: Int | int, count: int) -> None:
+            with code.loop(part.first, end, kernel.steps) as first:
+                dots = _Dots(code, kernel, replace(part, first=first), head, zeros)
+                dots.prefetch(head * taps + tap, tap)
+                dots.of(head * taps + tap, tap, count)
+
         if kernel.taps:
-            for start, count in _split(kernel.taps, quad):
-                dots.block(head * taps, start, count)
+            for start, count in _split(kernel.taps, size):
+                some_taps(start, count)
         else:
-            whole = code.number(taps) // quad * quad
-            with code.loop(0, whole, quad) as tap:
-                dots.block(head * taps, tap, quad)
+            whole = code.number(taps) // size * size
+            with code.loop(0, whole, size) as tap:
+                some_taps(tap, size)
             if kernel.rest:
-                dots.block(head * taps, whole, kernel.rest)
+                some_taps(whole, kernel.rest)
 
 
 class _Dots:
@@ -421,12 +433,29 @@ class _Dots:
         channel = head * kernel.channels
         self.source = tile.windows("source", self.format).from_column(channel)
         self.output = tile.outputs("output", self.format)
-        gradients = tile.outputs("gradient", self.format).from_column(channel)
-        self.gradients = [gradients.from_row(tile.last(step)) for step in range(kernel.steps)]
+        self.gradient = tile.outputs("gradient", self.format).from_column(channel)
+        self.gradients = [self.gradient.from_row(tile.last(step)) for step in range(kernel.steps)]
 
-    def block(self, column: Int, tap: Int | int, count: int) -> None:
-        """``count`` taps of the tile's kernels, at most a quad."""
-        code, kernel, tile, quad = self.code, self.kernel, self.tile, quad_of(self.kernel.dtype)
+    def prefetch(self, column: Int, tap: Int | int) -> None:
+        """A share of what the next part is the first to touch, which the processor does not foresee.
+
+        All at once would be more than a core can wait for, and stop it.
+        """
+        tile, kernel = self.tile, self.kernel
+        taps, next = kernel.taps or self.code.argument("kernel_size"), tile.first + self.code.argument("rows")
+        numbers = _CACHE_LINE // self.format.itemsize
+        lines = -(-kernel.channels // numbers)
+        share = lines if kernel.taps else -(-lines // 4)  # most kernels are of about four tiles
+        before = self.code.number(tap) // kernel.taps_in_tile * share
+        for row in (next + step for step in range(kernel.steps)):
+            for channel in ((before + i).at_most(lines - 1) * numbers for i in range(share)):
+                self.gradient.prefetch(row, channel)
+                self.source.prefetch(row + (taps - 1), channel)
+            self.output.prefetch(row, column, write=True)
+
+    def of(self, column: Int, tap: Int | int, count: int) -> None:
+        """Those of ``count`` taps, which are stored from a column on."""
+        code, kernel, tile = self.code, self.kernel, self.tile
         inputs = self.rows(tile.first + tap, kernel.steps - 1 + count)
         sums = [[Variable(code, code.zeros(self.format, kernel.lanes)) for _ in range(count)] for _ in self.gradients]
 
@@ -451,12 +480,13 @@ class _Dots:
                 products(whole, kernel.channels - whole)
         for step, totals in enumerate(sums):
             with code.only_if(tile.first + step < tile.count):
-                total = _sums_over_lanes(code, [total.get() for total in totals], quad)
-                self.output.store(tile.first + step, column + tap, code.part(total, 0, count))
+                total = _sums_over_lanes(code, [total.get() for total in totals], quad_of(kernel.dtype))
+                self.output.store(tile.first + step, column, total)
 
     def rows(self, first: Int, count: int) -> list[Rows]:
         """Rows of the source from ``first`` on, of zeros where there are none."""
-        starts = [Variable(self.code, self.source.address(first + j, 0)) for j in range(count)]
+        window = self.source.from_row(first)
+        starts = [Variable(self.code, window.address(j, 0)) for j in range(count)]
         with self.code.unless(self.tile.holds(first, first + count)):
             for j, start in enumerate(starts):
                 with self.code.unless(self.tile.holds(first + j, first + j + 1)):
@@ -465,12 +495,15 @@ class _Dots:
 
 
 def _sums_over_lanes(code: Code, vectors: Sequence[Any], quad: int) -> Any:
-    """The sums of at most a quad of vectors as one vector."""
-    vectors = [*vectors, *([vectors[0]] * (quad - len(vectors)))]
-    total = code.add(*code.transpose(vectors))
-    while (lanes := total.type.count // 2) >= quad:
-        total = code.add(code.part(total, 0, lanes), code.part(total, lanes, lanes))
-    return total
+    """The sums of each of at most two quads of vectors, as one vector."""
+    count, totals = len(vectors), []
+    for start in range(0, count, quad):
+        several = vectors[start : start + quad]
+        total = code.row_sums([*several, *several[:1] * (quad - len(several))])
+        while (lanes := total.type.count // 2) >= quad:
+            total = code.add(code.part(total, 0, lanes), code.part(total, lanes, lanes))
+        totals.append(total)
+    return code.part(totals[0], 0, count) if count <= quad else code.pick(*totals, range(count))
 
 
 # Gradient by shared kernels
@@ -488,7 +521,7 @@ def _sums(code: Code, kernel: Kernel) -> None:
     taps, steps, size = code.argument("kernel_size"), kernel.steps, kernel.lanes * kernel.vectors
     times = (taps + steps - 1) // steps
     longer = taps - (steps - 1) * times  # times with all taps
-    with code.items("next", code.argument("batch") * code.argument("blocks")) as item:
+    with code.items(code.argument("batch") * code.argument("blocks")) as item:
         sums = _Sums(code, kernel, item)
         first = item % code.argument("blocks") * code.argument("rows")
         end = (first + code.argument("rows")).at_most(code.argument("time"))

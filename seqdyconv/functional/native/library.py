@@ -73,7 +73,7 @@ def _product(a: float, b: float) -> float:
     one = ctypes.c_float * 1
     input, weight, output = one(a), one(b), one()
     places = {"source": input, "weight": weight, "output": output}
-    ones = ("batch", "length", "time", "channels", "heads", "kernel_size", "dilation", "blocks", "rows")
+    ones = ("batch", "length", "time", "channels", "heads", "kernel_size", "dilation", "blocks", "rows", "threads")
     sizes = dict.fromkeys(ones, 1)
     numbers = dict.fromkeys(FIELDS, 0) | sizes | {name: ctypes.addressof(place) for name, place in places.items()}
     kernel = convolution(host(), "forward", per_step=True, dtype="float32", channels=1, heads=1, kernel_size=1, time=1)
@@ -215,7 +215,7 @@ def _user_cache() -> Path:
 
 # In memory
 
-_LARGE = 4 * 2**20  # bytes: below, memory is mostly of pages that were in use before
+_LARGE = 2**20  # bytes: below, memory is mostly of pages that were in use before
 _MADV_HUGEPAGE = 14
 _PAGE = mmap.PAGESIZE
 

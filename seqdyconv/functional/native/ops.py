@@ -139,12 +139,12 @@ def _weight_gradient(
 def _run(kernel: plan.Kernel, tensors: dict[str, Tensor], sizes: dict[str, int], multiply_adds: int) -> None:
     if multiply_adds == 0:
         return
-    numbers = dict.fromkeys(plan.FIELDS, 0) | sizes
+    threads = torch.get_num_threads() if multiply_adds > _WORTH_THREADS else 1
+    numbers = dict.fromkeys(plan.FIELDS, 0) | sizes | {"threads": threads}
     for name, tensor in tensors.items():
         numbers[name] = tensor.data_ptr()
         numbers[f"{name}_batch"], numbers[f"{name}_time"] = tensor.stride(0), tensor.stride(1)
     arguments = (ctypes.c_int64 * len(numbers))(*numbers.values())
-    threads = torch.get_num_threads() if multiply_adds > _WORTH_THREADS else 1
     library.run(library.function(kernel), arguments, threads)
 
 

@@ -4,7 +4,7 @@ A tile's sums stay in registers, and beside them what a step of its loop reads. 
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Job = Literal["forward", "input_gradient", "weight_gradient"]
@@ -16,7 +16,7 @@ FIELDS = (
     *("source", "source_batch", "source_time", "weight", "weight_batch", "weight_time"),
     *("gradient", "gradient_batch", "gradient_time", "output", "output_batch", "output_time"),
     *("batch", "length", "time", "channels", "heads", "kernel_size", "left", "dilation"),
-    *("blocks", "rows", "next"),
+    *("blocks", "rows", "threads", "next"),
 )
 """The arguments of a kernel, 64 bits each: three addresses with strides in numbers, sizes, and the next free item."""
 
@@ -73,6 +73,11 @@ class Kernel:
     def name(self) -> str:
         numbers = (self.lanes, self.taps, self.channels, self.rest, self.steps, self.vectors)
         return "-".join([self.job, self.weights.replace(" ", "_"), self.dtype, *map(str, numbers)])
+
+    @property
+    def taps_in_tile(self) -> int:
+        """Of a gradient by kernels per step."""
+        return quad_of(self.dtype) * (2 if self.steps == 1 else 1)
 
     @property
     def heads_share_vectors(self) -> bool:
@@ -141,5 +146,6 @@ def weight_gradient(host: Host, per_step: bool, dtype: str, channels: int, heads
     else:
         # Few vectors give each sum few products: more sums at a time share what is read.
         steps = 6 if host.registers >= 32 else 1 if 4 <= size // lanes <= UNROLLED_VECTORS else 3
-        rest = 0 if taps else kernel_size % quad_of(dtype)
-    return Kernel("weight_gradient", "per step", dtype, lanes, taps, channels=size, rest=rest, steps=steps, vectors=1)
+        rest = 0
+    kernel = Kernel("weight_gradient", "per step", dtype, lanes, taps, channels=size, rest=rest, steps=steps, vectors=1)
+    return kernel if taps or size < lanes else replace(kernel, rest=kernel_size % kernel.taps_in_tile)
