@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -71,3 +72,16 @@ def randomize(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.copy_(noise / max(1, parameter.shape[-1]) ** 0.5)
     return module.eval()
+
+
+def streamed_late(mixer: Any, input: Tensor, chunks: list[int]) -> Tensor:
+    """What a mixer that looks ahead gives of chunks of (B, T, D), all its steps: a chunk of padding brings the last."""
+    batch, _, dim = input.shape
+    state, outputs = mixer.initial_state(batch), []
+    for chunk in input.split(chunks, dim=1):
+        output, state = mixer.stream(chunk, state)
+        outputs.append(output)
+    if late := mixer.lookahead:
+        end = input.new_full((batch, late, dim), torch.nan)
+        outputs.append(mixer.stream(end, state, torch.ones(batch, late, dtype=torch.bool))[0])
+    return torch.cat(outputs, dim=1)[:, late:]

@@ -69,7 +69,7 @@ class _HeadConv1d(WindowConv):
 
     def _forward(self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None = None) -> Tensor:
         query = input if query is None else query
-        return self._convolve(input, query, self._real(input, padding_mask), self.padding)
+        return self._convolve(input, query, self._real(input, padding_mask), self.left)
 
     def _stream(self, window: Tensor, query: Tensor | None = None) -> Tensor:
         return self._convolve(window, self.current_inputs(window) if query is None else query, None, "valid")
@@ -113,7 +113,7 @@ class _HeadConv1d(WindowConv):
             dtype = torch.promote_types(logits.dtype, torch.float32)
             if real is not None:
                 steps = torch.arange(real.shape[1] - self.reach, device=real.device)
-                taps = torch.arange(self.kernel_size, device=real.device) * self.dilation
+                taps = torch.arange(self.taps, device=real.device) * self.dilation
                 inside = real[:, steps[:, None] + taps][:, :, None]  # (B, T, 1, K)
                 # The lowest number instead of −inf: with no tap inside, the kernel is finite and reads zeros.
                 logits = logits.to(dtype).masked_fill(~inside, torch.finfo(dtype).min)
@@ -209,10 +209,10 @@ class LightweightConv1d(_HeadConv1d):
                 "kernels with renormalize depend on the length: padding_mask (B, T) must be given, got None"
             )
         real = None if padding_mask is None else self._real(padding_mask[..., None], padding_mask)
-        return self._kernels(self.weight, real).to(self.weight.dtype)
+        return self._kernels(self.taken(self.weight), real).to(self.weight.dtype)
 
     def _logits(self, query: Tensor) -> Tensor:
-        return self.weight
+        return self.taken(self.weight)
 
 
 class DynamicConv1d(_HeadConv1d):
@@ -309,4 +309,4 @@ class DynamicConv1d(_HeadConv1d):
         return self._kernels(self._logits(read), self._real(input, padding_mask)).to(input.dtype)
 
     def _logits(self, query: Tensor) -> Tensor:
-        return self.generator(query).unflatten(-1, (self.num_heads, self.kernel_size))
+        return self.taken(self.generator(query).unflatten(-1, (self.num_heads, self.kernel_size)))

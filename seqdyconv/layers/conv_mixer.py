@@ -14,13 +14,14 @@ from seqdyconv.functional.packing import check_packed
 from seqdyconv.layers.checks import check_dropout, check_input, layer_dtype
 from seqdyconv.layers.initialization import reset_children, xavier_linear
 from seqdyconv.layers.masking import RealSteps, zero_padding
+from seqdyconv.layers.window import AroundWindow
 
 _CHUNK = 2**15  # steps of a long sequence that are in memory at once, where nothing must be kept
 # What the block decides, or what only the layer by itself has.
 _NOT_OF_A_MIXER = ("channels", "kernel_size", "num_heads", "padding", "bias", "query_dim", "device", "dtype")
 
 
-class ConvMixer(nn.Module):
+class ConvMixer(AroundWindow, nn.Module):
     """The block of Wu et al. 2019 (https://arxiv.org/abs/1901.10430) around a convolution, (batch, time, channels).
 
     Linear D → 2·C and a gated linear unit (or linear D → C), zero at padded steps, the convolution, linear C → D.
@@ -109,11 +110,6 @@ class ConvMixer(nn.Module):
         projected = self._enter(zero_padding(input, padding_mask))
         output = self.out_proj(self.conv(projected, padding_mask=padding_mask, cu_seqlens=cu_seqlens))
         return zero_padding(output, padding_mask)
-
-    @property
-    def lookahead(self) -> int:
-        """The steps after the current one that the convolution reads."""
-        return self.conv.lookahead
 
     def initial_state(self, batch_size: int) -> Any:
         """The state before the first chunk: that of the convolution."""

@@ -361,7 +361,7 @@ class DeformableDepthwiseConv1d(WindowConv):
         pads = (self.left, self.lookahead)
         low, high = limits(input, offset, pads, self.dilation, 1, self.clamp, padding_mask)
         start = torch.arange(offset.shape[1], device=input.device)[:, None, None] - self.left
-        weights = self.weight * (torch.ones_like(offset) if modulation is None else modulation)
+        weights = self.taken(self.weight) * (torch.ones_like(offset) if modulation is None else modulation)
         return start + sampled_positions(offset, self.dilation, low, high), weights
 
     def _forward(self, input: Tensor, padding_mask: Tensor | None) -> Tensor:
@@ -372,7 +372,7 @@ class DeformableDepthwiseConv1d(WindowConv):
             self._weight().to(input.dtype),
             self.bias,
             modulation=modulation,
-            padding=self.padding,
+            padding=self.left,
             dilation=self.dilation,
             clamp=self.clamp,
             padding_mask=padding_mask,
@@ -391,14 +391,20 @@ class DeformableDepthwiseConv1d(WindowConv):
         super()._check_stream(input, state)
 
     @property
+    def lookaheads(self) -> range:
+        # Without clamping a tap may read any step, wherever its place is.
+        return super().lookaheads if self.clamp else super().lookaheads[-1:]
+
+    @property
     def packing_gap(self) -> int | None:
         return super().packing_gap if self.clamp else None
 
     def _weight(self) -> Tensor:
-        return F.dropout(self.weight, self.weight_dropout, self.training)
+        return F.dropout(self.taken(self.weight), self.weight_dropout, self.training)
 
     def _predict(self, input: Tensor) -> tuple[Tensor, Tensor | None]:
-        return _split(self.predictor(input), self.num_heads, self.kernel_size)
+        offset, modulation = _split(self.predictor(input), self.num_heads, self.kernel_size)
+        return self.taken(offset), None if modulation is None else self.taken(modulation)
 
 
 def _split(predicted: Tensor, groups: int, kernel_size: int) -> tuple[Tensor, Tensor | None]:

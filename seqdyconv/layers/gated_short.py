@@ -8,9 +8,10 @@ from seqdyconv.layers.checks import check_heads, check_input, layer_dtype
 from seqdyconv.layers.initialization import reset_children, xavier_linear
 from seqdyconv.layers.masking import zero_padding
 from seqdyconv.layers.short import ShortConv1d
+from seqdyconv.layers.window import AroundWindow
 
 
-class GatedShortConv(nn.Module):
+class GatedShortConv(AroundWindow, nn.Module):
     """Gated short convolution, the block of LFM2 (2025, https://arxiv.org/abs/2511.23404), (batch, time, channels).
 
     Linear D → 3·C: input gate, output gate and values; a depthwise convolution of few taps over the product of input
@@ -98,11 +99,6 @@ class GatedShortConv(nn.Module):
         gated, gate, query = self._project(input, padding_mask)
         mixed = self.conv(gated, padding_mask=padding_mask, query=query, cu_seqlens=cu_seqlens)
         return self.out_proj(gate * mixed)
-
-    @property
-    def lookahead(self) -> int:
-        """The steps after the current one that the convolution reads."""
-        return self.conv.lookahead
 
     def initial_state(self, batch_size: int) -> Tensor:
         """The state before the first chunk: that of the convolution."""

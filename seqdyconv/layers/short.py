@@ -129,7 +129,7 @@ class ShortConv1d(WindowConv):
         return text + (", silu=True" if self.silu else "") + (", bias=True" if self.bias is not None else "")
 
     def _forward(self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None = None) -> Tensor:
-        return self._convolve(input, input, query, self.padding)
+        return self._convolve(input, input, query, self.left)
 
     def _stream(self, window: Tensor, query: Tensor | None = None) -> Tensor:
         return self._convolve(window, self.current_inputs(window), query, "valid")
@@ -138,14 +138,14 @@ class ShortConv1d(WindowConv):
         """The sum of all parts; ``current`` are the steps of ``input`` that the output is of."""
         parts = []
         if self.static_kernel is not None:
-            parts.append(lightweight_conv1d(input, self.static_kernel, padding=padding))
+            parts.append(lightweight_conv1d(input, self.taken(self.static_kernel), padding=padding))
         if self.generator is not None:
             generated = self.generator(current if query is None else query)
             if self.basis is not None:
-                parts.append(low_rank_conv1d(input, generated, self.basis, padding=padding))
+                parts.append(low_rank_conv1d(input, generated, self.taken(self.basis), padding=padding))
             else:
                 kernels = generated.unflatten(-1, (self.num_heads, self.kernel_size))
-                parts.append(dynamic_conv1d(input, kernels, padding=padding))
+                parts.append(dynamic_conv1d(input, self.taken(kernels), padding=padding))
         output = sum(parts[1:], parts[0])
         if self.residual:
             output = output + current.to(output.dtype)  # autocast's, where that is on

@@ -15,9 +15,10 @@ from seqdyconv.layers.conv_mixer import mixer_padding
 from seqdyconv.layers.initialization import reset_children, xavier_linear
 from seqdyconv.layers.masking import zero_padding
 from seqdyconv.layers.states import ParallelState, SpanState, initial_attention_state
+from seqdyconv.layers.window import AroundWindow
 
 
-class SpanDynamicConv1d(nn.Module):
+class SpanDynamicConv1d(AroundWindow, nn.Module):
     """Span-based dynamic convolution (Jiang et al. 2020, https://arxiv.org/abs/2008.02496), (batch, time, channels).
 
     A dynamic convolution whose kernel at a step is predicted from the steps around it: from the product of that step's
@@ -87,10 +88,10 @@ class SpanDynamicConv1d(nn.Module):
             **factory,
         )
 
-    @property
-    def lookahead(self) -> int:
-        """The steps after the current one that are read, by both convolutions."""
-        return self.conv.lookahead
+    def set_lookahead(self, steps: int | None = None) -> None:
+        """As :meth:`seqdyconv.DynamicConv1d.set_lookahead`: what predicts the kernels looks no further either."""
+        super().set_lookahead(steps)
+        self.depthwise.set_lookahead(steps)
 
     def reset_parameters(self) -> None:
         reset_children(self)
@@ -240,7 +241,7 @@ class _SpanBlock(nn.Module):
         raise NotImplementedError
 
 
-class SpanDynamicConvMixer(_SpanBlock):
+class SpanDynamicConvMixer(AroundWindow, _SpanBlock):
     """Span-based dynamic convolution, a mixer (Jiang 2020, https://arxiv.org/abs/2008.02496), (batch, time, channels).
 
     Linear D → 2·C gives query and values; :class:`seqdyconv.SpanDynamicConv1d` convolves the values with kernels from
@@ -309,11 +310,6 @@ class SpanDynamicConvMixer(_SpanBlock):
 
     def extra_repr(self) -> str:
         return f"{self.dim}, num_heads={self.num_heads}"
-
-    @property
-    def lookahead(self) -> int:
-        """The steps after the current one that the convolution reads."""
-        return self.conv.lookahead
 
     def initial_state(self, batch_size: int) -> SpanState:
         """The state before the first chunk: that of the convolution."""

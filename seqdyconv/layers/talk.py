@@ -94,20 +94,23 @@ class TaLKConv1d(WindowConv):
         logits = self.generator(input)
         shares = logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid()
         shares = F.dropout(shares, self.offset_dropout, self.training).clamp(max=1)
-        if self.left and self.lookahead:
+        ahead = self.lookaheads[-1]
+        if self.left and ahead:
             left, right = shares.chunk(2, dim=-1)
         else:
             left = right = shares
-        return self.left * left, self.lookahead * right
+        return self.left * left, (ahead * right).clamp(max=self.lookahead)
 
     def _forward(self, input: Tensor, padding_mask: Tensor | None) -> Tensor:
         extents = self.extents(input)
-        return self._add_bias(talk_conv1d(input, *extents, max_left=self.left, max_right=self.lookahead))
+        return self._finish(talk_conv1d(input, *extents, max_left=self.left, max_right=self.lookahead))
 
     def _stream(self, window: Tensor) -> Tensor:
         extents = self.extents(self.current_inputs(window))
         output = talk_conv1d(window, *extents, max_left=self.left, max_right=self.lookahead, padding="valid")
-        return self._add_bias(output)
+        return self._finish(output)
 
-    def _add_bias(self, output: Tensor) -> Tensor:
+    def _finish(self, output: Tensor) -> Tensor:
+        if self.taps < self.kernel_size:  # the divisor is the same however far it looks ahead
+            output = output * (self.taps / self.kernel_size)
         return output if self.bias is None else output + self.bias.to(output.dtype)

@@ -14,9 +14,10 @@ from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
 from seqdyconv.layers.initialization import first_part_linear, reset_children, xavier_linear
 from seqdyconv.layers.masking import zero_padding
 from seqdyconv.layers.states import RealInputs
+from seqdyconv.layers.window import AroundWindow
 
 
-class _TimeFeatureConv(nn.Module):
+class _TimeFeatureConv(AroundWindow, nn.Module):
     """What both layers share: all but the kernels over the features."""
 
     def __init__(self, conv: LightweightConv1d | DynamicConv1d, factory: dict[str, Any]) -> None:
@@ -25,11 +26,6 @@ class _TimeFeatureConv(nn.Module):
         self.conv = conv
         # The start is the convolution over time alone: the features come in as this learns to read them.
         self.merge = first_part_linear(2 * conv.channels, conv.channels, **factory)
-
-    @property
-    def lookahead(self) -> int:
-        """The steps after the current one that the last tap over time reads."""
-        return self.conv.lookahead
 
     def reset_parameters(self) -> None:
         reset_children(self)

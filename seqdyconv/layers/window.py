@@ -12,6 +12,28 @@ from seqdyconv.layers.masking import append_real_inputs, zero_padding
 from seqdyconv.layers.states import initial_zeros
 
 
+class AroundWindow:
+    """The look-ahead of a module whose window of time is that of the convolution in it, its ``conv``."""
+
+    conv: Any
+
+    @property
+    def lookahead(self) -> int:
+        """The steps after the current one that the convolution reads."""
+        steps: int = self.conv.lookahead
+        return steps
+
+    @property
+    def lookaheads(self) -> range:
+        """The steps that it may be told to look ahead; the last are those of all taps."""
+        steps: range = self.conv.lookaheads
+        return steps
+
+    def set_lookahead(self, steps: int | None = None) -> None:
+        """From now on look that many steps ahead, see :meth:`seqdyconv.DynamicConv1d.set_lookahead`."""
+        self.conv.set_lookahead(steps)
+
+
 class WindowConv(nn.Module):
     """A convolution with K taps, (batch, time, channels): its checks, padding, packed sequences and streaming.
 
@@ -48,9 +70,34 @@ class WindowConv(nn.Module):
         self.num_heads = num_heads
         self.padding = padding
         self.dilation = dilation
-        self.reach = (kernel_size - 1) * dilation  # steps between the first and the last tap
         self.left = left_padding(padding, kernel_size, dilation)
-        self.lookahead = self.reach - self.left  # steps after the current one that the last tap reads
+        self.taps = kernel_size  # that are read: all, unless set_lookahead leaves some out
+        self.reach = (kernel_size - 1) * dilation  # steps between the first and the last of them
+        self.lookahead = self.reach - self.left  # steps after the current one that the last of them reads
+
+    @property
+    def lookaheads(self) -> range:
+        """The steps after the current one that the layer may be told to look ahead; the last are those of all taps."""
+        full = (self.kernel_size - 1) * self.dilation - self.left
+        return range(full % self.dilation, full + 1, self.dilation)
+
+    def set_lookahead(self, steps: int | None = None) -> None:
+        """From now on look that many steps ahead: the taps further ahead are left out.
+
+        The others stay where they are; where the layer has a softmax over its taps, it is that of the others.
+
+        Args:
+            steps: one of :attr:`lookaheads`; None: the last of them, as at the start.
+
+        Raises:
+            ValueError: a number that is none of them.
+        """
+        lookaheads = self.lookaheads
+        steps = lookaheads[-1] if steps is None else steps
+        if steps not in lookaheads:
+            raise ValueError(f"lookahead must be one of {', '.join(map(str, lookaheads))}, got {steps}")
+        self.lookahead, self.reach = steps, self.left + steps
+        self.taps = self.reach // self.dilation + 1
 
     def forward(
         self,
@@ -131,6 +178,10 @@ class WindowConv(nn.Module):
     def packing_gap(self) -> int | None:
         """The steps that must be between packed sequences; None: any step may matter."""
         return max(self.left, self.lookahead)
+
+    def taken(self, kernels: Tensor) -> Tensor:
+        """Of kernels (..., K) the taps that are not too far ahead."""
+        return kernels if self.taps == self.kernel_size else kernels[..., : self.taps]
 
     def current_inputs(self, window: Tensor) -> Tensor:
         """Of a chunk's window, the steps that its output belongs to."""

@@ -4,7 +4,8 @@ Read from top to bottom: the Conformer-like block, streaming of one block, the e
 
 - Subsampling moves padding to the right, so step t of every row is at the frames 4t and around.
 - With ``encoder_lookahead`` in the configuration all layers but the mixers are causal, and these look a number of steps
-  ahead: :meth:`SeqDyConvSpeechModel.stream` then gives, chunk by chunk, what ``forward`` gives of the whole.
+  ahead: :meth:`SeqDyConvSpeechModel.stream` then gives, chunk by chunk, what ``forward`` gives of the whole. How
+  many of these steps are used can change at any time: :meth:`SeqDyConvSpeechModel.set_lookahead`.
 - CTC (Graves et al. 2006, https://doi.org/10.1145/1143844.1143891) has the blank ``config.pad_token_id``.
 """
 
@@ -43,7 +44,7 @@ from seqdyconv.models.modeling import (
     sinusoidal_positions,
     to_padding_mask,
 )
-from seqdyconv.models.streaming import BlockState, RunBlock, initial_block_state, stream_block
+from seqdyconv.models.streaming import BlockState, RunBlock, initial_block_state, share_lookahead, stream_block
 
 
 class NormalizedDepthwiseConv(LightweightConv1d):
@@ -245,6 +246,38 @@ class SeqDyConvSpeechModel(SeqDyConvSpeechPreTrainedModel):
         """How many steps late the output of a stream comes: the sum over the layers."""
         self._check_streaming()
         return sum(layer.mixer.lookahead for layer in self.layers)
+
+    def set_lookahead(self, steps: int | None = None) -> int:
+        """From now on look at most that many steps ahead, in :meth:`forward` and :meth:`stream`.
+
+        The layers share them as evenly as may be, the first ones take what is over. Of each layer the taps further
+        ahead are left out, all else is as it was: the same weights, at another latency. The configuration, and so what
+        is saved, stays as it is. A stream begins anew.
+
+        Args:
+            steps: of all layers together, ≥ 0; None: as far as the configuration's ``encoder_lookahead`` lets them.
+
+        Returns:
+            How many it looks ahead now: no more than the layers can, and no fewer than dilated kernels must.
+
+        Raises:
+            ValueError: a model without ``encoder_lookahead``, or fewer than 0 steps.
+
+        Example:
+            >>> from seqdyconv.models import SeqDyConvSpeechConfig, SeqDyConvSpeechModel
+            >>> model = SeqDyConvSpeechModel(SeqDyConvSpeechConfig(hidden_size=16, encoder_kernel_sizes=[7] * 3,
+            ...     encoder_attention_heads=4, encoder_lookahead=3, encoder_position_type="none"))
+            >>> model.lookahead, model.set_lookahead(4), [layer.mixer.lookahead for layer in model.layers]
+            (9, 4, [2, 1, 1])
+        """
+        self._check_streaming()
+        if steps is not None and steps < 0:
+            raise ValueError(f"steps must be at least 0, got {steps}")
+        lookaheads = [layer.mixer.lookaheads for layer in self.layers]
+        most = sum(possible[-1] for possible in lookaheads)
+        for layer, share in zip(self.layers, share_lookahead(most if steps is None else steps, lookaheads)):
+            layer.mixer.set_lookahead(share)
+        return self.lookahead
 
     def initial_state(self, batch_size: int) -> SpeechState:
         """The state before the first chunk of ``batch_size`` utterances that go in step."""

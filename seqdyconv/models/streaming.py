@@ -1,12 +1,40 @@
 """Streaming of a mixer inside a residual connection, also of one whose output is late because it looks ahead."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from seqdyconv.layers.states import initial_zeros
+
+
+def share_lookahead(steps: int, lookaheads: Sequence[range]) -> list[int]:
+    """How far each of several layers looks ahead, where all together look at most ``steps`` ahead.
+
+    The layers take one more in turn, from the first to the last and again, as far as each of them can; so their shares
+    are as equal as may be, and the first layers have the larger ones.
+
+    Args:
+        steps: for all layers together. Where it is less than the least of all layers, each has its least.
+        lookaheads: of each layer, from the least to the most.
+
+    Example:
+        >>> share_lookahead(8, [range(5)] * 6)
+        [2, 2, 1, 1, 1, 1]
+    """
+    shares = [possible[0] for possible in lookaheads]
+    while True:
+        left = steps - sum(shares)
+        able = [
+            layer
+            for layer, (share, possible) in enumerate(zip(shares, lookaheads))
+            if share < possible[-1] and possible.step <= left
+        ]
+        if not able:
+            return shares
+        layer = min(able, key=shares.__getitem__)
+        shares[layer] += lookaheads[layer].step
 
 
 class BlockState(NamedTuple):

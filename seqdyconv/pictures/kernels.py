@@ -151,8 +151,8 @@ def _offsets(run: KernelRun, time: int) -> tuple[Tensor, tuple[float, float]]:
     Taps that are outside at every step are left out.
     """
     conv = run.conv
-    offsets = torch.arange(conv.kernel_size) * conv.dilation - conv.left
     kernels = run.kernels[0].float().cpu().permute(1, 2, 0)
+    offsets = torch.arange(kernels.shape[1]) * conv.dilation - conv.left
     read = offsets[:, None] + torch.arange(time)
     kernels = kernels.masked_fill((read < 0) | (read >= time), math.nan)
     reached = offsets.abs() < time

@@ -110,8 +110,9 @@ def _draw_over_tokens(
     for row, (layer, heads) in enumerate(rows):
         conv = runs[layer].conv
         positions, weights = (part[0].float().cpu() for part in runs[layer].sampling)
-        token = torch.arange(time).repeat_interleave(conv.kernel_size)
-        unmoved = (torch.arange(conv.kernel_size) * conv.dilation - conv.left + torch.arange(time)[:, None]).flatten()
+        taps = positions.shape[-1]
+        token = torch.arange(time).repeat_interleave(taps)
+        unmoved = (torch.arange(taps) * conv.dilation - conv.left + torch.arange(time)[:, None]).flatten()
         for column in range(columns):
             axis = axes[row, column]
             if column >= len(heads):

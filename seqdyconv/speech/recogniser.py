@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from seqdyconv.speech.ctc import ctc_greedy
 from seqdyconv.speech.features import SeqDyConvFeatureExtractor
 from seqdyconv.speech.processing import SeqDyConvSpeechProcessor
 from seqdyconv.swap.loading import load_trained
+
+logger = logging.getLogger(__name__)
 
 WHISPER_PROMPT = 4
 """Whisper models put so many tokens before a text (start, language, task, no timestamps)."""
@@ -73,6 +76,32 @@ class Recogniser:
     def seconds_per_frame(self) -> float:
         """Between two output frames of a CTC model."""
         return self.model.config.inputs_to_logits_ratio / self.feature_extractor.sampling_rate
+
+    def set_lookahead(self, milliseconds: float | None = None) -> float:
+        """From now on look at most that far ahead, see :meth:`seqdyconv.models.SeqDyConvSpeechModel.set_lookahead`.
+
+        Args:
+            milliseconds: of all layers together, rounded down to steps; None: as far as the model can.
+
+        Returns:
+            How far it looks ahead now, in milliseconds; where that is not what was asked for, a warning says so.
+
+        Raises:
+            ModelError: the model hears the whole utterance.
+        """
+        model: Any = self.model
+        if not self.own_features or model.config.encoder_lookahead is None:
+            raise ModelError("this model hears all of an utterance: a choice needs one trained with encoder_lookahead")
+        step = 1000 * self.seconds_per_frame
+        steps = None if milliseconds is None else int(milliseconds / step + 1e-6)
+        found: float = step * model.base_model.set_lookahead(steps)
+        if milliseconds is not None and abs(found - milliseconds) > 1e-6 * step:
+            most = step * sum(layer.mixer.lookaheads[-1] for layer in model.base_model.layers)
+            logger.warning(
+                "looks %g ms ahead instead of %g: steps have %g ms, and the layers look %g ms ahead at most",
+                *(found, milliseconds, step, most),
+            )
+        return found
 
     def inputs(self, samples: Sequence[Tensor]) -> dict[str, Tensor]:
         """What the model takes for the samples (N,) of several utterances, on its device.

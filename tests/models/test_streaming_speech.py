@@ -10,7 +10,7 @@ from torch import Tensor
 from seqdyconv import DynamicConv1d, build_mixer
 from seqdyconv.layers.mixers import mixers_with
 from seqdyconv.models import SeqDyConvForCTC, SeqDyConvSpeechConfig, SeqDyConvSpeechModel
-from tests.helpers import randomize
+from tests.helpers import randomize, streamed_late
 
 BINS = 10
 SMALL = {
@@ -104,6 +104,54 @@ def test_the_lookahead_is_used():
     assert not torch.allclose(before[:, 10], after[:, 10])
 
 
+class TestChosenLookahead:
+    """One set of weights at many latencies: taps that are too far ahead are left out."""
+
+    @every_block
+    @pytest.mark.parametrize("steps", [0, 1, 3, 8, 9, None])
+    def test_streams_what_it_gives_of_the_whole_and_hears_no_more(self, block, steps):
+        model, features = build(encoder_block=block, encoder_lookahead=4, encoder_kernel_sizes=[31, 5, 9]), frames(100)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        whole = model(features).logits
+        ahead = model.encoder.set_lookahead(steps)
+        assert ahead == model.encoder.lookahead == (12 if steps is None else steps)
+        found = model(features).logits
+        chunks = stream(model, features, [7, 1, 42, 50])
+        torch.testing.assert_close(torch.cat(chunks, dim=1), found, rtol=0, atol=1e-10)
+        changed = torch.cat([features[:, :61], features[:, 61:] + 1], dim=1)  # step 16 is the first to read these
+        assert (model(changed).logits - found).abs().sum((0, 2)).nonzero()[0] == 16 - ahead
+        assert model.config.encoder_lookahead == 4 and before.keys() == model.state_dict().keys()
+        model.encoder.set_lookahead()
+        assert torch.equal(model(features).logits, whole)
+
+    def test_layers_share_it_evenly_and_the_first_take_what_is_over(self):
+        model = build(SeqDyConvSpeechModel, encoder_lookahead=4)  # of 3, 1 and 31 taps: at most 2, 0 and 4 steps
+        found = {}
+        for steps in (0, 1, 2, 3, 5, 99):
+            assert model.set_lookahead(steps) == min(steps, 6)
+            found[steps] = [layer.mixer.lookahead for layer in model.layers]
+        assert found == {0: [0, 0, 0], 1: [1, 0, 0], 2: [1, 0, 1], 3: [2, 0, 1], 5: [2, 0, 3], 99: [2, 0, 4]}
+
+    def test_dilated_layers_look_ahead_in_their_own_steps(self):
+        options = {"encoder_layer_types": "dynamic_conv", "encoder_mixer_options": {"dilation": 2}}
+        model = build(SeqDyConvSpeechModel, encoder_lookahead=3, encoder_kernel_sizes=[9, 9], **options)
+        assert [model.set_lookahead(steps) for steps in (0, 2, 3, 4, 5, 6, None)] == [2, 2, 2, 4, 4, 6, 6]
+
+    def test_a_loaded_model_looks_as_far_as_its_configuration_says(self, tmp_path):
+        model = build(encoder_lookahead=4).float()
+        model.encoder.set_lookahead(1)
+        model.save_pretrained(tmp_path)
+        assert SeqDyConvForCTC.from_pretrained(tmp_path).encoder.lookahead == 6
+
+    @pytest.mark.parametrize(
+        ("options", "steps", "message"),
+        [({}, 0, "only if its configuration says"), ({"encoder_lookahead": 1}, -1, "steps must be at least 0, got -1")],
+    )
+    def test_what_is_impossible_is_refused(self, options, steps, message):
+        with pytest.raises(ValueError, match=message):
+            build(SeqDyConvSpeechModel, **options).set_lookahead(steps)
+
+
 def test_after_flushing_a_new_utterance_starts():
     model = build(encoder_lookahead=2)
     state = model.stream(frames(30), model.initial_state(2), flush=True)[1]
@@ -166,17 +214,9 @@ class TestMixersThatLookAhead:
     @pytest.mark.parametrize("lookahead", [0, 1, 4, 9])
     def test_stream_late(self, name, options, lookahead):
         mixer = self.build(name, options, lookahead)
-        late = mixer.lookahead
-        assert late == min(lookahead, mixer.conv.reach)
+        assert mixer.lookahead == min(lookahead, mixer.conv.reach)
         input = torch.randn(2, 20, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        state, outputs = mixer.initial_state(2), []
-        for chunk in input.split([3, 1, 1, 15], dim=1):
-            output, state = mixer.stream(chunk, state)
-            outputs.append(output)
-        if late:
-            end = torch.full((2, late, 6), torch.nan, dtype=torch.float64)
-            outputs.append(mixer.stream(end, state, torch.ones(2, late, dtype=torch.bool))[0])
-        torch.testing.assert_close(torch.cat(outputs, dim=1)[:, late:], mixer(input), rtol=0, atol=1e-10)
+        torch.testing.assert_close(streamed_late(mixer, input, [3, 1, 1, 15]), mixer(input), rtol=0, atol=1e-10)
 
     def test_a_query_is_that_of_the_steps_of_the_output(self):
         layer = randomize(DynamicConv1d(6, 5, 3, padding=2, query_dim=4, dtype=torch.float64))
