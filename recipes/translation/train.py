@@ -15,7 +15,7 @@ from seqdyconv.data.splits import HELD_OUT
 from seqdyconv.data.translation import DataArguments, load_translation_datasets, make_tokenizer, tokenize
 from seqdyconv.errors import exit_on_error
 from seqdyconv.files import write_lines
-from seqdyconv.models.loading import check_packing, load_tokenizer
+from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.ranges import Count, Number
 from seqdyconv.runtime.options import DecodingArguments
 from seqdyconv.scores.translation import bleu_metric, score
@@ -75,8 +75,7 @@ def train(
         data = tokenize(texts, tokenizer, data_args)
         set_seed(args.seed)
         model = build_model(model_args, tokenizer, data)
-        if args.packing:
-            check_packing(model)
+        args.check_model(model)
         if run.begin(data):
             tokenizer.save_pretrained(run.output_dir)
 

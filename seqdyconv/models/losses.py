@@ -1,5 +1,7 @@
 """The losses of the models: in nats per label that counts, in float32 at least."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -87,3 +89,25 @@ def ctc_loss(
     total = F.ctc_loss(log_probs, targets, lengths, real.sum(1), blank, reduction="sum", zero_infinity=True)
     count = real.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch, device=total.device)
     return total / count.clamp(min=1)
+
+
+def ctc_smoothing_loss(logits: Tensor, lengths: Tensor) -> Tensor:
+    """Label smoothing for CTC: KL(prediction ‖ uniform distribution) of each step (Kim et al. 2018, arXiv 1711.02212).
+
+    CTC has no label at a step that could be smoothed; instead predictions that are very sure cost something. With a
+    smoothing of ε the loss is 1 − ε times the CTC loss plus ε times this.
+
+    Args:
+        logits: (B, T, V).
+        lengths: (B,) real steps.
+
+    Returns:
+        A scalar, in float32 at least: the sum over the real steps of the batch, log V minus the entropy of each.
+    """
+    log_probs = precise(logits[real_steps(logits, lengths)]).log_softmax(-1)
+    return (log_probs.exp() * (log_probs + math.log(logits.shape[-1]))).sum()
+
+
+def real_steps(logits: Tensor, lengths: Tensor) -> Tensor:
+    """Whether each step of ``logits`` (B, T, V) is one of the first ``lengths`` (B,): (B, T) bool."""
+    return torch.arange(logits.shape[1], device=logits.device) < lengths.to(logits.device)[:, None]

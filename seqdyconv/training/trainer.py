@@ -1,4 +1,4 @@
-"""A Seq2SeqTrainer for token-bounded batches: losses per token, R-Drop, evaluation without duplicates."""
+"""A Seq2SeqTrainer for token-bounded batches: losses per token, R-Drop, SimCut, evaluation without duplicates."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +12,19 @@ from tqdm.auto import tqdm
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 from transformers.trainer_utils import EvalLoopOutput
 
+from seqdyconv.models.loading import check_packing
 from seqdyconv.models.losses import IGNORED_LABEL, label_smoothed_loss
-from seqdyconv.ranges import Weight
+from seqdyconv.ranges import Share, Weight
 from seqdyconv.runtime.options import DecodingArguments
 from seqdyconv.runtime.search import Hypothesis
 from seqdyconv.training.arguments import ArgumentsError
+from seqdyconv.training.consistency import (
+    control_tokens,
+    rdrop_loss,
+    simcut_loss,
+    token_cutoff,
+    token_embeddings,
+)
 from seqdyconv.training.decoding import batches_by_length, generate_batch
 from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches, example_lengths
 
@@ -44,6 +52,14 @@ class TokenBatchTrainingArguments(TokenBatchArguments, Seq2SeqTrainingArguments)
         metadata={"help": "Weight of the R-Drop term (the paper uses 5), 0 for none. Doubles a step's cost."},
     )
 
+    simcut_alpha: Weight = field(
+        default=0.0,
+        metadata={"help": "Weight of the SimCut term (the paper uses 3), 0 for none. Doubles a step's cost."},
+    )
+    simcut_p: Share = field(
+        default=0.05, metadata={"help": "SimCut: how often a token of source or target is hidden (the paper uses .05)."}
+    )
+
     # Other defaults than the Trainer's.
     learning_rate: float = field(default=5e-4, metadata={"help": "Peak learning rate."})
     lr_scheduler_type: str = field(default="inverse_sqrt", metadata={"help": "Schedule after the warm-up."})
@@ -64,24 +80,21 @@ class TokenBatchTrainingArguments(TokenBatchArguments, Seq2SeqTrainingArguments)
         best = (self.metric_for_best_model or "").removeprefix("eval_")
         if best in TEXT_METRICS and not self.predict_with_generate:
             raise ArgumentsError(f"metric_for_best_model {best} is measured with predict_with_generate alone: set it")
+        if self.rdrop_alpha and self.simcut_alpha:
+            raise ArgumentsError("rdrop_alpha and simcut_alpha exclude each other: choose one")
+        if self.simcut_alpha and self.torch_compile:
+            raise ArgumentsError("simcut_alpha changes the embeddings for a pass, which torch_compile does not see")
 
+    def check_model(self, model: Any) -> None:
+        """Refuse a model that can't be trained so, before any work.
 
-def rdrop_loss(logits: Tensor, other_logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean of the two Kullback-Leibler divergences of two predictions (Wu et al. 2021, arXiv 2106.14448), summed.
-
-    Args:
-        logits: (B, T, V) of one forward pass.
-        other_logits: (B, T, V) of another one, with other dropout masks.
-        labels: (B, T); positions with -100 don't count.
-
-    Returns:
-        A float32 scalar: divide it by the number of tokens.
-    """
-    valid = labels != IGNORED_LABEL
-    p = logits[valid].float().log_softmax(dim=-1)
-    q = other_logits[valid].float().log_softmax(dim=-1)
-    # KL(p, q) + KL(q, p) = sum (p - q)(log p - log q)
-    return 0.5 * ((p.exp() - q.exp()) * (p - q)).sum()
+        Raises:
+            ModelError: packing or simcut_alpha needs another one.
+        """
+        if self.packing:
+            check_packing(model)
+        if self.simcut_alpha:
+            token_embeddings(model)
 
 
 class TokenBatchTrainer(TokenBatches, Seq2SeqTrainer):
@@ -119,6 +132,9 @@ class TokenBatchTrainer(TokenBatches, Seq2SeqTrainer):
         self.text_metrics = text_metrics
         self.generation_examples = generation_examples
         self.decoding = decoding or DecodingArguments(num_beams=self.args.generation_num_beams or 1)
+        if self.args.simcut_alpha:
+            self.cut_embeddings = token_embeddings(self.model)
+            self.never_cut = control_tokens(self.model, self.processing_class)
         # Makes the Trainer count the target tokens of a step.
         self.model_accepts_loss_kwargs = True
 
@@ -131,10 +147,10 @@ class TokenBatchTrainer(TokenBatches, Seq2SeqTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """Label-smoothed cross-entropy per target token, plus the R-Drop term if it is on.
+        """Label-smoothed cross-entropy per target token, plus the R-Drop or the SimCut term if one is on.
 
         With R-Drop the loss is half of the paper's, CE + alpha · KL / 2 with the mean CE of both passes, so that it
-        compares with the loss of a run without.
+        compares with the loss of a run without. With SimCut it is the paper's, CE + alpha · KL.
         """
         inputs = dict(inputs)
         labels = inputs.pop("labels")
@@ -146,6 +162,10 @@ class TokenBatchTrainer(TokenBatches, Seq2SeqTrainer):
             other = model(**inputs, use_cache=False).logits
             loss = 0.5 * (loss + label_smoothed_loss(other, labels, smoothing))
             loss = loss + 0.5 * self.args.rdrop_alpha * rdrop_loss(outputs.logits, other, labels)
+        if self.args.simcut_alpha:
+            with token_cutoff(self.cut_embeddings, self.args.simcut_p, self.never_cut):
+                cut = model(**inputs, use_cache=False).logits
+            loss = loss + self.args.simcut_alpha * simcut_loss(outputs.logits, cut, labels)
         loss = self.mean_loss(loss, (labels != IGNORED_LABEL).sum(), num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 

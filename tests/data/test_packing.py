@@ -88,6 +88,7 @@ def trained(build, folder, **options):
         (translation_trainer, {"label_smoothing_factor": 0.0}),
         (translation_trainer, {"model": {"encoder_layer_types": "self_attention", "decoder_layer_types": "parallel"}}),
         (translation_trainer, {"rdrop_alpha": 1.0}),
+        (translation_trainer, {"simcut_alpha": 1.0, "simcut_p": 1.0}),
     ],
     ids=[
         "classes",
@@ -97,6 +98,7 @@ def trained(build, folder, **options):
         "no label smoothing",
         "attention",
         "R-Drop",
+        "SimCut",
     ],
 )
 def test_losses_and_steps_are_those_of_padded_batches(build, options, tmp_path):

@@ -22,13 +22,13 @@ from transformers import (
 )
 
 from seqdyconv.runtime.options import DecodingArguments
+from seqdyconv.training.consistency import rdrop_loss, simcut_loss, token_cutoff
 from seqdyconv.training.decoding import generate, generate_batch
 from seqdyconv.training.trainer import (
     TokenBatchTrainer,
     TokenBatchTrainingArguments,
     example_lengths,
     label_smoothed_loss,
-    rdrop_loss,
 )
 
 VOCABULARY = ["<s>", "<pad>", "</s>", "<unk>", *"abcdefghijklmnop"]
@@ -113,16 +113,6 @@ class TestLosses:
         assert loss.dtype == torch.float32
         torch.testing.assert_close(loss, label_smoothed_loss(logits.float(), torch.ones(2, 3, dtype=torch.long)))
 
-    def test_rdrop_is_the_mean_of_both_divergences(self):
-        one, two = torch.randn(2, 2, 3, 7).unbind()
-        labels = torch.tensor([[1, 2, -100], [3, -100, -100]])
-        valid = labels != -100
-        p, q = one[valid].log_softmax(-1), two[valid].log_softmax(-1)
-        options = {"reduction": "sum", "log_target": True}
-        expected = (F.kl_div(p, q, **options) + F.kl_div(q, p, **options)) / 2
-        torch.testing.assert_close(rdrop_loss(one, two, labels), expected)
-        assert rdrop_loss(one, one, labels) == 0
-
 
 class TestTraining:
     @pytest.mark.parametrize("max_tokens, accumulation", [(32, 2), (16, 4), (8, 8), (24, 3)])
@@ -177,6 +167,40 @@ class TestTraining:
         cross_entropy = (label_smoothed_loss(one, labels) + label_smoothed_loss(two, labels)) / 2
         torch.testing.assert_close(loss, (cross_entropy + 5 / 2 * rdrop_loss(one, two, labels)) / tokens)
         assert rdrop_loss(one, two, labels) > 0.01
+
+    def test_simcut_adds_the_divergence_from_a_pass_with_hidden_tokens(self, tmp_path):
+        plain, plain_loss, _ = weights_after_a_step(tmp_path)
+        same, same_loss, _ = weights_after_a_step(tmp_path, simcut_alpha=3.0, simcut_p=0.0)
+        assert same_loss == pytest.approx(plain_loss, abs=1e-6)  # No dropout, nothing hidden: both passes are equal.
+        torch.testing.assert_close(same, plain, rtol=0, atol=1e-6)
+
+        trainer = make_trainer(tmp_path, dropout=0.5, simcut_alpha=3.0, simcut_p=0.5, label_smoothing_factor=0.1)
+        model = trainer.model.train()
+        batch = trainer.data_collator([trainer.train_dataset[index] for index in range(4)])
+        labels = batch["labels"]
+        inputs = {name: value for name, value in batch.items() if name != "labels"}
+        torch.manual_seed(3)
+        loss = trainer.compute_loss(model, dict(batch))
+        torch.manual_seed(3)
+        whole = model(**inputs).logits
+        embeddings = [model.model.encoder.embed_tokens, model.model.decoder.embed_tokens]
+        with token_cutoff(embeddings, 0.5, torch.tensor([0, 1, 2])):
+            cut = model(**inputs).logits
+        divergence = simcut_loss(whole, cut, labels)
+        expected = (label_smoothed_loss(whole, labels, 0.1) + 3 * divergence) / (labels != -100).sum()
+        torch.testing.assert_close(loss, expected)
+        assert divergence > 0.01
+
+    @pytest.mark.parametrize("extra", [{"simcut_alpha": 3.0, "simcut_p": 0.3}, {"rdrop_alpha": 5.0}], ids=str)
+    def test_a_resumed_run_with_two_passes_ends_with_the_same_weights(self, tmp_path, extra):
+        options = {"dropout": 0.2, "max_steps": 4, "max_tokens": 16, "save_strategy": "steps", "save_steps": 2, **extra}
+        trainer = make_trainer(tmp_path, **options)
+        trainer.train()
+        expected = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+        torch.manual_seed(99)
+        resumed = make_trainer(tmp_path, **options)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+        assert all(torch.equal(one, other) for one, other in zip(resumed.model.parameters(), expected))
 
     def test_bf16_trains_on_the_cpu_and_keeps_float32_weights(self, tmp_path):
         trainer = make_trainer(tmp_path, bf16=True, max_steps=30, learning_rate=1e-2)
@@ -295,6 +319,10 @@ class TestArguments:
             ({"eval_max_tokens": 0}, "eval_max_tokens must be at least 1, got 0"),
             ({"label_smoothing_factor": 1.0}, r"label_smoothing_factor must be in \[0, 1\), got 1.0"),
             ({"rdrop_alpha": -1.0}, "rdrop_alpha must be at least 0"),
+            ({"simcut_alpha": -1.0}, "simcut_alpha must be at least 0"),
+            ({"simcut_p": 1.5}, r"simcut_p must be in \[0, 1\], got 1.5"),
+            ({"simcut_alpha": 3.0, "rdrop_alpha": 5.0}, "rdrop_alpha and simcut_alpha exclude each other"),
+            ({"simcut_alpha": 3.0, "torch_compile": True}, "which torch_compile does not see"),
             ({"average_checkpoints": 5, "save_total_limit": 2}, "save_total_limit must be at least"),
             ({"average_checkpoints": 5, "load_best_model_at_end": True}, "exclude each other"),
             ({"early_stopping_patience": 2}, "needs metric_for_best_model"),
