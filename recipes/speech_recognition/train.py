@@ -26,6 +26,7 @@ from seqdyconv.training.speech_models import ModelArguments, build_model, check_
 from seqdyconv.training.speech_recognition import (
     SpeechTrainer,
     SpeechTrainingArguments,
+    check_losses,
     draw_alignment,
     make_labels,
     write_recognised,
@@ -51,7 +52,8 @@ def train(
     command: str,
 ) -> None:
     if model_args.model_name_or_path is None:
-        check_model(model_args)  # an impossible model stops here, before any work
+        check_model(model_args)  # an impossible model stops here, before any work, as does a loss that it lacks
+    check_losses(args, model_args, augmentation_args)
     run = Run(args, (model_args, data_args, augmentation_args), command)
     with run.preparation():
         data, bad = load_speech(data_args)
@@ -75,7 +77,7 @@ def train(
         split: Utterances(data[split], labels[split], augment if split == "train" else None, args.order_seed)
         for split in data
     }
-    trainer = SpeechTrainer(  # its loss: SpeechTrainer.summed_loss, the model's own for each label
+    trainer = SpeechTrainer(  # its loss: SpeechTrainer.compute_loss, the model's own for each label
         recogniser=recogniser,
         spec_augment=augmentation_args.spec_augment(),
         args=args,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -159,25 +159,44 @@ class SpeechCollator:
     Args:
         feature_extractor: of the model.
         spec_augment: on the features of those that come with a generator; None where the model does it itself.
+        two_views: give such a batch a second time, with other masks, but warped as the first.
     """
 
-    def __init__(self, feature_extractor: Any, spec_augment: SpecAugment | None = None) -> None:
+    def __init__(
+        self, feature_extractor: Any, spec_augment: SpecAugment | None = None, two_views: bool = False
+    ) -> None:
         self.feature_extractor = feature_extractor
         self.spec_augment = spec_augment
+        self.two_views = two_views
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
-        """input_features (B, T, F) or what else the model takes, attention_mask, and labels (B, L), -100 is padding."""
+        """input_features (B, T, F) or what else the model takes, attention_mask, and labels (B, L), -100 is padding.
+
+        The second view is other_features (B, T, F).
+        """
         batch = model_inputs(self.feature_extractor, [row["samples"] for row in rows])
         if self.spec_augment is not None:
             for index, row in enumerate(rows):
                 if row["generator"] is not None:
-                    length = int(batch["attention_mask"][index].sum())
-                    features = batch["input_features"][index : index + 1, :length]
-                    batch["input_features"][index, :length] = self.spec_augment(features, None, row["generator"])[0]
+                    self._augment(batch, index, row["generator"])
         if "labels" in rows[0]:
             labels = [row["labels"] for row in rows]
             batch["labels"] = pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL)
         return batch
+
+    def _augment(self, batch: dict[str, Tensor], index: int, generator: Generator) -> None:
+        """Change the features of one utterance."""
+        assert self.spec_augment is not None
+        length = int(batch["attention_mask"][index].sum())
+        features = batch["input_features"][index : index + 1, :length]
+        warp = replace(self.spec_augment, num_time_masks=0, num_frequency_masks=0)
+        masks = replace(self.spec_augment, time_warp=0)
+        features = warp(features, None, generator)
+        if self.two_views:
+            other = batch.setdefault("other_features", torch.zeros_like(batch["input_features"]))
+        batch["input_features"][index, :length] = masks(features, None, generator)[0]
+        if self.two_views:
+            other[index, :length] = masks(features, None, generator)[0]
 
 
 def batches_in_seconds(

@@ -4,6 +4,7 @@ from typing import Any
 
 from huggingface_hub.dataclasses import strict
 
+from seqdyconv.layers.checks import check_dropout
 from seqdyconv.layers.mixers import mixers_with
 from seqdyconv.models.configuration import SeqDyConvConfig, Side
 
@@ -29,6 +30,8 @@ class SeqDyConvSpeechConfig(SeqDyConvConfig):
         encoder_lookahead: None: each layer sees the whole utterance, kernels are symmetric. L ≥ 0: the mixer of each
             layer sees L steps ahead, or as many as its kernel is long, and all else is causal: the model can stream.
             Needs convolutions as mixers and ``encoder_position_type="none"``.
+        encoder_layerdrop: how often in training a layer is left out, which each utterance draws for itself (stochastic
+            depth, Huang et al. 2016, arXiv 1603.09382; LayerDrop, Fan et al. 2019, arXiv 1909.11556).
         intermediate_ctc_layers: the layers, counted from 1, after which a CTC loss is taken too (Lee & Watanabe 2021,
             arXiv 2102.03216), by the same output layer.
         intermediate_ctc_weight: the part of the CTC loss that is the mean of theirs.
@@ -55,6 +58,7 @@ class SeqDyConvSpeechConfig(SeqDyConvConfig):
     encoder_block: str = "transformer"
     conformer_kernel_size: int = 31
     encoder_lookahead: int | None = None
+    encoder_layerdrop: float | int = 0.0
     intermediate_ctc_layers: list[int] | tuple[int, ...] = ()
     intermediate_ctc_weight: float | int = 0.3
     ctc_weight: float | int = 0.3
@@ -89,6 +93,7 @@ class SeqDyConvSpeechConfig(SeqDyConvConfig):
         for name in ("intermediate_ctc_weight", "ctc_weight", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        check_dropout(encoder_layerdrop=self.encoder_layerdrop)
         if self.encoder_block not in ENCODER_BLOCKS:
             raise ValueError(f"encoder_block must be of {', '.join(ENCODER_BLOCKS)}, got {self.encoder_block!r}")
         if self.share_encoder_decoder_embeddings or self.encoder_vocab_size is not None or self.type_vocab_size:

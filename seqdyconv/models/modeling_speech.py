@@ -232,7 +232,7 @@ class SeqDyConvSpeechModel(SeqDyConvSpeechPreTrainedModel):
         hidden = F.dropout(self._add_positions(hidden), self.config.dropout, self.training)
         intermediate = []
         for number, layer in enumerate(self.layers, 1):
-            hidden = layer(hidden, padding_mask)
+            hidden = self._drop_layer(hidden, layer(hidden, padding_mask))
             if number in self.config.intermediate_ctc_layers:
                 intermediate.append(self._normalize(hidden))
         return SpeechEncoderOutput(
@@ -318,6 +318,16 @@ class SeqDyConvSpeechModel(SeqDyConvSpeechPreTrainedModel):
     def _check_streaming(self) -> None:
         if self.config.encoder_lookahead is None:
             raise ValueError("the model streams only if its configuration says encoder_lookahead >= 0, got None")
+
+    def _drop_layer(self, before: Tensor, after: Tensor) -> Tensor:
+        """What comes before a layer for utterances (B, T, D) that leave it out, else what comes after it.
+
+        All are computed, so that each weight has a gradient, for which several processes wait.
+        """
+        if not (self.training and self.config.encoder_layerdrop):
+            return after
+        left_out = torch.rand(len(after), 1, 1, device=after.device) < self.config.encoder_layerdrop
+        return torch.where(left_out, before.to(after.dtype), after)
 
     def _normalize(self, hidden: Tensor) -> Tensor:
         return hidden if self.norm is None else self.norm(hidden)

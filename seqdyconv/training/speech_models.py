@@ -13,7 +13,7 @@ from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvForCTC, SeqDyConvForSpeechSeq2Seq, SeqDyConvSpeechConfig
 from seqdyconv.models.configuration_speech import ENCODER_BLOCKS
 from seqdyconv.models.loading import ModelError, load_tokenizer
-from seqdyconv.ranges import Count, KernelSize, Number, OneOf, Range, Share, VocabSize
+from seqdyconv.ranges import Count, Dropout, KernelSize, Number, OneOf, Range, Share, VocabSize
 from seqdyconv.speech import SeqDyConvFeatureExtractor, global_statistics
 from seqdyconv.speech.recogniser import check_sampling_rate, check_units, load_feature_extractor, load_speech_model
 from seqdyconv.speech.tokenization import train_character_tokenizer, train_subword_tokenizer
@@ -81,6 +81,9 @@ class ModelArguments(EncoderDecoderArguments):
     )
     conformer_kernel_size: KernelSize = field(
         default=31, metadata={"help": "Kernel of the conformer's convolution module."}
+    )
+    encoder_layerdrop: Dropout = field(
+        default=0.0, metadata={"help": "How often an utterance leaves out an encoder layer in training."}
     )
     intermediate_ctc_layers: list[Count] | None = field(
         default=None, metadata={"help": "CTC on these encoder layers too (1 is the first one)."}

@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,18 +12,29 @@ from datasets import Dataset, DatasetDict
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from seqdyconv.data.speech_batches import EpochBatches, SpeechCollator, Utterances, batches_in_seconds
+from seqdyconv.data.speech_batches import (
+    AugmentationArguments,
+    EpochBatches,
+    SpeechCollator,
+    Utterances,
+    batches_in_seconds,
+)
 from seqdyconv.data.speech_recognition import SAMPLING_RATE, BadFile, DataArguments, drop_bad
 from seqdyconv.data.tables import DataError
 from seqdyconv.files import write_lines
-from seqdyconv.models.losses import IGNORED_LABEL
+from seqdyconv.models import SeqDyConvSpeechConfig
+from seqdyconv.models.loading import load_config
+from seqdyconv.models.losses import IGNORED_LABEL, ctc_smoothing_loss
 from seqdyconv.pictures import plot_alignment
-from seqdyconv.ranges import Count, Positive
+from seqdyconv.ranges import Count, Positive, Range, Weight
 from seqdyconv.scores.speech_recognition import score, write_split
 from seqdyconv.speech.alignment import align_words
 from seqdyconv.speech.augmentation import SpecAugment
 from seqdyconv.speech.recogniser import Recogniser
+from seqdyconv.training.arguments import ArgumentsError
+from seqdyconv.training.consistency import cr_ctc_loss
 from seqdyconv.training.run_trainer import RunArguments, RunTrainer
+from seqdyconv.training.speech_models import ModelArguments
 
 UNKNOWN_SHARE = 0.1
 """More unknown units than that in the training texts mean that a pretrained tokenizer is for other texts."""
@@ -48,6 +59,17 @@ class SpeechTrainingArguments(RunArguments):
         metadata={"help": "The most units that a decoder writes for an utterance; None: what the model allows."},
     )
 
+    cr_ctc_alpha: Weight = field(
+        default=0.0,
+        metadata={"help": "Weight of the CR-CTC term (the paper uses 0.2), 0 for none. Doubles a step's cost."},
+    )
+    cr_ctc_time_masks: Annotated[float, Range(above=0, most=10)] = field(
+        default=2.5, metadata={"help": "CR-CTC: so many times num_time_masks are hidden (the paper's number)."}
+    )
+    label_smoothing_factor: float = field(
+        default=0.0, metadata={"help": "Label smoothing of CTC: the weight of each frame's distance from uniform."}
+    )
+
     # Other defaults than the Trainer's.
     learning_rate: float = field(default=1.5e-3, metadata={"help": "Peak learning rate."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule after the warm-up."})
@@ -66,9 +88,32 @@ class SpeechTrainingArguments(RunArguments):
         "per_device_train_batch_size": "max_batch_seconds bounds the batches",
         "per_device_eval_batch_size": "eval_max_batch_seconds bounds the batches",
         "auto_find_batch_size": "max_batch_seconds bounds the batches",
-        "label_smoothing_factor": "CTC has none",
         "remove_unused_columns": "the columns are known",
     }
+
+    def check_losses(self, ctc: bool, own_features: bool, spec_augment: SpecAugment | None) -> None:
+        """Refuse losses that a model does not have.
+
+        Args:
+            ctc: It is a CTC model, without a decoder.
+            own_features: Its features are those of this package.
+            spec_augment: Of training features.
+
+        Raises:
+            ArgumentsError: cr_ctc_alpha or label_smoothing_factor needs another one.
+        """
+        for name in ("cr_ctc_alpha", "label_smoothing_factor"):
+            if getattr(self, name) and not ctc:
+                raise ArgumentsError(f"{name} is for CTC models, and this one has a decoder: set head: ctc")
+        if not self.cr_ctc_alpha:
+            return
+        if not own_features:
+            raise ArgumentsError("cr_ctc_alpha is for models with features of this package, which are hidden twice")
+        if spec_augment is None or not (spec_augment.num_time_masks or spec_augment.num_frequency_masks):
+            raise ArgumentsError(
+                "cr_ctc_alpha needs masks, by which two views of an utterance differ: set num_time_masks or "
+                "num_frequency_masks"
+            )
 
 
 class SpeechTrainer(RunTrainer):
@@ -90,7 +135,14 @@ class SpeechTrainer(RunTrainer):
     model: PreTrainedModel
 
     def __init__(self, *, recogniser: Recogniser, spec_augment: SpecAugment | None = None, **kwargs: Any) -> None:
-        collator = SpeechCollator(recogniser.feature_extractor, spec_augment if recogniser.own_features else None)
+        args: SpeechTrainingArguments = kwargs["args"]
+        args.check_losses(recogniser.is_ctc, recogniser.own_features, spec_augment)
+        if not recogniser.own_features:
+            spec_augment = None
+        elif spec_augment is not None and args.cr_ctc_alpha:
+            number = round(args.cr_ctc_time_masks * spec_augment.num_time_masks)
+            spec_augment = replace(spec_augment, num_time_masks=number)
+        collator = SpeechCollator(recogniser.feature_extractor, spec_augment, two_views=args.cr_ctc_alpha > 0)
         super().__init__(
             model=recogniser.model,
             data_collator=collator,
@@ -124,9 +176,26 @@ class SpeechTrainer(RunTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The model's loss, summed over labels and divided by the number of those of the step."""
+        """The model's loss, summed over labels and divided by the number of those of the step.
+
+        With CR-CTC it is the mean of the losses of two views, plus alpha times how far they are apart.
+        """
+        inputs = dict(inputs)
+        other = inputs.pop("other_features", None)
+        labels = (inputs["labels"] != IGNORED_LABEL).sum()
+        if other is not None:
+            both = {"input_features": other}
+            inputs = {name: torch.cat([value, both.get(name, value)]) for name, value in inputs.items()}
         loss, outputs = self.summed_loss(model, inputs)
-        loss = self.mean_loss(loss, (inputs["labels"] != IGNORED_LABEL).sum(), num_items_in_batch)
+        smoothing = self.args.label_smoothing_factor
+        if smoothing or other is not None:
+            lengths = self.recogniser.output_lengths(inputs, outputs.logits.shape[1])
+        if smoothing:
+            loss = (1 - smoothing) * loss + smoothing * ctc_smoothing_loss(outputs.logits, lengths)
+        if other is not None:
+            one, two = outputs.logits.chunk(2)
+            loss = 0.5 * loss + self.args.cr_ctc_alpha * cr_ctc_loss(one, two, lengths[: len(one)])
+        loss = self.mean_loss(loss, labels, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
     def summed_loss(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
@@ -177,6 +246,22 @@ class SpeechTrainer(RunTrainer):
             return self.recogniser.decode_logits(outputs.logits, lengths)
         with self.compute_loss_context_manager():
             return self.recogniser.recognise(inputs, max_length=self.args.max_label_length)
+
+
+def check_losses(
+    args: SpeechTrainingArguments, model_args: ModelArguments, augmentation_args: AugmentationArguments
+) -> None:
+    """Refuse losses that a model does not have, before any work.
+
+    Raises:
+        ArgumentsError: cr_ctc_alpha or label_smoothing_factor needs another one.
+        ModelError: There is no such pretrained model.
+    """
+    ctc, own_features = model_args.head == "ctc", True
+    if model_args.model_name_or_path is not None and (args.cr_ctc_alpha or args.label_smoothing_factor):
+        config = load_config(model_args.model_name_or_path, "speech recognition model")
+        ctc, own_features = not config.is_encoder_decoder, isinstance(config, SeqDyConvSpeechConfig)
+    args.check_losses(ctc, own_features, augmentation_args.spec_augment())
 
 
 def make_labels(

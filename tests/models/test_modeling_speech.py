@@ -267,6 +267,28 @@ class TestTraining:
         assert all(gradient is not None for gradient in gradients[0].values())
         torch.testing.assert_close(gradients[0], gradients[1])
 
+    def test_layers_are_left_out_by_each_utterance_for_itself(self):
+        features = utterances(70)[0][None].expand(1000, -1, -1)
+        model = build(encoder_layerdrop=0.3, encoder_kernel_sizes=[3], dropout=0.0)
+        whole = model(features[:1]).logits[0]
+        none = build(encoder_layerdrop=0.999999, encoder_kernel_sizes=[3], dropout=0.0).train()(features[:1]).logits[0]
+        torch.manual_seed(0)
+        logits = model.train()(features).logits
+        kept, left_out = (((logits - one).abs().amax((1, 2)) < 1e-9) for one in (whole, none))
+        assert (kept ^ left_out).all() and 0.26 < left_out.float().mean() < 0.34
+        torch.manual_seed(0)
+        assert model(features).logits.equal(logits)
+        torch.testing.assert_close(model.eval()(features[:1]).logits[0], whole)
+
+    @pytest.mark.parametrize("block", ["transformer", "conformer"])
+    def test_each_weight_has_a_gradient_whichever_layers_are_left_out(self, block):
+        features, mask = pad(utterances(70, 33))
+        model = build(encoder_layerdrop=0.999999, encoder_block=block, intermediate_ctc_layers=[1]).train()
+        model(features, mask, labels=LABELS).loss.backward()
+        gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+        assert all(gradient is not None for gradient in gradients.values())
+        assert all((gradient == 0).all() == ("layers" in name) for name, gradient in gradients.items())
+
     @every_config
     def test_autocast_to_bfloat16(self, options):
         model = build(SeqDyConvForSpeechSeq2Seq, torch.float32, **options)
@@ -375,6 +397,7 @@ class TestConfig:
             ({"encoder_block": "lstm"}, "encoder_block must be of transformer, conformer, got 'lstm'"),
             ({"num_mel_bins": 0}, "num_mel_bins must be >= 1, got 0"),
             ({"ctc_weight": 1.5}, r"ctc_weight must be in \[0, 1\], got 1.5"),
+            ({"encoder_layerdrop": 1.0}, r"encoder_layerdrop must be in \[0, 1\), got 1.0"),
             ({"pad_token_id": None}, r"pad_token_id is the blank of CTC, it must be in \[0, 32000\), got None"),
             ({"pad_token_id": 32000}, "pad_token_id is the blank of CTC"),
             ({"intermediate_ctc_layers": [0, 7]}, r"must be from 1 to 6, before the last layer, got \[0, 7\]"),
