@@ -122,8 +122,8 @@ class Utterances(TorchDataset[dict[str, Any]]):
         return len(self.table)
 
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
-        """samples (N,), labels, and the generator for what else is drawn; None where nothing shall be changed."""
-        generator = None
+        """samples (N,), labels, the epoch, and the generator for what else is drawn; None where nothing is changed."""
+        epoch, generator = 0, None
         if isinstance(index, tuple):
             index, epoch = index
             # Three numbers into one, so that neighbouring seeds, epochs and utterances share no random numbers.
@@ -132,7 +132,7 @@ class Utterances(TorchDataset[dict[str, Any]]):
         samples = self.samples[index]
         if generator is not None and self.augment is not None:
             samples = self.augment(samples, generator)
-        return {"samples": samples, "labels": torch.tensor(self.labels[index]), "generator": generator}
+        return {"samples": samples, "labels": torch.tensor(self.labels[index]), "epoch": epoch, "generator": generator}
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):
@@ -160,13 +160,19 @@ class SpeechCollator:
         feature_extractor: of the model.
         spec_augment: on the features of those that come with a generator; None where the model does it itself.
         two_views: give such a batch a second time, with other masks, but warped as the first.
+        growth_epochs: time masks grow from nothing in the first epoch to their width after so many.
     """
 
     def __init__(
-        self, feature_extractor: Any, spec_augment: SpecAugment | None = None, two_views: bool = False
+        self,
+        feature_extractor: Any,
+        spec_augment: SpecAugment | None = None,
+        two_views: bool = False,
+        growth_epochs: int = 0,
     ) -> None:
         self.feature_extractor = feature_extractor
         self.spec_augment = spec_augment
+        self.growth_epochs = growth_epochs
         self.two_views = two_views
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
@@ -178,19 +184,19 @@ class SpeechCollator:
         if self.spec_augment is not None:
             for index, row in enumerate(rows):
                 if row["generator"] is not None:
-                    self._augment(batch, index, row["generator"])
+                    share = min(1, row["epoch"] / self.growth_epochs) if self.growth_epochs else 1
+                    self._augment(batch, index, self.spec_augment.with_time_masks(share), row["generator"])
         if "labels" in rows[0]:
             labels = [row["labels"] for row in rows]
             batch["labels"] = pad_sequence(labels, batch_first=True, padding_value=IGNORED_LABEL)
         return batch
 
-    def _augment(self, batch: dict[str, Tensor], index: int, generator: Generator) -> None:
+    def _augment(self, batch: dict[str, Tensor], index: int, augment: SpecAugment, generator: Generator) -> None:
         """Change the features of one utterance."""
-        assert self.spec_augment is not None
         length = int(batch["attention_mask"][index].sum())
         features = batch["input_features"][index : index + 1, :length]
-        warp = replace(self.spec_augment, num_time_masks=0, num_frequency_masks=0)
-        masks = replace(self.spec_augment, time_warp=0)
+        warp = replace(augment, num_time_masks=0, num_frequency_masks=0)
+        masks = replace(augment, time_warp=0)
         features = warp(features, None, generator)
         if self.two_views:
             other = batch.setdefault("other_features", torch.zeros_like(batch["input_features"]))

@@ -6,7 +6,7 @@ All of it draws from a ``torch.Generator`` on the CPU that the caller gives, so 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torchaudio.functional
@@ -172,6 +172,11 @@ class SpecAugment:
         frames = input_features.masked_fill(~keep[:, :, None], 0)
         means = frames.sum(1, keepdim=True) / lengths.clamp(min=1)[:, None, None]
         return torch.where(hidden & keep[:, :, None], means.to(input_features.dtype), input_features)
+
+    def with_time_masks(self, share: float) -> SpecAugment:
+        """The same with time masks that are at most this part as wide."""
+        width, ratio = round(share * self.time_mask_width), share * self.time_mask_ratio
+        return replace(self, time_mask_width=width, time_mask_ratio=ratio)
 
     def _warp(self, features: Tensor, keep: Tensor, positions: Tensor, lengths: Tensor, generator: Generator) -> Tensor:
         """Move one random frame of each utterance, and interpolate linearly on both sides of it."""

@@ -26,7 +26,7 @@ from seqdyconv.models import SeqDyConvSpeechConfig
 from seqdyconv.models.loading import load_config
 from seqdyconv.models.losses import IGNORED_LABEL, ctc_smoothing_loss
 from seqdyconv.pictures import plot_alignment
-from seqdyconv.ranges import Count, Positive, Range, Weight
+from seqdyconv.ranges import Count, Number, Positive, Range, Weight
 from seqdyconv.scores.speech_recognition import score, write_split
 from seqdyconv.speech.alignment import align_words
 from seqdyconv.speech.augmentation import SpecAugment
@@ -65,6 +65,9 @@ class SpeechTrainingArguments(RunArguments):
     )
     cr_ctc_time_masks: Annotated[float, Range(above=0, most=10)] = field(
         default=2.5, metadata={"help": "CR-CTC: so many times num_time_masks are hidden (the paper's number)."}
+    )
+    time_mask_growth: Number = field(
+        default=0, metadata={"help": "Epochs in which time masks grow from nothing to time_mask_width; 0: at once."}
     )
     label_smoothing_factor: float = field(
         default=0.0, metadata={"help": "Label smoothing of CTC: the weight of each frame's distance from uniform."}
@@ -142,7 +145,12 @@ class SpeechTrainer(RunTrainer):
         elif spec_augment is not None and args.cr_ctc_alpha:
             number = round(args.cr_ctc_time_masks * spec_augment.num_time_masks)
             spec_augment = replace(spec_augment, num_time_masks=number)
-        collator = SpeechCollator(recogniser.feature_extractor, spec_augment, two_views=args.cr_ctc_alpha > 0)
+        collator = SpeechCollator(
+            recogniser.feature_extractor,
+            spec_augment,
+            two_views=args.cr_ctc_alpha > 0,
+            growth_epochs=args.time_mask_growth,
+        )
         super().__init__(
             model=recogniser.model,
             data_collator=collator,
@@ -184,8 +192,8 @@ class SpeechTrainer(RunTrainer):
         other = inputs.pop("other_features", None)
         labels = (inputs["labels"] != IGNORED_LABEL).sum()
         if other is not None:
-            both = {"input_features": other}
-            inputs = {name: torch.cat([value, both.get(name, value)]) for name, value in inputs.items()}
+            second = {**inputs, "input_features": other}
+            inputs = {name: torch.cat([value, second[name]]) for name, value in inputs.items()}
         loss, outputs = self.summed_loss(model, inputs)
         smoothing = self.args.label_smoothing_factor
         if smoothing or other is not None:

@@ -31,12 +31,10 @@ class Recordings(Dataset):
         return len(LENGTHS)
 
     def __getitem__(self, index):
-        epoch = None
-        if isinstance(index, tuple):
-            index, epoch = index
+        index, epoch = index if isinstance(index, tuple) else (index, None)
         samples = torch.randn(LENGTHS[index], generator=torch.Generator().manual_seed(index))
         generator = None if epoch is None else torch.Generator().manual_seed(100 * epoch + index)
-        return {"samples": samples, "labels": torch.tensor(self.labels[index]), "generator": generator}
+        return {"samples": samples, "labels": torch.tensor(self.labels[index]), "epoch": epoch, "generator": generator}
 
 
 def make_recogniser(kind=SeqDyConvForCTC, **options):
@@ -100,6 +98,21 @@ class TestViews:
         whole = SpeechCollator(extractor)([row[1]])["input_features"]
         expected = augment(whole, None, row[1, 3]["generator"])
         assert torch.equal(SpeechCollator(extractor, augment)([row[1, 3]])["input_features"], expected)
+
+    def test_time_masks_grow_epoch_by_epoch(self, tmp_path):
+        masks = SpecAugment(num_time_masks=1, time_mask_width=20, time_mask_ratio=1.0, num_frequency_masks=0)
+        growing = make_trainer(tmp_path, spec_augment=masks, time_mask_growth=4).data_collator
+        at_once = make_trainer(tmp_path, spec_augment=masks).data_collator
+        rows = Recordings([[5]] * len(LENGTHS))
+        plain = growing([rows[1]])["input_features"]
+        widest = []
+        for epoch in range(6):
+            many = [{**rows[1, epoch], "generator": torch.Generator().manual_seed(seed)} for seed in range(300)]
+            hidden = (growing(many)["input_features"] != plain).any(2).sum(1)
+            widest.append(int(hidden.max()))
+        assert widest == [0, 5, 10, 15, 20, 20]
+        one, other = (collate([rows[1, 4]])["input_features"] for collate in (growing, at_once))
+        assert torch.equal(one, other)
 
 
 class TestLosses:
@@ -217,6 +230,7 @@ class TestArguments:
         ("options", "said"),
         [
             ({"cr_ctc_alpha": -1.0}, "cr_ctc_alpha must be at least 0"),
+            ({"time_mask_growth": -1}, "time_mask_growth must be at least 0, got -1"),
             ({"cr_ctc_time_masks": 0.0}, r"cr_ctc_time_masks must be in \(0, 10\], got 0.0"),
             ({"label_smoothing_factor": 1.0}, r"label_smoothing_factor must be in \[0, 1\), got 1.0"),
         ],
