@@ -80,6 +80,7 @@ def train(
     trainer = SpeechTrainer(  # its loss: SpeechTrainer.compute_loss, the model's own for each label
         recogniser=recogniser,
         spec_augment=augmentation_args.spec_augment(),
+        lookahead_ms=model_args.lookahead_ms,
         args=args,
         train_dataset=utterances["train"],
         eval_dataset=utterances.get("validation"),

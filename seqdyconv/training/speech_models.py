@@ -13,7 +13,7 @@ from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvForCTC, SeqDyConvForSpeechSeq2Seq, SeqDyConvSpeechConfig
 from seqdyconv.models.configuration_speech import ENCODER_BLOCKS
 from seqdyconv.models.loading import ModelError, load_tokenizer
-from seqdyconv.ranges import Count, Dropout, KernelSize, Number, OneOf, Range, Share, VocabSize
+from seqdyconv.ranges import Count, Dropout, KernelSize, Number, OneOf, Range, Share, VocabSize, Weight
 from seqdyconv.speech import SeqDyConvFeatureExtractor, global_statistics
 from seqdyconv.speech.recogniser import check_sampling_rate, check_units, load_feature_extractor, load_speech_model
 from seqdyconv.speech.tokenization import train_character_tokenizer, train_subword_tokenizer
@@ -31,7 +31,8 @@ HEADS = ("ctc", "seq2seq")
 UNITS = ("characters", "bpe")
 STATISTICS_UTTERANCES = 2000
 """So many training utterances, evenly spaced, give the global mean and variance of the features."""
-_PRETRAINED = ("model_name_or_path", "new_vocabulary", "whisper_language", "units", "vocab_size", "min_frequency")
+_OF_ANY_MODEL = ("units", "vocab_size", "min_frequency", "lookahead_ms")
+_PRETRAINED = ("model_name_or_path", "new_vocabulary", "whisper_language", *_OF_ANY_MODEL)
 
 
 @dataclass
@@ -78,6 +79,13 @@ class ModelArguments(EncoderDecoderArguments):
     encoder_lookahead: Number | None = field(
         default=None,
         metadata={"help": "Frames (40 ms) ahead that each layer sees, for streaming; None is the whole utterance."},
+    )
+    lookahead_ms: list[Weight] | None = field(
+        default=None,
+        metadata={
+            "help": "Milliseconds ahead, of all layers together, one of which, or the model's own with "
+            "encoder_lookahead, is drawn for each batch of training: one model for many latencies."
+        },
     )
     conformer_kernel_size: KernelSize = field(
         default=31, metadata={"help": "Kernel of the conformer's convolution module."}
@@ -204,7 +212,14 @@ def build_config(args: ModelArguments, tokenizer: PreTrainedTokenizerBase | None
     values: dict[str, Any] = {"encoder_vocab_size": None}  # The encoder hears; vocab_size is of what is written.
     if decoder and tokenizer is not None:
         values["decoder_start_token_id"] = tokenizer.bos_token_id
-    return args.config(SeqDyConvSpeechConfig, tokenizer, decoder=decoder, **values)
+    config = args.config(SeqDyConvSpeechConfig, tokenizer, decoder=decoder, **values)
+    _check_lookahead(args, config)
+    return config
+
+
+def _check_lookahead(args: ModelArguments, config: Any) -> None:
+    if args.lookahead_ms is not None and getattr(config, "encoder_lookahead", None) is None:
+        raise ModelError("lookahead_ms is for models that look ahead a number of steps: set encoder_lookahead")
 
 
 def _new_model(args: ModelArguments, config: Any) -> PreTrainedModel:
@@ -234,6 +249,7 @@ def build_model(args: ModelArguments, tokenizer: PreTrainedTokenizerBase) -> Pre
     if args.new_vocabulary:
         options = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "new_head": True}
     model = load_speech_model(args.model_name_or_path, **options)
+    _check_lookahead(args, model.config)
     if not args.new_vocabulary:
         check_units(model, tokenizer, args.model_name_or_path)
     if args.whisper_language is not None:

@@ -128,6 +128,9 @@ class SpeechTrainer(RunTrainer):
     Args:
         recogniser: The model and its processor.
         spec_augment: Of training features; None where there is none, or the model does it itself.
+        lookahead_ms: Of these and the model's own look-ahead one is drawn for each training batch, as
+            :meth:`seqdyconv.speech.recogniser.Recogniser.set_lookahead` takes them; evaluation is with the model's own.
+            None: it is always the model's own.
         kwargs: The arguments of the Trainer, but model and data_collator.
     """
 
@@ -137,7 +140,14 @@ class SpeechTrainer(RunTrainer):
     args: SpeechTrainingArguments
     model: PreTrainedModel
 
-    def __init__(self, *, recogniser: Recogniser, spec_augment: SpecAugment | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        recogniser: Recogniser,
+        spec_augment: SpecAugment | None = None,
+        lookahead_ms: Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         args: SpeechTrainingArguments = kwargs["args"]
         args.check_losses(recogniser.is_ctc, recogniser.own_features, spec_augment)
         if not recogniser.own_features:
@@ -158,6 +168,9 @@ class SpeechTrainer(RunTrainer):
             **kwargs,
         )
         self.recogniser = recogniser
+        # The model's own comes last, and so is what it has.
+        asked = [] if lookahead_ms is None else [*lookahead_ms, None]
+        self.lookaheads = sorted({recogniser.set_lookahead(milliseconds) for milliseconds in asked})
         # Makes the Trainer count the labels of a step.
         self.model_accepts_loss_kwargs = True
         if recogniser.is_ctc and not recogniser.own_features:
@@ -176,6 +189,16 @@ class SpeechTrainer(RunTrainer):
         """Of at most eval_max_batch_seconds of audio, from short to long."""
         seconds = self.args.eval_max_batch_seconds or self.args.max_batch_seconds
         return list(batches_in_seconds(dataset.samples.lengths, seconds))
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss of a batch and its gradients, with a look-ahead that is drawn where there are several."""
+        if not self.lookaheads:
+            return super().training_step(*args, **kwargs)
+        self.recogniser.set_lookahead(self.lookaheads[int(torch.randint(len(self.lookaheads), ()))])
+        try:
+            return super().training_step(*args, **kwargs)
+        finally:
+            self.recogniser.set_lookahead()
 
     def compute_loss(
         self,

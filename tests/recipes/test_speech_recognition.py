@@ -168,7 +168,7 @@ def overfitted(manifest, tmp_path_factory):
     folder = tmp_path_factory.mktemp("overfitted") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEQDYCONV_CACHE", str(tmp_path_factory.getbasetemp() / "speech_cache"))
-        streaming = {"encoder_lookahead": 2, "position_type": "none"}
+        streaming = {"encoder_lookahead": 2, "lookahead_ms": [0], "position_type": "none"}
         train.main(options(manifest, folder, num_train_epochs=60, learning_rate=6e-3, warmup_steps=20, **streaming))
     return folder, json.loads((folder / "metrics.json").read_text())
 
@@ -301,8 +301,9 @@ class TestResume:
     def test_crashes(self, manifest, tmp_path):
         joint = {"head": "seq2seq", "decoder_kernel_sizes": [3], "max_label_length": 8}
         augmented = {"speed_factors": [0.9, 1.0, 1.1], "num_time_masks": 1, "time_mask_width": 5, "dropout": 0.1}
+        latencies = {"encoder_lookahead": 2, "lookahead_ms": [0, 40, 120], "position_type": "none"}
         saved = {"max_steps": 5, "save_strategy": "steps", "save_steps": 2, "logging_steps": 3}
-        words = [str(manifest.with_name("tiny.yaml")), *toys.words_of({**saved, **augmented, **joint})]
+        words = [str(manifest.with_name("tiny.yaml")), *toys.words_of({**saved, **augmented, **latencies, **joint})]
         check_crash_points(train.main, words, tmp_path, (0.5, 0.85))
 
 

@@ -32,6 +32,7 @@ def test_a_decoder_begins_with_the_tokenizers_start():
     [
         ({"encoder_kernel_sizes": [3], "encoder_layer_types": ["self_attention"] * 2}, "names 2 layers"),
         ({"conv_dim": 3}, "can't be built"),
+        ({"lookahead_ms": [0.0, 80.0]}, "lookahead_ms is for models .*: set encoder_lookahead"),
     ],
 )
 def test_an_impossible_architecture_is_one_line(options, said):
