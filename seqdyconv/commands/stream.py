@@ -4,12 +4,12 @@
     arecord -f S16_LE -r 16000 -c 1 -t raw | seqdyconv stream MODEL_DIR -
 
 FILE is an audio file, which is read chunk by chunk; with - raw 16-bit samples (little-endian) come from standard input.
-The model must be a CTC model that streams, trained with encoder_lookahead. Latency and real-time factor go to standard
-error at the end. Memory does not grow with the length of the stream.
+The model must be a CTC model that streams, trained with encoder_lookahead; with --lookahead_ms it looks less far ahead.
+Latency and real-time factor go to standard error at the end. Memory does not grow with the length of the stream.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 from seqdyconv.commands.streams import end_with_the_reader
 from seqdyconv.commands.word_streams import StreamOptions, print_words
 from seqdyconv.errors import exit_on_error
+from seqdyconv.ranges import Weight
 from seqdyconv.runtime.samples import StreamResampler
 from seqdyconv.speech.recogniser import load_recogniser
 from seqdyconv.speech.stream import RecognitionStream
@@ -28,6 +29,22 @@ from seqdyconv.training.evaluation import ModelDirArguments
 @dataclass
 class StreamArguments(StreamOptions, ModelDirArguments):
     """What to recognise with, and what."""
+
+    lookahead_ms: Weight | None = field(
+        default=None,
+        metadata={"help": "Look at most so many milliseconds ahead, all layers together; None: as far as it can."},
+    )
+    partials: bool = field(
+        default=False,
+        metadata={
+            "help": "A line per chunk: the second, a TAB, the words that are complete, a TAB, those that may change."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.partials and self.times:
+            raise ValueError("times is of complete words, a line each: leave it out, or partials")
 
 
 class TorchStream:
@@ -50,5 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     end_with_the_reader()
     with exit_on_error():
         disable_progress_bar()  # That of loading weights.
-        stream = RecognitionStream(load_recogniser(args.model_dir).to(args.device))
-        print_words(args, lambda rate: TorchStream(stream, rate))
+        recogniser = load_recogniser(args.model_dir).to(args.device)
+        if args.lookahead_ms is not None:
+            recogniser.set_lookahead(args.lookahead_ms)
+        stream = RecognitionStream(recogniser)
+        print_words(args, lambda rate: TorchStream(stream, rate), stream.partial if args.partials else None)

@@ -12,6 +12,7 @@ from seqdyconv.commands.streams import standard_input
 from seqdyconv.ranges import FileName, Options, Range
 from seqdyconv.runtime.audio import audio_info, read_blocks
 from seqdyconv.runtime.samples import AudioError, Samples
+from seqdyconv.scores.stability import PartialStability
 
 
 class WordStream(Protocol):
@@ -49,12 +50,16 @@ class StreamOptions(Options):
             raise ValueError("the audio file is missing: give it, or -, after the model")
 
 
-def print_words(args: StreamOptions, load: Callable[[int], WordStream]) -> None:
+def print_words(
+    args: StreamOptions, load: Callable[[int], WordStream], partial: Callable[[], list[str]] | None = None
+) -> None:
     """Print words as they come, and in the end to standard error how long they took.
 
     Args:
         args: what to recognise, and how to print it.
         load: gives the stream for samples at a rate, in hertz.
+        partial: gives the words after those that are complete, which may still change: with it there is a line per
+            chunk, and in the end how many of them did.
 
     Raises:
         AudioError: nothing can be recognised.
@@ -66,6 +71,7 @@ def print_words(args: StreamOptions, load: Callable[[int], WordStream]) -> None:
         rate, pieces = audio_info(args.file).sampling_rate, read_blocks(args.file, args.chunk_seconds)
     stream = load(rate)
 
+    stability = PartialStability()
     heard = busy = longest = 0.0
     first = True
     for piece in _and_end(pieces):
@@ -75,19 +81,26 @@ def print_words(args: StreamOptions, load: Callable[[int], WordStream]) -> None:
         else:
             heard += len(piece) / rate
             words = stream.feed(piece)
+        shown = None if partial is None else partial()
         seconds = time.perf_counter() - start
         busy, longest = busy + seconds, max(longest, seconds)
+        if shown is not None:
+            stability.show(shown, words)
+            print(f"{heard:.2f}\t{' '.join(words)}\t{' '.join(shown)}", flush=True)
+            continue
         for word in words:
             print(f"{heard:.2f}\t{word}\n" if args.times else (word if first else f" {word}"), end="", flush=True)
             first = False
-    if not args.times:
+    if not args.times and partial is None:
         print(flush=True)
     if not heard:
         raise AudioError("there are no samples in standard input")
     ahead = stream.latency
+    changes = f"; {stability.changed} words changed of {stability.words} in the end ({stability.ratio:.3f})"
     print(
         f"latency {ahead + args.chunk_seconds:.2f} s ({args.chunk_seconds:g} s chunk, {ahead:.2f} s ahead) and at most "
-        f"{longest:.3f} s of computing; real-time factor {busy / heard:.4f} of {heard:.1f} s",
+        f"{longest:.3f} s of computing; real-time factor {busy / heard:.4f} of {heard:.1f} s"
+        + (changes if partial is not None else ""),
         file=sys.stderr,
     )
 

@@ -90,18 +90,38 @@ class RecognitionStream:
         self.started = False  # Whether there was a frame.
 
     @torch.no_grad()
+    def partial(self) -> list[str]:
+        """The words that are not complete, as they would be if nothing came any more; what comes may change them.
+
+        They are of all that was heard but the last frame, not ``lookahead`` steps late.
+        """
+        if not self.started:
+            return []
+        nothing = torch.zeros(1, 0, self.model.config.num_mel_bins, device=self.model.device)
+        logits, _ = self.model.stream(nothing, self.state, flush=True)
+        ids, _ = self._collapse(logits)
+        return self.recogniser.decode_ids([*self.ids, *ids]).split()
+
+    @torch.no_grad()
     def _recognise(self, features: Tensor, flush: bool) -> list[str]:
         if not (len(features) or (flush and self.started)):
             return []
         self.started = True
         logits, self.state = self.model.stream(features[None].to(self.model.device), self.state, flush=flush)
-        for label in logits[0].argmax(-1).tolist():
-            if label not in (self.blank, self.last):
-                self.ids.append(label)
-            self.last = label
+        ids, self.last = self._collapse(logits)
+        self.ids += ids
         *complete, rest = self._split()
         self.ids = rest
         return [word for ids in complete for word in self.recogniser.decode_ids(ids).split()]
+
+    def _collapse(self, logits: Tensor) -> tuple[list[int], int]:
+        """The new labels of the next logits (1, T, V), and the label of their last frame."""
+        ids, last = [], self.last
+        for label in logits[0].argmax(-1).tolist():
+            if label not in (self.blank, last):
+                ids.append(label)
+            last = label
+        return ids, last
 
     def _split(self) -> list[list[int]]:
         """The labels of each word; the last one may go on."""

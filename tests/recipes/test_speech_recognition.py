@@ -30,6 +30,7 @@ from transformers import (
 )
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
+from seqdyconv.models import SeqDyConvSpeechModel
 from seqdyconv.speech import load_recogniser
 from seqdyconv.swap import load_swapped, swapped_attention
 from tests.recipes import toys
@@ -168,9 +169,16 @@ def overfitted(manifest, tmp_path_factory):
     folder = tmp_path_factory.mktemp("overfitted") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEQDYCONV_CACHE", str(tmp_path_factory.getbasetemp() / "speech_cache"))
+        seen, forward = set(), SeqDyConvSpeechModel.forward
+
+        def noted(encoder, *args, **kwargs):
+            seen.add(("training" if encoder.training else "evaluation", encoder.lookahead))
+            return forward(encoder, *args, **kwargs)
+
+        patch.setattr(SeqDyConvSpeechModel, "forward", noted)
         streaming = {"encoder_lookahead": 2, "lookahead_ms": [0], "position_type": "none"}
         train.main(options(manifest, folder, num_train_epochs=60, learning_rate=6e-3, warmup_steps=20, **streaming))
-    return folder, json.loads((folder / "metrics.json").read_text())
+    return folder, json.loads((folder / "metrics.json").read_text()) | {"lookaheads": seen}
 
 
 def test_overwrite_replaces_a_run_and_nothing_else(manifest, overfitted, tmp_path, capsys):
@@ -200,6 +208,9 @@ class TestTraining:
             "test_references.txt",
             "bad_files.tsv",
         } <= written
+
+    def test_look_aheads_are_drawn_in_training_alone(self, overfitted):
+        assert overfitted[1]["lookaheads"] == {("training", 0), ("training", 4), ("evaluation", 4)}
 
     def test_pipeline_says_what_the_recipe_says(self, overfitted, manifest, monkeypatch):
         folder, _ = overfitted
@@ -317,6 +328,33 @@ class TestUse:
             json.loads((tmp_path / name / "metrics.json").read_text())["test_cer"] for name in ("greedy", "beam")
         )
         assert greedy == pytest.approx(metrics["test_cer"]) and searched < 10
+
+    def test_one_model_at_many_latencies(self, overfitted, tmp_path, capsys, caplog):
+        folder, metrics = overfitted
+        words = [str(folder), "--evaluation_dir", str(tmp_path / "found")]
+        evaluate.main([*words, "--lookahead_ms", "0", "170", "1000"])
+        said = [f"looks 160 ms ahead instead of {asked}: steps have 40 ms" for asked in (170, 1000)]
+        assert [message.partition(", and the layers")[0] for message in caplog.messages] == said
+        found = [json.loads((tmp_path / f"found/lookahead_{ms}ms/metrics.json").read_text()) for ms in (0, 160)]
+        assert found[1]["test_cer"] == pytest.approx(metrics["test_cer"]) and found[0]["test_cer"] < 20
+        assert [one["test_latency_seconds"] for one in found] == pytest.approx([0.345, 0.505])
+        assert found[0]["test_unstable_partial_word_ratio"] == 0 <= found[1]["test_unstable_partial_word_ratio"]
+        table = (tmp_path / "found" / "latencies.md").read_text()
+        assert capsys.readouterr().out.endswith(table) and table.splitlines()[3].startswith("| 160 | 0.5")
+        assert len(table.splitlines()) == 4
+
+    @pytest.mark.parametrize("lookahead", [[], ["--lookahead_ms", "0"]], ids=["own", "none"])
+    def test_stream_shows_what_may_change(self, overfitted, manifest, capsys, lookahead):
+        folder, _ = overfitted
+        path = json.loads(manifest.read_text().splitlines()[0])["path"]
+        stream.main([str(folder), path, *lookahead])
+        whole = capsys.readouterr().out.split()
+        stream.main([str(folder), path, *lookahead, "--partials", "true"])
+        output = capsys.readouterr()
+        lines = [line.split("\t") for line in output.out.splitlines()]
+        assert [word for _, complete, _ in lines for word in complete.split()] == whole
+        assert any(partial for _, _, partial in lines) and not lines[-1][2]
+        assert f"words changed of {len(whole)} in the end" in output.err
 
     def test_transcribes_files_and_goes_on_after_a_bad_one(self, overfitted, manifest, tmp_path, capsys):
         folder, _ = overfitted
