@@ -15,7 +15,7 @@ from transformers.utils.logging import disable_progress_bar
 from seqdyconv.deploy.checking import check_export
 from seqdyconv.deploy.exporting import export_model
 from seqdyconv.errors import exit_on_error
-from seqdyconv.ranges import FileName, OneOf, Options
+from seqdyconv.ranges import FileName, OneOf, Options, Weight
 from seqdyconv.training.arguments import parse_arguments
 
 
@@ -35,6 +35,10 @@ class ExportArguments(Options):
             "help": "Texts line by line, or audio files, to compare with; by default the validation data of the run."
         },
     )
+    lookahead_ms: Weight | None = field(
+        default=None,
+        metadata={"help": "Of a speech model that streams: look at most so many milliseconds ahead, in all graphs."},
+    )
     overwrite: bool = field(default=False, metadata={"help": "Replace an earlier export in output_dir."})
 
     def __post_init__(self) -> None:
@@ -48,7 +52,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse_arguments((ExportArguments,), argv, first=("model_dir", "output_dir"), description=__doc__)
     with exit_on_error():
         disable_progress_bar()  # That of loading weights.
-        exported = export_model(args.model_dir, args.output_dir, args.quantize or "float32", overwrite=args.overwrite)
+        exported = export_model(
+            args.model_dir,
+            args.output_dir,
+            args.quantize or "float32",
+            overwrite=args.overwrite,
+            lookahead_ms=args.lookahead_ms,
+        )
         size = sum(file.stat().st_size for file in exported.folder.iterdir())
         print(f"written to {exported.folder}: {exported.task}, {exported.precision}, {size / 1e6:.1f} MB", flush=True)
         for line in check_export(args.model_dir, exported, args.check_files) if args.check or args.check_files else ():

@@ -96,6 +96,8 @@ def _recognition(name: str, exported: Exported, files: list[str]) -> list[str]:
     from seqdyconv.speech.recogniser import load_recogniser
 
     recogniser, runtime = load_recogniser(name), Recogniser(exported.folder)
+    if (milliseconds := exported.settings.get("lookahead_ms")) is not None:
+        recogniser.set_lookahead(milliseconds)
     if files:
         recordings = [read_audio(file, runtime.sampling_rate) for file in files[:MOST]]
     else:

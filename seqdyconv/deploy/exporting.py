@@ -1,6 +1,7 @@
 """Export a model's folder: what kind of model it holds, and what is written of each kind."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,12 @@ _LOADERS = {
 
 
 def export_model(
-    model_dir: str | Path, output_dir: str | Path, precision: str = "float32", *, overwrite: bool = False
+    model_dir: str | Path,
+    output_dir: str | Path,
+    precision: str = "float32",
+    *,
+    overwrite: bool = False,
+    lookahead_ms: float | None = None,
 ) -> Exported:
     """Write a trained or swapped model as graphs in ONNX, with all that :mod:`seqdyconv.runtime` needs beside them.
 
@@ -53,6 +59,8 @@ def export_model(
         precision: of the weights: ``"float32"``, ``"float16"``, ``"int8"`` or ``"int4"``, see
             :mod:`seqdyconv.deploy.precision`.
         overwrite: replace what an earlier export wrote there.
+        lookahead_ms: of a speech model that streams, how far its graphs look ahead, which is fixed in them: see
+            :meth:`seqdyconv.speech.Recogniser.set_lookahead`; None: as far as it can.
 
     Returns:
         What was written, ready to run.
@@ -69,7 +77,12 @@ def export_model(
         raise ExportError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     name = str(model_dir)
     with new_folder(output_dir, overwrite) as folder:
-        model, written = _writer(name)(name, folder)
+        writer = _writer(name)
+        if lookahead_ms is not None:
+            if writer is not _write_recognition:
+                raise ExportError(f"lookahead_ms is for speech recognition models that stream, and {name} is none")
+            writer = partial(_write_recognition, lookahead_ms=lookahead_ms)
+        model, written = writer(name, folder)
         model.config.save_pretrained(folder)
         for graph, file in written.graphs.items():
             convert(folder / file, precision, written.in_float.get(graph, ()))
@@ -104,11 +117,13 @@ def _write_translation(name: str, folder: Path) -> tuple[Any, Written]:
     return model, written
 
 
-def _write_recognition(name: str, folder: Path) -> tuple[Any, Written]:
+def _write_recognition(name: str, folder: Path, lookahead_ms: float | None = None) -> tuple[Any, Written]:
     from seqdyconv.deploy.speech import write_recogniser
     from seqdyconv.speech.recogniser import load_recogniser
 
     recogniser = load_recogniser(name)
+    if lookahead_ms is not None:
+        recogniser.set_lookahead(lookahead_ms)
     written = write_recogniser(recogniser, folder)
     recogniser.save(folder)
     return recogniser.model, written

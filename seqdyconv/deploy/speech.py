@@ -325,6 +325,7 @@ def write_recogniser(recogniser: Recogniser, folder: Path) -> Written:
         graphs["streaming"] = "streaming.onnx"
         in_float["streaming"] = _front_nodes(folder / "streaming.onnx")
         settings |= {"step_samples": step.step, "padding_samples": step.padding, "late_steps": step.late}
+        settings["lookahead_ms"] = 1000 * recogniser.seconds_per_frame * step.lookahead
     else:
         notes.append(f"No streaming graph: {reason}.")
     return Written("recognition", graphs, settings, tuple(notes), in_float)

@@ -29,9 +29,13 @@ def recogniser(features: dict[str, Any] | None = None, **config: Any) -> Recogni
     return Recogniser(model, SeqDyConvFeatureExtractor(20, **options), tokenizer)
 
 
-def streaming(features: dict[str, Any] | None = None, lookahead: int = 2, **config: Any) -> Recogniser:
-    """The same of models that stream."""
-    return recogniser(features, encoder_lookahead=lookahead, encoder_position_type="none", **config)
+def streaming(
+    features: dict[str, Any] | None = None, lookahead: int = 2, lookahead_ms: float | None = None, **config: Any
+) -> Recogniser:
+    """The same of models that stream, with less look-ahead than they could have where ``lookahead_ms`` says so."""
+    found = recogniser(features, encoder_lookahead=lookahead, encoder_position_type="none", **config)
+    found.set_lookahead(lookahead_ms)
+    return found
 
 
 def drive(

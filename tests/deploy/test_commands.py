@@ -75,6 +75,7 @@ def test_info_tells_what_an_exported_folder_holds(exported, capsys):
         (["export", "{models}/none", "{out}"], "there is no model folder"),
         (["export", "{models}/ours", "{models}"], "is there already"),
         (["export", "{models}/ours", "{out}", "--quantize", "int2"], "quantize must be one of float16, int8, int4"),
+        (["export", "{models}/ours", "{out}", "--lookahead_ms", "80"], "is for speech recognition models that stream"),
         (["export", "{models}/t5", "{exported}/ours", "--check"], "is there already: set overwrite"),
         (["translate", "{exported}/classifier"], "is for classification, and translation is asked for"),
         (["classify", "{exported}/ours", "--top_k", "0"], "top_k must be at least 1, got 0"),

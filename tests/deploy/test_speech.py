@@ -29,6 +29,7 @@ VARIANTS = {
     "usual": {},
     "no lookahead": {"lookahead": 0},
     "far lookahead, mixed kernels": {"lookahead": 7, "subsampling_kernels": 3},
+    "less lookahead than it could have": {"lookahead": 7, "lookahead_ms": 120},
     "conformer": {"encoder_block": "conformer"},
     "post-norm": {"encoder_normalize_before": False},
     "renormalised": {"encoder_mixer_options": {"renormalize": True}},

@@ -14,7 +14,7 @@ import torch
 
 from seqdyconv.deploy.folder import write_manifest
 from seqdyconv.deploy.speech import write_recogniser
-from seqdyconv.runtime.folder import MANIFEST, FolderError
+from seqdyconv.runtime.folder import MANIFEST, FolderError, open_folder
 from seqdyconv.runtime.recogniser import Recogniser
 from seqdyconv.runtime.samples import AudioError
 from seqdyconv.speech import Decoder, RecognitionStream
@@ -25,7 +25,7 @@ LENGTHS = [1, 399, 400, 401, 640, 1039, 1040, 1041, 1680, 3000, 30000]
 
 @pytest.fixture(scope="module")
 def hears():
-    return streaming()
+    return streaming(lookahead_ms=120)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +127,9 @@ class TestTranscribe:
 
 
 class TestStream:
+    def test_the_folder_says_how_far_it_looks_ahead(self, folder):
+        assert open_folder(folder).settings["lookahead_ms"] == 120
+
     @pytest.mark.parametrize("seed", range(3))
     def test_words_of_all_chunkings_are_those_of_the_model(self, recogniser, hears, seed):
         chance = random.Random(seed)
