@@ -149,6 +149,17 @@ class SpeechEncoderOutput(BaseModelOutput):
     intermediate: tuple[Tensor, ...] | None = None
 
 
+@dataclass
+class SpeechSeq2SeqOutput(Seq2SeqLMOutput):
+    """What the model with a decoder returns.
+
+    Args:
+        ctc_logits: (B, T', V), where there were labels; what is padded means nothing.
+    """
+
+    ctc_logits: Tensor | None = None
+
+
 class SeqDyConvSpeechPreTrainedModel(SeqDyConvPreTrainedModel):
     """What Hugging Face asks of all our speech models."""
 
@@ -489,7 +500,7 @@ class SeqDyConvForSpeechSeq2Seq(SeqDyConvSpeechPreTrainedModel, SeqDyConvGenerat
         use_cache: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
-    ) -> Seq2SeqLMOutput:
+    ) -> SpeechSeq2SeqOutput:
         """Logits of the next token at each step of the decoder.
 
         Args:
@@ -507,8 +518,8 @@ class SeqDyConvForSpeechSeq2Seq(SeqDyConvSpeechPreTrainedModel, SeqDyConvGenerat
         Returns:
             ``loss``, in nats per label the configuration's ``ctc_weight`` times the CTC loss plus the rest of one times
             the cross-entropy; ``logits`` (B, L, V), ``cache``, ``encoder_last_hidden_state`` (B, T', D), from which
-            ``model.ctc_head`` makes the logits of CTC, and the hidden states of all layers with
-            ``output_hidden_states=True``.
+            ``model.ctc_head`` makes the logits of CTC, with ``labels`` these too, ``ctc_logits`` (B, T', V); and the
+            hidden states of all layers with ``output_hidden_states=True``.
 
         Raises:
             ValueError: no frames, no target, or a mask of another shape.
@@ -518,7 +529,8 @@ class SeqDyConvForSpeechSeq2Seq(SeqDyConvSpeechPreTrainedModel, SeqDyConvGenerat
                 raise ValueError("the encoder needs input_features or encoder_outputs, got neither")
             encoder_outputs = self.encoder(input_features, attention_mask, return_dict=True, **kwargs)
         encoded = encoder_outputs
-        return self.decode(
+        ctc_logits = None if labels is None else self.ctc_head(encoded.last_hidden_state)
+        decoded = self.decode(
             encoded,
             encoder_attention_mask=encoded.attention_mask,
             decoder_input_ids=decoder_input_ids,
@@ -526,19 +538,24 @@ class SeqDyConvForSpeechSeq2Seq(SeqDyConvSpeechPreTrainedModel, SeqDyConvGenerat
             cache=cache,
             labels=labels,
             use_cache=use_cache,
-            loss=lambda logits, labels: self._joint_loss(encoded, logits, labels, num_items_in_batch),
+            loss=lambda logits, labels: self._joint_loss(encoded, ctc_logits, logits, labels, num_items_in_batch),
             **kwargs,
         )
+        return SpeechSeq2SeqOutput(**decoded, ctc_logits=ctc_logits)
 
     def _joint_loss(
-        self, encoded: SpeechEncoderOutput, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None
+        self,
+        encoded: SpeechEncoderOutput,
+        ctc_logits: Any,
+        logits: Tensor,
+        labels: Tensor,
+        num_items_in_batch: Tensor | int | None,
     ) -> Tensor:
         config = self.config
         attention = token_loss(logits, labels, num_items_in_batch, config.label_smoothing)
         ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
         marks = [token for token in (config.bos_token_id, *ends) if token is not None]
         spoken = labels.masked_fill(torch.isin(labels, torch.tensor(marks, device=labels.device)), IGNORED_LABEL)
-        ctc_logits = self.ctc_head(encoded.last_hidden_state)
         ctc = encoder_ctc_loss(config, self.ctc_head, encoded, ctc_logits, spoken, num_items_in_batch)
         return config.ctc_weight * ctc + (1 - config.ctc_weight) * attention
 

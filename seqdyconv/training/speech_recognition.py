@@ -105,9 +105,8 @@ class SpeechTrainingArguments(RunArguments):
         Raises:
             ArgumentsError: cr_ctc_alpha or label_smoothing_factor needs another one.
         """
-        for name in ("cr_ctc_alpha", "label_smoothing_factor"):
-            if getattr(self, name) and not ctc:
-                raise ArgumentsError(f"{name} is for CTC models, and this one has a decoder: set head: ctc")
+        if self.label_smoothing_factor and not ctc:
+            raise ArgumentsError("label_smoothing_factor is for CTC models, and this one has a decoder: set head: ctc")
         if not self.cr_ctc_alpha:
             return
         if not own_features:
@@ -209,7 +208,8 @@ class SpeechTrainer(RunTrainer):
     ) -> Any:
         """The model's loss, summed over labels and divided by the number of those of the step.
 
-        With CR-CTC it is the mean of the losses of two views, plus alpha times how far they are apart.
+        With CR-CTC it is the mean of the losses of two views, plus alpha times how far they are apart; beside a decoder
+        that has the weight of CTC.
         """
         inputs = dict(inputs)
         other = inputs.pop("other_features", None)
@@ -220,12 +220,14 @@ class SpeechTrainer(RunTrainer):
         loss, outputs = self.summed_loss(model, inputs)
         smoothing = self.args.label_smoothing_factor
         if smoothing or other is not None:
-            lengths = self.recogniser.output_lengths(inputs, outputs.logits.shape[1])
+            ctc = self.recogniser.is_ctc
+            logits, weight = (outputs.logits, 1.0) if ctc else (outputs.ctc_logits, self.model.config.ctc_weight)
+            lengths = self.recogniser.output_lengths(inputs, logits.shape[1])
         if smoothing:
-            loss = (1 - smoothing) * loss + smoothing * ctc_smoothing_loss(outputs.logits, lengths)
+            loss = (1 - smoothing) * loss + smoothing * ctc_smoothing_loss(logits, lengths)
         if other is not None:
-            one, two = outputs.logits.chunk(2)
-            loss = 0.5 * loss + self.args.cr_ctc_alpha * cr_ctc_loss(one, two, lengths[: len(one)])
+            one, two = logits.chunk(2)
+            loss = 0.5 * loss + self.args.cr_ctc_alpha * weight * cr_ctc_loss(one, two, lengths[: len(one)])
         loss = self.mean_loss(loss, labels, num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 

@@ -11,6 +11,7 @@ from seqdyconv.models import SeqDyConvForCTC, SeqDyConvForSpeechSeq2Seq, SeqDyCo
 from seqdyconv.speech import SeqDyConvFeatureExtractor, train_character_tokenizer
 from seqdyconv.speech.augmentation import SpecAugment
 from seqdyconv.speech.recogniser import Recogniser
+from seqdyconv.training.consistency import cr_ctc_loss
 from seqdyconv.training.speech_models import ModelArguments
 from seqdyconv.training.speech_recognition import SpeechTrainer, SpeechTrainingArguments, check_losses
 
@@ -137,6 +138,21 @@ class TestLosses:
         torch.testing.assert_close(loss, expected / 7)
         assert trainer.compute_loss(trainer.model, dict(batch)).item() == pytest.approx(expected.item() / labels)
 
+    def test_beside_a_decoder_both_views_are_decoded_and_ctc_alone_agrees(self, tmp_path):
+        model = {"ctc_weight": 0.3, "intermediate_ctc_layers": [1]}
+        trainer = make_trainer(tmp_path, make_recogniser(SeqDyConvForSpeechSeq2Seq, **model), cr_ctc_alpha=0.2)
+        batch = batch_of(trainer)
+        loss = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=7)
+        lengths = trainer.model.output_lengths(batch["attention_mask"])
+        expected, logits = 0.0, []
+        for name in ("input_features", "other_features"):
+            inputs = {"attention_mask": batch["attention_mask"], "labels": batch["labels"], "num_items_in_batch": 7}
+            outputs = trainer.model(batch[name], **inputs)
+            expected += outputs.loss / 2
+            logits.append(trainer.model.ctc_head(outputs.encoder_last_hidden_state))
+        expected += 0.3 * 0.2 * cr_ctc_loss(*logits, lengths) / 7
+        torch.testing.assert_close(loss, expected)
+
     def test_equal_views_have_the_loss_and_gradient_of_one(self, tmp_path):
         plain, two = make_trainer(tmp_path), make_trainer(tmp_path, cr_ctc_alpha=0.2)
         batch = batch_of(plain)
@@ -201,7 +217,6 @@ class TestArguments:
     @pytest.mark.parametrize(
         ("kind", "spec_augment", "options", "said"),
         [
-            (SeqDyConvForSpeechSeq2Seq, MASKS, {"cr_ctc_alpha": 0.2}, "cr_ctc_alpha is for CTC models"),
             (SeqDyConvForSpeechSeq2Seq, MASKS, {"label_smoothing_factor": 0.1}, "label_smoothing_factor is for CTC"),
             (SeqDyConvForCTC, None, {"cr_ctc_alpha": 0.2}, "cr_ctc_alpha needs masks"),
             (SeqDyConvForCTC, SpecAugment(0, 0, 0, 0, 0, 5), {"cr_ctc_alpha": 0.2}, "cr_ctc_alpha needs masks"),
