@@ -20,12 +20,16 @@ T and K; one that differs ends the run with exit status 1.
 Time: median over rounds of the mean of some calls. In each round every contender runs for every K, so that a busy
 moment of the machine meets all of them. Forward is without autograd; forward+backward gives all gradients.
 
+What is freed stays with the process (glibc), so no contender waits for the system to find new pages for its results:
+that takes as long as the whole of a short convolution, and how long it takes is the system's affair.
+
 Memory: the most bytes alive at once above the inputs, output and gradients among them, counted exactly from the
 allocations and frees that torch's profiler records (on CUDA: torch.cuda.max_memory_allocated). What libraries take
 outside torch's allocator is not seen.
 """
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -40,7 +44,7 @@ from pathlib import Path
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's notes on a machine without GPU; read at torch's import
 
-from seqdyconv import dynamic_conv1d, lightweight_conv1d
+from seqdyconv import dynamic_conv1d, lightweight_conv1d, machine
 from seqdyconv.functional.conv import BACKENDS
 
 import torch
@@ -53,6 +57,7 @@ PASSES = ("forward", "forward+backward")
 TOLERANCES = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}  # relative to the largest number
 SHORTEST = 0.02  # seconds: faster calls are repeated up to this
 YARDSTICKS = ("matmul", "copy")
+MMAP_MAX, TRIM_THRESHOLD = -4, -1  # of mallopt
 LARGEST = 4 * 2**30  # bytes of a band: longer sequences are not expanded
 
 
@@ -102,6 +107,7 @@ class Setting:
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
+    keep_freed_memory()
     torch.set_num_threads(options.threads[0])
     torch.manual_seed(0)
     groups = [settings(options, steps) for steps in options.time]
@@ -114,6 +120,14 @@ def main(arguments: list[str] | None = None) -> None:
     text = table(results)
     print(text)
     save(results, text, options)
+
+
+def keep_freed_memory() -> None:
+    """Have glibc's malloc give no memory back to the system."""
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        for option, value in ((MMAP_MAX, 0), (TRIM_THRESHOLD, 2**31 - 1)):
+            libc.mallopt(option, value)
 
 
 def settings(options: argparse.Namespace, steps: int) -> list[Setting]:
@@ -360,13 +374,7 @@ def save(results: list[dict], text: str, options: argparse.Namespace) -> None:
 
 
 def processor(device: str) -> str:
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else machine.processor()
 
 
 def draw(results: list[dict], title: str, path: Path) -> None:

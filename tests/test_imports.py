@@ -11,7 +11,7 @@ import seqdyconv
 
 PACKAGE = Path(seqdyconv.__file__).parent
 FLOORS = {"functional": 0, "layers": 1, "models": 2, "swap": 3, "speech": 3, "data": 3, "pictures": 4, "scores": 5}
-FLOORS |= {"training": 6, "deploy": 7, "commands": 8} | {"runtime": 0}
+FLOORS |= {"training": 6, "deploy": 7, "comparisons": 7, "commands": 8} | {"runtime": 0}
 # What may be imported from the same floor: data reads audio files, a recogniser may be a swapped model.
 BESIDE = {("data", "speech"), ("speech", "swap")}
 # The package itself offers the layers and functions.

@@ -21,9 +21,9 @@ from seqdyconv.files import write_text
 from seqdyconv.ranges import Positive
 from seqdyconv.speech.decoding import Decoder, SpeechDecodingArguments
 from seqdyconv.speech.recogniser import check_sampling_rate, load_recogniser
-from seqdyconv.training.evaluation import EvaluationArguments, parse_model_arguments
+from seqdyconv.training.arguments import command_line
+from seqdyconv.training.evaluation import EvaluationArguments, parse_model_arguments, write_evaluation
 from seqdyconv.training.latencies import LookaheadArguments, latency_table, stream_all
-from seqdyconv.training.reports import write_metrics
 from seqdyconv.training.speech_recognition import write_recognised
 
 from tqdm.auto import tqdm
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     of_the_run = {item.name for item in dataclasses.fields(DataArguments)}
     parsed = parse_model_arguments(types, argv, of_the_run=of_the_run, description=__doc__)
     with exit_on_error():
-        evaluate(*parsed)
+        evaluate(*parsed, command_line("recipes/speech_recognition/evaluate.py", argv))
 
 
 def evaluate(
@@ -50,6 +50,7 @@ def evaluate(
     lookahead_args: LookaheadArguments,
     decoding_args: SpeechDecodingArguments,
     data_args: DataArguments,
+    command: str,
 ) -> None:
     disable_progress_bar()  # That of loading weights.
     recogniser = load_recogniser(args.model_dir).to(args.device)
@@ -85,7 +86,7 @@ def evaluate(
         write_bad_files(folder / f"{args.split}_bad_files.tsv", bad)
         metrics["parameters"] = sum(parameter.numel() for parameter in recogniser.model.parameters())
         metrics |= {name: value for name, value in dataclasses.asdict(decoding_args).items() if value is not None}
-        write_metrics(folder / "metrics.json", metrics)
+        write_evaluation(args, (lookahead_args, data_args, decoding_args), command, metrics, folder)
         rows.append(metrics)
 
         print(f"{args.split} WER         {metrics[f'{args.split}_wer']:.2f}")

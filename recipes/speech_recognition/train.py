@@ -92,18 +92,17 @@ def train(
     metrics["bad_train_files"] = sum(file.split == "train" for file in bad)
 
     examples: list[dict[str, str]] = []
-    for split in HELD_OUT:
-        if split in data:
-            start = time.perf_counter()
-            predictions, loss = trainer.recognise(utterances[split])
-            seconds = (time.perf_counter() - start) * args.world_size
-            examples = spread_examples({"said": data[split]["text"][:], "recognised": predictions})
-            if run.is_first:
-                source = data_args.source
-                metrics |= write_recognised(run.output_dir, split, data[split], predictions, source, seconds, bad)
-                metrics[f"{split}_loss"] = loss
+    for split in run.held_out(data):
+        start = time.perf_counter()
+        predictions, loss = trainer.recognise(utterances[split])
+        seconds = (time.perf_counter() - start) * args.world_size
+        examples = spread_examples({"said": data[split]["text"][:], "recognised": predictions})
+        if run.is_first:
+            source = data_args.source
+            metrics |= write_recognised(run.output_dir, split, data[split], predictions, source, seconds, bad)
+            metrics[f"{split}_loss"] = loss
     if run.is_first:
-        draw_alignment(recogniser, utterances["test" if "test" in data else "train"], run.output_dir / "alignment.png")
+        draw_alignment(recogniser, utterances[(run.held_out(data) or ["train"])[-1]], run.output_dir / "alignment.png")
         report(run, trainer, metrics, examples, model_args, data_args)
 
 

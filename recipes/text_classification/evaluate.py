@@ -17,9 +17,9 @@ from seqdyconv.data.text_rows import tokenize
 from seqdyconv.errors import exit_on_error
 from seqdyconv.ranges import Count
 from seqdyconv.scores.text_classification import write_split
+from seqdyconv.training.arguments import command_line
 from seqdyconv.training.classifiers import classify, label_names, load_classifier
-from seqdyconv.training.evaluation import EvaluationArguments, parse_model_arguments
-from seqdyconv.training.reports import write_metrics
+from seqdyconv.training.evaluation import EvaluationArguments, parse_model_arguments, write_evaluation
 
 from datasets import DatasetDict
 from tqdm.auto import tqdm
@@ -39,10 +39,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     types = (ClassificationEvaluationArguments, DataArguments)
     args, data_args = parse_model_arguments(types, argv, of_the_run=of_the_run, description=__doc__)
     with exit_on_error():
-        evaluate(args, data_args)
+        evaluate(args, data_args, command_line("recipes/text_classification/evaluate.py", argv))
 
 
-def evaluate(args: ClassificationEvaluationArguments, data_args: DataArguments) -> None:
+def evaluate(args: ClassificationEvaluationArguments, data_args: DataArguments, command: str) -> None:
     disable_progress_bar()  # That of loading weights.
     model, tokenizer = load_classifier(args.model_dir)
     model.to(args.device)
@@ -63,7 +63,7 @@ def evaluate(args: ClassificationEvaluationArguments, data_args: DataArguments) 
         f"{args.split}_examples_per_second": len(texts) / seconds,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
     }
-    write_metrics(args.folder / "metrics.json", metrics)
+    write_evaluation(args, (data_args,), command, metrics)
 
     print(f"{args.split} accuracy    {scores['accuracy']:.2f}")
     print(f"{args.split} macro-F1    {scores['macro_f1']:.2f}")

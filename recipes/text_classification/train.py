@@ -96,21 +96,20 @@ def train(
     metrics = run.train(trainer, "examples") | distillation_metrics(run.output_dir)
 
     examples: list[dict[str, str]] = []
-    for split in HELD_OUT:
-        if split in texts:
-            start = time.perf_counter()
-            probabilities = trainer.classify(data[split])
-            seconds = time.perf_counter() - start
-            if run.is_first:
-                right = texts[split]["label"][:]
-                found = write_split(run.output_dir, split, probabilities, right, labels, f"{data_args.source}, {split}")
-                metrics |= {f"{split}_{name}": value for name, value in found.items()}
-                metrics[f"{split}_examples_per_second"] = len(right) / seconds
-                examples = spread_examples(example_columns(texts[split], probabilities, labels))
+    for split in run.held_out(texts):
+        start = time.perf_counter()
+        probabilities = trainer.classify(data[split])
+        seconds = time.perf_counter() - start
+        if run.is_first:
+            right = texts[split]["label"][:]
+            found = write_split(run.output_dir, split, probabilities, right, labels, f"{data_args.source}, {split}")
+            metrics |= {f"{split}_{name}": value for name, value in found.items()}
+            metrics[f"{split}_examples_per_second"] = len(right) / seconds
+            examples = spread_examples(example_columns(texts[split], probabilities, labels))
     if run.is_first:
-        if "test" in texts:
+        if "test" in run.held_out(texts):
             metrics |= baselines(texts["train"], texts["test"], svm=args.svm_baseline)
-        draw_kernels(trainer, texts["test" if "test" in texts else "train"], run.output_dir / "kernels.png")
+        draw_kernels(trainer, texts[(run.held_out(texts) or ["train"])[-1]], run.output_dir / "kernels.png")
         report(run, trainer, labels, metrics, examples, model_args, data_args)
 
 

@@ -20,9 +20,9 @@ from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.ranges import Count
 from seqdyconv.runtime.options import DecodingArguments
 from seqdyconv.scores.translation import bleu_metric, score
+from seqdyconv.training.arguments import command_line
 from seqdyconv.training.decoding import generate
-from seqdyconv.training.evaluation import EvaluationArguments, parse_model_arguments
-from seqdyconv.training.reports import write_metrics
+from seqdyconv.training.evaluation import EvaluationArguments, parse_model_arguments, write_evaluation
 from seqdyconv.training.translation_models import check_translation, load_translation_model
 
 from datasets import DatasetDict
@@ -43,10 +43,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     of_the_run = {item.name for kind in types[1:] for item in dataclasses.fields(kind)} - {"tokenizer_name"}
     parsed = parse_model_arguments(types, argv, of_the_run=of_the_run, description=__doc__)
     with exit_on_error():
-        evaluate(*parsed)
+        evaluate(*parsed, command_line("recipes/translation/evaluate.py", argv))
 
 
-def evaluate(args: TranslationEvaluationArguments, data_args: DataArguments, decoding_args: DecodingArguments) -> None:
+def evaluate(
+    args: TranslationEvaluationArguments, data_args: DataArguments, decoding_args: DecodingArguments, command: str
+) -> None:
     if args.nbest > decoding_args.num_beams:
         raise InputError(f"nbest {args.nbest} needs as many beams, got num_beams {decoding_args.num_beams}")
     bleu_metric(data_args.target_lang, data_args.bleu_tokenizer)  # what can't be scored stops here
@@ -85,7 +87,7 @@ def evaluate(args: TranslationEvaluationArguments, data_args: DataArguments, dec
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         **dataclasses.asdict(decoding_args),
     }
-    write_metrics(args.folder / "metrics.json", metrics)
+    write_evaluation(args, (data_args, decoding_args), command, metrics)
 
     print(f"{args.split} BLEU    {scores['bleu']:.2f}   ({scores['bleu_signature']})")
     print(f"{args.split} chrF    {scores['chrf']:.2f}   ({scores['chrf_signature']})")

@@ -83,16 +83,15 @@ def train(
     metrics = run.train(trainer, "tokens")
 
     examples: list[dict[str, str]] = []
-    for split in HELD_OUT:
-        if split in texts:
-            found, translations = evaluate_split(trainer, texts[split], data[split], split, data_args, decoding_args)
-            metrics |= {f"{split}_{name}": value for name, value in found.items()}
-            columns = {"source": texts[split]["source"][:], "reference": texts[split]["target"][:]}
-            columns["translation"] = translations
-            examples = spread_examples(columns, rows=readable(columns["reference"]))
-            if run.is_first:
-                for name, lines in columns.items():
-                    write_lines(run.output_dir / f"{split}_{FILES[name]}.txt", lines)
+    for split in run.held_out(texts):
+        found, translations = evaluate_split(trainer, texts[split], data[split], split, data_args, decoding_args)
+        metrics |= {f"{split}_{name}": value for name, value in found.items()}
+        columns = {"source": texts[split]["source"][:], "reference": texts[split]["target"][:]}
+        columns["translation"] = translations
+        examples = spread_examples(columns, rows=readable(columns["reference"]))
+        if run.is_first:
+            for name, lines in columns.items():
+                write_lines(run.output_dir / f"{split}_{FILES[name]}.txt", lines)
     if run.is_first:
         report(run, trainer, metrics, examples, model_args, data_args)
 

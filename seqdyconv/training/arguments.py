@@ -112,6 +112,20 @@ def dump_yaml(values: Mapping[str, Any]) -> str:
     return yaml.dump(dict(values), Dumper=_PlainDumper, sort_keys=False, allow_unicode=True)
 
 
+def from_json(value: Any, name: str) -> Any:
+    """A value that is given as JSON on the command line, and as itself elsewhere.
+
+    Raises:
+        ArgumentsError: It is a text that is no JSON; `name` is that of the key.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        raise ArgumentsError(f"{name} must be JSON, got {value!r}") from None
+
+
 def resolved_arguments(*groups: Any) -> dict[str, Any]:
     """The values of all fields of some dataclasses, as plain values for YAML or JSON."""
     values: dict[str, Any] = {}

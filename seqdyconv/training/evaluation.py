@@ -1,4 +1,4 @@
-"""Arguments of the scripts that use a trained model: where it is, and what its run says of its data."""
+"""The scripts that use a trained model: where it is, what its run says of its data, what they leave behind."""
 
 import json
 import sys
@@ -12,10 +12,10 @@ import torch
 from seqdyconv.data.splits import SPLITS
 from seqdyconv.errors import exit_on_error
 from seqdyconv.ranges import OneOf, Options
-from seqdyconv.training.arguments import parse_arguments
+from seqdyconv.training.arguments import declared_defaults, parse_arguments, resolved_arguments
 from seqdyconv.training.output_dir import RUN_FILE, OutputDirError, check_folder, run_arguments
-
-METRICS = "metrics.json"
+from seqdyconv.training.records import write_record
+from seqdyconv.training.reports import METRICS, write_metrics
 
 
 @dataclass
@@ -83,3 +83,26 @@ def parse_model_arguments(
     with exit_on_error():
         defaults = run_arguments(words[0], of_the_run) if words else {}
     return parse_arguments(dataclass_types, argv, first="model_dir", defaults=defaults, description=description)
+
+
+def write_evaluation(
+    args: EvaluationArguments,
+    groups: Sequence[Any],
+    command: str,
+    metrics: dict[str, Any],
+    folder: Path | None = None,
+) -> None:
+    """Write metrics.json, and record.json with the record of the model's training.
+
+    Args:
+        args: Where to, and of which model.
+        groups: All other arguments.
+        command: What repeats the evaluation.
+        metrics: What was measured.
+        folder: Another one than that of `args`, of one of several evaluations.
+    """
+    folder = folder or args.folder
+    write_metrics(folder / METRICS, metrics)
+    values, defaults = resolved_arguments(args, *groups), declared_defaults(args, *groups)
+    config = {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
+    write_record(folder, command, config, metrics, Path(args.model_dir))

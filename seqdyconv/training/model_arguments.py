@@ -1,7 +1,6 @@
 """The architecture of a new model as arguments of a recipe, named as the fields of its configuration."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -18,7 +17,7 @@ from seqdyconv.models import SeqDyConvConfig
 from seqdyconv.models.configuration import POSITION_TYPES
 from seqdyconv.models.loading import ModelError, vocabulary_size
 from seqdyconv.ranges import Count, Dropout, KernelSize, OneOf, Options, check_value
-from seqdyconv.training.arguments import declared_defaults
+from seqdyconv.training.arguments import declared_defaults, from_json
 
 Mixer = Annotated[str, OneOf(*MIXERS)]
 
@@ -105,7 +104,7 @@ class EncoderArguments(Options):
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
             if item.name.endswith("_mixer_options"):
-                setattr(self, item.name, _from_json(getattr(self, item.name), item.name))
+                setattr(self, item.name, from_json(getattr(self, item.name), item.name))
         super().__post_init__()
 
     def config(
@@ -188,7 +187,7 @@ def new_config(
     Raises:
         ModelError: An override is no field of `config_class`, or the architecture is impossible.
     """
-    parsed = _from_json(overrides or {}, "config_overrides")
+    parsed = from_json(overrides or {}, "config_overrides")
     if not isinstance(parsed, Mapping):
         raise ModelError(f"config_overrides must be a mapping of fields of {config_class.__name__}, got {parsed!r}")
     check_value("config_overrides", parsed)
@@ -235,13 +234,3 @@ def one_for_each(names: list[str], sizes: Sequence[int], side: str) -> list[str]
             "give one name, or one for each kernel size"
         )
     return names
-
-
-def _from_json(value: Any, name: str) -> Any:
-    """A value that is given as JSON on the command line, and as itself elsewhere."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except json.JSONDecodeError:
-        raise ModelError(f"{name} must be JSON, got {value!r}") from None

@@ -36,7 +36,8 @@ _MARK = "# A run of seqdyconv: all its arguments."
 
 # All files that a run writes, as patterns of their names, in its directory and in the folders named below.
 _FILES = (
-    *(RUN_FILE, DATA_FILE, "README.md", "metrics.json", "results.md", "bad_files.tsv", "train_texts.txt", ".*.tmp"),
+    *(RUN_FILE, DATA_FILE, "README.md", "metrics.json", "record.json", "results.md", "bad_files.tsv"),
+    *("train_texts.txt", ".*.tmp"),
     *("learning_curves.png", "kernels.png", "alignment.png", "mixtures.png"),
     *(f"{split}_*.{suffix}" for split in ("train", "validation", "test") for suffix in ("txt", "tsv", "png")),
     *("config.json", "generation_config.json", "model*.safetensors", "model*.safetensors.index.json"),

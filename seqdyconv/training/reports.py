@@ -10,6 +10,9 @@ import yaml
 
 from seqdyconv.files import shorten, write_text
 
+METRICS = "metrics.json"
+"""The file of a run's or an evaluation's metrics."""
+
 LONGEST_EXAMPLE = 500
 """Characters of a text in an example."""
 

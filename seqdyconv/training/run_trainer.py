@@ -61,6 +61,9 @@ class RunArguments(CheckedTrainingArguments):
     overwrite: bool = field(default=False, metadata={"help": "Replace the run in output_dir by a new one."})
 
     # Other defaults than the Trainer's.
+    do_predict: bool = field(
+        default=True, metadata={"help": "Evaluate on the test set at the end: not where settings are chosen."}
+    )
     logging_steps: float = field(default=50, metadata={"help": "Log every n steps."})
     report_to: None | str | list[str] = field(  # noqa: RUF036  # HfArgumentParser wants None first.
         default="tensorboard", metadata={"help": "Where to log to."}
@@ -86,7 +89,6 @@ class RunArguments(CheckedTrainingArguments):
         "label_names": "the labels are known",
         "do_train": "train.py always trains",
         "do_eval": "use eval_strategy",
-        "do_predict": "train.py always evaluates on the test set",
     }
 
     def __post_init__(self) -> None:

@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import SaveStrategy, SchedulerType
 from transformers.utils.logging import disable_progress_bar
 
+from seqdyconv.data.splits import HELD_OUT
 from seqdyconv.data.tables import DataError
 from seqdyconv.errors import first_line
 from seqdyconv.pictures import plot_learning_curves
@@ -41,7 +42,8 @@ from seqdyconv.training.output_dir import (
     remove_replaced_run,
     remove_run_folder,
 )
-from seqdyconv.training.reports import format_example, write_metrics, write_model_card
+from seqdyconv.training.records import write_record
+from seqdyconv.training.reports import METRICS, format_example, write_metrics, write_model_card
 from seqdyconv.training.run_trainer import RunArguments, RunTrainer
 from seqdyconv.training.trained_data import check_data, data_digests, write_digests
 from seqdyconv.training.trainer_arguments import try_trainer
@@ -64,7 +66,7 @@ MAY_CHANGE = {
     *("save_strategy", "save_steps", "save_total_limit", "average_checkpoints"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
     *("hub_token", "push_to_hub_token", "ddp_timeout", "preprocessing_num_workers"),
-    *("max_test_samples", "sample_translations", "svm_baseline"),
+    *("do_predict", "max_test_samples", "sample_translations", "svm_baseline"),
     *(item.name for item in dataclasses.fields(DecodingArguments)),
 }
 """What a resumed run may change: none of these keys alters the weights."""
@@ -151,6 +153,10 @@ class Run:
         if "validation" not in splits and (self.args.eval_strategy != "no" or self.args.eval_on_start):
             raise DataError("there is no validation data: give some, or eval_strategy: no and no eval_on_start")
 
+    def held_out(self, splits: Collection[str]) -> list[str]:
+        """Those of the splits on which the trained model is evaluated: the test set where ``do_predict`` says so."""
+        return [split for split in HELD_OUT if split in splits and (split != "test" or self.args.do_predict)]
+
     def begin(self, *data: Mapping[str, Any]) -> bool:
         """Write run.yaml and a digest of the data, if this is the first process and nothing is trained already.
 
@@ -211,9 +217,10 @@ class Run:
         return metrics
 
     def write_metrics(self, metrics: dict[str, Any]) -> None:
-        """Write metrics.json, with the seconds since the start of this call as one more, wall_seconds."""
+        """Write metrics.json, with the seconds since the start of this call as wall_seconds, and record.json."""
         metrics["wall_seconds"] = time.perf_counter() - self._started
-        write_metrics(self.output_dir / "metrics.json", metrics)
+        write_metrics(self.output_dir / METRICS, metrics)
+        write_record(self.output_dir, self.command, changed_arguments(self.arguments, *self._groups), metrics)
 
     def plot_learning_curves(
         self,

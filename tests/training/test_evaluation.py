@@ -1,11 +1,13 @@
 """Arguments of the scripts that use a trained model."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from seqdyconv.errors import InputError
-from seqdyconv.training.evaluation import EvaluationArguments
+from seqdyconv.runtime.options import DecodingArguments
+from seqdyconv.training.evaluation import EvaluationArguments, write_evaluation
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "link", "x" * 300])
@@ -39,3 +41,14 @@ def test_the_folder_is_below_a_local_model_or_where_one_says(tmp_path):
     assert EvaluationArguments(str(tmp_path)).folder == tmp_path / "evaluation"
     assert EvaluationArguments("name/on_the_hub").folder == Path("evaluation")
     assert EvaluationArguments("model", evaluation_dir="~/nowhere").folder == Path.home() / "nowhere"
+
+
+def test_an_evaluation_leaves_its_metrics_and_how_they_came_about(tmp_path):
+    (tmp_path / "record.json").write_text('{"config": {"learning_rate": 0.5}}')
+    args = EvaluationArguments(str(tmp_path), split="validation")
+    args.folder.mkdir()
+    write_evaluation(args, (DecodingArguments(num_beams=3),), "python evaluate.py model", {"validation_bleu": 20.5})
+    assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text()) == {"validation_bleu": 20.5}
+    record = json.loads((tmp_path / "evaluation" / "record.json").read_text())
+    assert record["config"] == {"split": "validation", "num_beams": 3}
+    assert record["training"]["config"] == {"learning_rate": 0.5}

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from seqdyconv.errors import InputError
 from seqdyconv.layers import MIXERS, mixer_options
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForSequenceClassification, SeqDyConvSpeechConfig
 from seqdyconv.models.loading import ModelError
@@ -53,7 +54,7 @@ class TestNewConfig:
         ids=str,
     )
     def test_overrides_that_do_not_work(self, overrides, match):
-        with pytest.raises(ModelError, match=match) as caught:
+        with pytest.raises(InputError, match=match) as caught:
             new_config(SeqDyConvConfig, self.VALUES, overrides)
         assert "\n" not in str(caught.value)
 

@@ -253,6 +253,10 @@ class TestRun:
             pytest.fail("the block was entered")
         assert str(tmp_path) in str(caught.value)
 
+    def test_the_test_set_is_left_alone_where_settings_are_chosen(self, tmp_path):
+        assert self.run(tmp_path).held_out({"train", "test", "validation"}) == ["validation", "test"]
+        assert self.run(tmp_path, do_predict=False).held_out({"train", "test", "validation"}) == ["validation"]
+
     def test_validation_needs_data(self, tmp_path):
         self.run(tmp_path).check_splits({"train"})
         run = self.run(tmp_path, eval_strategy="epoch")
@@ -270,7 +274,13 @@ class TestRun:
         assert metrics["train_seconds"] >= metrics["train_seconds_without_evaluation"] > 0
         assert metrics["parameters"] == sum(weight.numel() for weight in trainer.model.parameters())
         run.write_metrics(metrics)
-        assert json.loads((tmp_path / "metrics.json").read_text())["wall_seconds"] > 0
+        written = json.loads((tmp_path / "metrics.json").read_text())
+        assert written["wall_seconds"] > 0
+        record = json.loads((tmp_path / "record.json").read_text())
+        assert (record["command"], record["metrics"]) == ("python train.py a.yaml", written)
+        assert record["config"]["num_beams"] == 9 and "output_dir" not in record["config"]
+        assert torch.__version__.startswith(record["versions"]["torch"].partition("+")[0])
+        assert record["machine"]["threads"] == torch.get_num_threads() and record["code"]["version"]
         run.plot_learning_curves(trainer, "Labels", {})
         card = {"tags": ["labels"], "languages": [], "data": {}, "usage": "print(1)"}
         run.write_model_card("labels", metrics, summary="A model.", **card)

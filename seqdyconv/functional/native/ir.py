@@ -408,7 +408,8 @@ class Code:
         if len(rows) == 1:
             return list(rows)
         if len(rows) == 2:
-            return [self._mix(*rows, (0, 2)), self._mix(*rows, (1, 3))]
+            a, b = rows
+            return [self._mix(a, b, (0, 2)), self._mix(a, b, (1, 3))]
         a, b, c, d = rows
         pairs = [(self._mix(a, b, part), self._mix(c, d, part)) for part in ((0, 4, 1, 5), (2, 6, 3, 7))]
         return [self._mix(*pair, half) for pair in pairs for half in ((0, 1, 4, 5), (2, 3, 6, 7))]
@@ -420,10 +421,11 @@ class Code:
         if len(rows) == 2:
             return self.add(*self.transpose(rows))
         a, b, c, d = rows
-        pairs = [
-            self.add(*(self._mix(*pair, part) for part in ((0, 4, 1, 5), (2, 6, 3, 7)))) for pair in ((a, b), (c, d))
-        ]
-        return self.add(self._mix(*pairs, (0, 1, 4, 5)), self._mix(*pairs, (2, 3, 6, 7)))
+        first, second = self._pair_sums(a, b), self._pair_sums(c, d)
+        return self.add(self._mix(first, second, (0, 1, 4, 5)), self._mix(first, second, (2, 3, 6, 7)))
+
+    def _pair_sums(self, a: Any, b: Any) -> Any:
+        return self.add(self._mix(a, b, (0, 4, 1, 5)), self._mix(a, b, (2, 6, 3, 7)))
 
     def _mix(self, a: Any, b: Any, pattern: Sequence[int]) -> Any:
         """In all 128 bits alike: the lanes of ``a``'s and, counted on, of ``b``'s."""

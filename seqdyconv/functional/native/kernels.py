@@ -496,14 +496,15 @@ class _Dots:
 
 def _sums_over_lanes(code: Code, vectors: Sequence[Any], quad: int) -> Any:
     """The sums of each of at most two quads of vectors, as one vector."""
-    count, totals = len(vectors), []
-    for start in range(0, count, quad):
-        several = vectors[start : start + quad]
-        total = code.row_sums([*several, *several[:1] * (quad - len(several))])
+
+    def sums(several: list[Any]) -> Any:
+        total = code.row_sums(several + several[:1] * (quad - len(several)))
         while (lanes := total.type.count // 2) >= quad:
             total = code.add(code.part(total, 0, lanes), code.part(total, lanes, lanes))
-        totals.append(total)
-    return code.part(totals[0], 0, count) if count <= quad else code.pick(*totals, range(count))
+        return total
+
+    first, second, count = list(vectors[:quad]), list(vectors[quad:]), len(vectors)
+    return code.pick(sums(first), sums(second), range(count)) if second else code.part(sums(first), 0, count)
 
 
 # Gradient by shared kernels

@@ -1,0 +1,168 @@
+"""What is compared: a YAML file, as the runs that it asks for."""
+
+import itertools
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+from seqdyconv.ranges import Count, Options, Positive, Range, Seed
+from seqdyconv.training.arguments import ArgumentsError, from_json
+
+Settings = Mapping[str, Any]
+
+if TYPE_CHECKING:
+    Json = Any
+else:
+    Json = dict[str, Any] | str | None  # a text on the command line, until it is read
+
+OWN_SETTINGS = ("output_dir", "resume", "overwrite", "seed", "do_predict")
+"""Settings of a run that a comparison decides on itself."""
+
+
+@dataclass
+class ComparisonArguments(Options):
+    """What is compared, and how."""
+
+    recipe: str = field(metadata={"help": "The recipe whose train.py runs: translation, ..."})
+    config: str = field(metadata={"help": "A configuration of the recipe, by its name."})
+    variants: Json = field(default=None, metadata={"help": "By name the settings in which each variant differs."})
+    metrics: Json = field(default=None, metadata={"help": "By metric of a run the head of its column."})
+    title: str = field(default="", metadata={"help": "Title of the table and the picture."})
+    settings: Json = field(default=None, metadata={"help": "Settings of all runs."})
+    seeds: list[Seed] = field(
+        default_factory=lambda: [1, 2, 3], metadata={"help": "Seeds of the runs with the settings that were chosen."}
+    )
+    baseline: str | None = field(default=None, metadata={"help": "The variant that the others are compared with."})
+
+    search_space: Json = field(
+        default=None,
+        metadata={
+            "help": "By setting a list of values to try, all with all; a value that is a mapping stands for several "
+            "settings. Without it all variants have the settings of the configuration."
+        },
+    )
+    search_metric: str = field(
+        default="validation_loss", metadata={"help": "What a trial is judged by, of the validation set."}
+    )
+    search_trials: Count | None = field(
+        default=None, metadata={"help": "Try so many points, drawn at random, the same for all variants; null: all."}
+    )
+    search_settings: Json = field(
+        default=None, metadata={"help": "Settings of trials: fewer steps, a faster evaluation."}
+    )
+    search_seed: Seed = field(default=1, metadata={"help": "Seed of the draws and of each trial."})
+
+    output_dir: str = field(default="outputs/comparison", metadata={"help": "Where the runs are."})
+    results_dir: str | None = field(
+        default=None, metadata={"help": "Where the records, the table and the picture are; null: in output_dir."}
+    )
+    parallel: Annotated[int, Range(1, 64)] = field(
+        default=1, metadata={"help": "Runs side by side, each with its share of the cores."}
+    )
+    hours: Positive | None = field(default=None, metadata={"help": "Begin no run later than that after the start."})
+
+    def __post_init__(self) -> None:
+        for name in ("variants", "metrics", "settings", "search_space", "search_settings"):
+            setattr(self, name, from_json(getattr(self, name), name) or {})
+        super().__post_init__()
+        for name in ("variants", "metrics", "seeds"):
+            if not getattr(self, name):
+                raise ArgumentsError(f"a comparison needs {name}, got none")
+        for name, settings in self.variants.items():
+            if not name or set(name) & set('/\\:*?"<>|') or name.startswith((".", "trials")):
+                raise ArgumentsError(f"a variant's name becomes that of a folder, which {name!r} can't be")
+            if not isinstance(settings, dict):
+                raise ArgumentsError(f"the variant {name} must be a mapping of settings to values, got {settings!r}")
+        if self.baseline is not None and self.baseline not in self.variants:
+            raise ArgumentsError(f"baseline must be one of {', '.join(self.variants)}, got {self.baseline!r}")
+        if not self.search_metric.startswith("validation_"):
+            raise ArgumentsError(
+                f"search_metric must be one of the validation set (validation_...), got {self.search_metric!r}"
+            )
+        for name, values in self.search_space.items():
+            if not isinstance(values, list) or not values:
+                raise ArgumentsError(f"search_space must have a list of values for {name}, got {values!r}")
+        given = [*self.variants.values(), self.settings, self.search_settings]
+        given += [flat({name: value}) for name, values in self.search_space.items() for value in values]
+        if own := sorted({name for settings in given for name in settings} & set(OWN_SETTINGS)):
+            raise ArgumentsError(f"{', '.join(own)} can't be set: a comparison decides on it")
+
+    def points(self) -> list[dict[str, Any]]:
+        """The settings that each trial tries; none without a search."""
+        space = self.search_space
+        grid = [dict(zip(space, values)) for values in itertools.product(*space.values())] if space else []
+        if self.search_trials is not None and self.search_trials < len(grid):
+            grid = random.Random(self.search_seed).sample(grid, self.search_trials)
+        return grid
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A run that a comparison asks for."""
+
+    name: str
+    """Its folder, and its place among the results."""
+    variant: str
+    seed: int
+    settings: Settings
+    """That differ from the configuration."""
+    point: Settings | None = None
+    """Of a trial: what is tried."""
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """All that train.py is given beside the configuration and the output directory."""
+        return {**self.settings, "seed": self.seed, "do_predict": self.point is None}
+
+
+def trials(args: ComparisonArguments) -> list[Job]:
+    """The trials, those of all variants in turn."""
+    return [
+        Job(
+            name=f"trials/{variant}/{number}",
+            variant=variant,
+            seed=args.search_seed,
+            settings={**args.settings, **settings, **args.search_settings, **flat(point)},
+            point=point,
+        )
+        for number, point in enumerate(args.points(), start=1)
+        for variant, settings in args.variants.items()
+    ]
+
+
+def finals(args: ComparisonArguments, chosen: Mapping[str, Settings]) -> list[Job]:
+    """The runs with the settings that were chosen for each variant, all variants of a seed before the next."""
+    return [
+        Job(
+            name=f"{variant}/{seed}",
+            variant=variant,
+            seed=seed,
+            settings={**args.settings, **args.variants[variant], **flat(point)},
+        )
+        for seed in args.seeds
+        for variant, point in chosen.items()
+    ]
+
+
+def flat(point: Settings) -> dict[str, Any]:
+    """A point's settings, those that a value stands for in its place.
+
+    Example:
+        >>> flat({"learning_rate": 1e-3, "positions": {"position_type": "none"}})
+        {'learning_rate': 0.001, 'position_type': 'none'}
+    """
+    settings: dict[str, Any] = {}
+    for name, value in point.items():
+        settings |= value if isinstance(value, dict) else {name: value}
+    return settings
+
+
+def is_lower_better(metric: str) -> bool:
+    """Whether a metric counts errors.
+
+    Example:
+        >>> is_lower_better("validation_cer"), is_lower_better("validation_bleu")
+        (True, False)
+    """
+    return metric.endswith(("loss", "cer", "wer", "error_rate", "seconds"))

@@ -1,0 +1,206 @@
+"""What a comparison has found, kept in files: a record for each run, what was asked, how sure the differences are."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from seqdyconv.comparisons.plan import ComparisonArguments, is_lower_better
+from seqdyconv.files import write_text
+from seqdyconv.pictures.comparisons import plot_comparison
+from seqdyconv.scores.bootstrap import (
+    Counts,
+    Score,
+    accuracy_counts,
+    bleu_counts,
+    error_counts,
+    interval,
+    paired_difference,
+)
+
+COMPARISON = "comparison.json"
+"""What was asked, and the differences: beside the results of the runs."""
+
+COUNTS: dict[str, Callable[[Sequence[str], Sequence[str]], tuple[Counts, Score]]] = {
+    "test_bleu": bleu_counts,
+    "test_accuracy": accuracy_counts,
+    "test_wer": partial(error_counts, unit="word"),
+    "test_cer": partial(error_counts, unit="character"),
+}
+"""The metrics of which the test set can be drawn anew."""
+
+
+def write_comparison(args: ComparisonArguments, folder: Path, runs: Mapping[str, Sequence[Path]]) -> None:
+    """Write comparison.json.
+
+    Args:
+        args: The comparison.
+        folder: Of the results.
+        runs: By variant the folders of its runs that have ended.
+    """
+    asked = {name: value for name, value in dataclasses.asdict(args).items() if not name.endswith("_dir")}
+    metric = next(iter(args.metrics))
+    found: dict[str, Any] = {}
+    if metric in COUNTS:
+        scored = {variant: [_counts(metric, run) for run in folders] for variant, folders in runs.items() if folders}
+        for variant, several in scored.items():
+            counts, score = [counts for counts, _ in several], several[0][1]
+            found[variant] = {"interval": interval(counts, score)._asdict()}
+            if args.baseline in scored and variant != args.baseline:
+                others = [counts for counts, _ in scored[args.baseline]]
+                found[variant]["difference"] = paired_difference(counts, others, score)._asdict()
+    text = json.dumps({"asked": asked, "metric": metric, "found": found}, indent=1, ensure_ascii=False)
+    write_text(folder / COMPARISON, text + "\n")
+
+
+def _counts(metric: str, run: Path) -> tuple[Counts, Score]:
+    def lines(name: str) -> list[str]:
+        return (run / f"test_{name}.txt").read_text(encoding="utf-8").split("\n")[:-1]
+
+    return COUNTS[metric](lines("predictions"), lines("references"))
+
+
+@dataclass
+class Row:
+    """A variant, as its files say."""
+
+    variant: str
+    trials: list[dict[str, Any]]
+    runs: list[dict[str, Any]]
+    found: dict[str, Any]
+
+    @property
+    def ended(self) -> list[dict[str, Any]]:
+        """The runs that ended well."""
+        return [run for run in self.runs if "metrics" in run]
+
+    def tried(self, metric: str) -> list[float]:
+        """A metric of each trial that ended well."""
+        return [trial["metrics"][metric] for trial in self.trials if metric in trial.get("metrics", ())]
+
+    def values(self, metric: str) -> list[float]:
+        """A metric of each run."""
+        return [run["metrics"][metric] for run in self.ended if metric in run["metrics"]]
+
+
+def read_rows(folder: Path) -> tuple[dict[str, Any], list[Row]]:
+    """What was asked, and a row for each variant."""
+    whole = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
+    results = [
+        json.loads(file.read_text(encoding="utf-8"))
+        for file in sorted(folder.glob("*.json"))
+        if file.name != COMPARISON
+    ]
+    rows = []
+    for variant in whole["asked"]["variants"]:
+        own = [result for result in results if result["variant"] == variant]
+        trials, runs = ([one for one in own if ("point" in one) is tried] for tried in (True, False))
+        rows.append(Row(variant, trials, runs, whole["found"].get(variant, {})))
+    return whole["asked"], rows
+
+
+def comparison_table(folder: Path) -> str:
+    """The table of a comparison, in Markdown, made of its files."""
+    asked, rows = read_rows(folder)
+    metrics, space, baseline = asked["metrics"], asked["search_space"], asked["baseline"]
+    heads = [asked["title"] or "variant"]
+    heads += [f"settings, the best of {max(len(row.trials) for row in rows)} trials"] if space else []
+    heads += ["parameters", "seeds", *metrics.values()]
+    with_differences = any("difference" in row.found for row in rows)
+    heads += [f"− {baseline} (95%), p"] if with_differences else []
+    lines = [_row(heads), "|---|" + "---|" * bool(space) + "--:|" * (len(heads) - 1 - bool(space))]
+    best = {metric: _best(metric, rows) for metric in metrics}
+    for row in rows:
+        cells = [row.variant]
+        cells += [_settings(row, asked)] if space else []
+        cells += [f"{row.ended[0]['metrics']['parameters'] / 1e6:.2f} M" if row.ended else ""]
+        failed = len(row.runs) - len(row.ended)
+        cells += [f"{len(row.ended)}" + f" ({failed} failed)" * bool(failed)]
+        for metric in metrics:
+            text = _mean(row.values(metric), metric)
+            cells.append(f"**{text}**" if row.variant == best[metric] else text)
+        if with_differences:
+            cells.append(_difference(row.found.get("difference")))
+        lines.append(_row(cells))
+    return "\n".join(lines) + "\n"
+
+
+def draw(folder: Path) -> None:
+    """Draw comparison.png: the runs, the interval of their mean, and the trials."""
+    asked, rows = read_rows(folder)
+    metric, label = next(iter(asked["metrics"].items()))
+    plot_comparison(
+        {row.variant: row.values(metric) for row in rows},
+        folder / "comparison.png",
+        asked["title"],
+        label,
+        {row.variant: tuple(row.found["interval"][end] for end in ("low", "high")) for row in rows if row.found},
+        {row.variant: row.tried(asked["search_metric"]) for row in rows},
+        f"trials, {asked['search_metric'].replace('_', ' ')}",
+    )
+
+
+def provenance(folder: Path) -> str:
+    """A sentence on what the numbers of a comparison were made with."""
+    _, rows = read_rows(folder)
+    runs = [run for row in rows for run in row.ended]
+
+    def all_of(*keys: str) -> str:
+        found = []
+        for run in runs:
+            value: Any = run
+            for key in keys:
+                value = value.get(key, {})
+            found.append(str(value)[:10] if keys[-1] == "commit" else str(value))
+        return ", ".join(dict.fromkeys(one for one in found if one != "{}"))
+
+    return (
+        f"{all_of('machine', 'processor')}, {all_of('machine', 'threads')} thread(s) each; "
+        f"torch {all_of('versions', 'torch')}; commit {all_of('code', 'commit')}."
+    )
+
+
+def _settings(row: Row, asked: Mapping[str, Any]) -> str:
+    if not row.ended:
+        return ""
+    settings, space = row.ended[0]["settings"], asked["search_space"]
+    texts = []
+    for name, values in space.items():
+        value = next(
+            (one for one in values if isinstance(one, dict) and one.items() <= settings.items()), settings.get(name)
+        )
+        texts += [f"{key} {part}" for key, part in (value if isinstance(value, dict) else {name: value}).items()]
+    failed = sum("failed" in trial for trial in row.trials)
+    return ", ".join(texts) + f"; {failed} failed" * bool(failed)
+
+
+def _best(metric: str, rows: Sequence[Row]) -> str | None:
+    means = {row.variant: float(np.mean(row.values(metric))) for row in rows if row.values(metric)}
+    if len(means) < 2:
+        return None
+    return (min if is_lower_better(metric) else max)(means, key=lambda name: means[name])
+
+
+def _mean(values: Sequence[float], metric: str) -> str:
+    if not values:
+        return ""
+    if metric.endswith("seconds"):
+        return f"{np.mean(values) / 60:.1f} min"
+    deviation = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.2f}{deviation}"
+
+
+def _difference(found: Mapping[str, float] | None) -> str:
+    if found is None:
+        return ""
+    p = f"p = {found['p']:.3f}" if found["p"] >= 0.0015 else "p ≤ .001"
+    return f"{found['value']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f}), {p}"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,208 @@
+"""The runs of a comparison: trials and finals as processes of the recipe's train.py, some of them side by side."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from seqdyconv.comparisons.plan import ComparisonArguments, Job, Settings, is_lower_better
+from seqdyconv.files import shorten, write_text
+from seqdyconv.training.arguments import ArgumentsError
+from seqdyconv.training.checkpoints import checkpoints
+from seqdyconv.training.output_dir import RUN_FILE
+from seqdyconv.training.records import RECORD
+
+WAIT = 0.1  # seconds between looks at the processes
+
+
+class Runner:
+    """Runs jobs, and keeps a file of results for each; what has a record already is not run again.
+
+    Args:
+        args: The comparison.
+        recipe: The folder of the recipe.
+
+    Raises:
+        ArgumentsError: There is no such recipe or configuration.
+    """
+
+    def __init__(self, args: ComparisonArguments, recipe: Path) -> None:
+        self.args = args
+        self.script = recipe / "train.py"
+        self.config = recipe / "configs" / Path(args.config).name
+        for file in (self.script, self.config):
+            if not file.is_file():
+                raise ArgumentsError(f"there is no {file}, which recipe and config name")
+        self.folder = Path(args.output_dir)
+        self.results = Path(args.results_dir or self.folder / "results")
+        self._started = time.monotonic()
+
+    def folder_of(self, job: Job) -> Path:
+        """The output_dir of its run."""
+        return self.folder / "runs" / job.name
+
+    def run(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+        """Run those that have no result yet, and give the results of all that have one."""
+        self.check(jobs)
+        waiting = iter([job for job in jobs if not self.has_ended(job)])
+        running: dict[Job, subprocess.Popen[bytes]] = {}
+        with tqdm(total=len(jobs), unit="run") as bar:
+            for job in jobs:
+                if self.has_ended(job):
+                    self.keep(job)
+                    bar.update()
+            try:
+                while True:
+                    while len(running) < self.args.parallel and (begun := self._next(waiting)) is not None:
+                        running[begun] = self._start(begun)
+                    if not running:
+                        break
+                    time.sleep(WAIT)
+                    for ended in [job for job, process in running.items() if process.poll() is not None]:
+                        bar.write(self._end(ended, running.pop(ended).returncode))
+                        bar.update()
+            finally:  # Ctrl-C reaches the runs too, which keep what they have
+                for process in running.values():
+                    process.terminate()
+                for process in running.values():
+                    process.wait()
+        return [result for job in jobs if (result := self.result_of(job)) is not None]
+
+    def check(self, jobs: Sequence[Job]) -> None:
+        """Refuse to mix runs of one name with other settings.
+
+        Raises:
+            ArgumentsError: output_dir has such a run.
+        """
+        for job in jobs:
+            file = self._file_of(job)
+            if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != self._asked(job):
+                raise ArgumentsError(
+                    f"the run {job.name} in {self.folder} was begun with other settings: choose another output_dir, "
+                    f"or remove {file}"
+                )
+
+    def has_ended(self, job: Job) -> bool:
+        """Whether its run has come to a record."""
+        return (self.folder_of(job) / RECORD).is_file()
+
+    def result_of(self, job: Job) -> dict[str, Any] | None:
+        """What is kept of a run."""
+        file = self._result_file(job)
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+
+    def keep(self, job: Job, failure: str | None = None) -> dict[str, Any]:
+        """Keep the record of a run, or why it failed, among the results."""
+        result: dict[str, Any] = {"variant": job.variant, "seed": job.seed, "settings": dict(job.settings)}
+        if job.point is not None:
+            result["point"] = dict(job.point)
+        if failure is None:
+            result |= json.loads((self.folder_of(job) / RECORD).read_text(encoding="utf-8"))
+        else:
+            result["failed"] = failure
+        self.results.mkdir(parents=True, exist_ok=True)
+        write_text(self._result_file(job), json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        return result
+
+    def _next(self, waiting: Iterator[Job]) -> Job | None:
+        if self.args.hours is not None and time.monotonic() - self._started > 3600 * self.args.hours:
+            return None
+        return next(waiting, None)
+
+    def _start(self, job: Job) -> subprocess.Popen[bytes]:
+        folder = self.folder_of(job)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        words = [str(self.script), str(self.config), "--output_dir", str(folder)]
+        if folder.is_dir() and any(folder.iterdir()):
+            words += ["--resume" if (folder / RUN_FILE).is_file() else "--overwrite", "true"]
+        for name, value in job.arguments.items():
+            words += [f"--{name}", *_words(value)]
+        write_text(self._file_of(job), json.dumps(self._asked(job), indent=1) + "\n")
+        share = max(1, (os.cpu_count() or 1) // self.args.parallel)
+        environment = {"OMP_NUM_THREADS": str(share), "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+        with open(_log_of(folder), "ab") as log:
+            return subprocess.Popen([sys.executable, *words], stdout=log, stderr=log, env=environment)
+
+    def _end(self, job: Job, status: int) -> str:
+        """Keep what a run has come to; returns a line about it."""
+        folder = self.folder_of(job)
+        if status or not self.has_ended(job):
+            lines = _log_of(folder).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            failure = shorten(lines[-1] if lines else f"status {status}", 300)
+            self.keep(job, failure)
+            return f"{job.name} failed: {failure}"
+        result = self.keep(job)
+        for checkpoint in checkpoints(folder):
+            shutil.rmtree(checkpoint)
+        name = self.args.search_metric if job.point is not None else next(iter(self.args.metrics))
+        minutes = result["metrics"]["wall_seconds"] / 60
+        return (
+            f"{job.name}{_shown(job.point)}: {name} {result['metrics'].get(name, float('nan')):.4g}, {minutes:.0f} min"
+        )
+
+    def _asked(self, job: Job) -> dict[str, Any]:
+        return {"config": self.config.name, "arguments": json.loads(json.dumps(job.arguments))}
+
+    def _file_of(self, job: Job) -> Path:
+        folder = self.folder_of(job)
+        return folder.with_name(f"{folder.name}.job.json")
+
+    def _result_file(self, job: Job) -> Path:
+        return self.results / f"{job.name.replace('/', '-').replace(' ', '_')}.json"
+
+
+def choose(
+    args: ComparisonArguments, results: Sequence[dict[str, Any]], warn: Callable[[str], None]
+) -> dict[str, Settings]:
+    """For each variant the point whose trial was best, the first of equal ones; empty settings without a search.
+
+    Raises:
+        ArgumentsError: A variant has no trial that ended well, or not all were run.
+    """
+    if not args.points():
+        return {variant: {} for variant in args.variants}
+    sign = 1 if is_lower_better(args.search_metric) else -1
+    chosen: dict[str, Settings] = {}
+    for variant in args.variants:
+        own = [result for result in results if result["variant"] == variant]
+        ended = [result for result in own if args.search_metric in result.get("metrics", ())]
+        if len(own) < len(args.points()) or not ended:
+            raise ArgumentsError(f"{variant} has {len(ended)} good trials of {len(own)}: no settings can be chosen yet")
+        chosen[variant] = min(ended, key=lambda result: sign * result["metrics"][args.search_metric])["point"]
+        for name in on_the_edge(args, chosen[variant]):
+            warn(f"{variant}: the best {name}, {chosen[variant][name]}, is at the end of what was tried")
+    return chosen
+
+
+def on_the_edge(args: ComparisonArguments, point: Settings) -> list[str]:
+    """The numbers of a point that are the least or the largest of those that were tried: more may be better still."""
+    edges = []
+    for name, values in args.search_space.items():
+        numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+        if len(numbers) > 2 and point[name] in (min(numbers), max(numbers)):
+            edges.append(name)
+    return edges
+
+
+def _words(value: Any) -> list[str]:
+    """A setting as words of a command line."""
+    if isinstance(value, list) and not any(isinstance(item, (list, dict)) or item is None for item in value):
+        return [str(item) for item in value]
+    if isinstance(value, (list, dict)):
+        return [json.dumps(value)]
+    return ["null" if value is None else str(value)]
+
+
+def _shown(point: Settings | None) -> str:
+    return "" if point is None else f" ({', '.join(f'{name} {value}' for name, value in point.items())})"
+
+
+def _log_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.log")

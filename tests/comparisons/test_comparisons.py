@@ -1,0 +1,174 @@
+"""A comparison from its file to its table: equal searches, runs that are not run twice, honest gaps."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from seqdyconv.comparisons.pages import with_tables
+from seqdyconv.comparisons.plan import ComparisonArguments, finals, trials
+from seqdyconv.comparisons.results import comparison_table, draw, read_rows, write_comparison
+from seqdyconv.comparisons.runs import Runner, choose
+from seqdyconv.errors import InputError
+from seqdyconv.training.arguments import ArgumentsError, parse_arguments
+
+TOY = '''
+"""A recipe in no time: its score is the rate, but for convolutions twice that, and it fails where it is told to."""
+import json, pathlib, sys
+words = sys.argv[2:]
+given = dict(zip((word[2:] for word in words[::2]), words[1::2]))
+folder = pathlib.Path(given["output_dir"])
+folder.mkdir(parents=True, exist_ok=True)
+rate = float(given["learning_rate"])
+if rate > 1:
+    sys.exit("the loss is nan")
+score = rate * (2 if given["mixer"] == "conv" else 1) * 100
+metrics = {"parameters": 2_000_000, "validation_accuracy": score, "wall_seconds": 3.0}
+if given["do_predict"] == "True":
+    metrics["test_accuracy"] = score - int(given["seed"]) / 10
+    right = round(score)
+    (folder / "test_references.txt").write_text("yes\\n" * 100)
+    (folder / "test_predictions.txt").write_text("yes\\n" * right + "no\\n" * (100 - right))
+record = {"config": given, "metrics": metrics, "machine": {"processor": "a toy", "threads": 1},
+          "versions": {"torch": "2"}, "code": {"version": "1", "commit": "0123456789abcdef"}}
+(folder / "record.json").write_text(json.dumps(record))
+(folder / "seen.txt").open("a").write("run\\n")
+'''
+
+ASKED = {
+    "recipe": "toy",
+    "config": "toy.yaml",
+    "title": "Toys",
+    "variants": {"attention": {"mixer": "attention"}, "convolution": {"mixer": "conv"}},
+    "metrics": {"test_accuracy": "accuracy"},
+    "baseline": "attention",
+    "search_space": {"learning_rate": [0.1, 0.2, 0.4]},
+    "search_metric": "validation_accuracy",
+    "seeds": [1, 2],
+    "parallel": 2,
+}
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    folder = tmp_path / "recipes" / "toy"
+    (folder / "configs").mkdir(parents=True)
+    (folder / "train.py").write_text(TOY)
+    (folder / "configs" / "toy.yaml").write_text("learning_rate: 0.1\n")
+    return folder
+
+
+def arguments(tmp_path: Path, **changes) -> ComparisonArguments:
+    file = tmp_path / "toys.yaml"
+    file.write_text(yaml.safe_dump(ASKED | {"output_dir": str(tmp_path / "out")} | changes))
+    (args,) = parse_arguments((ComparisonArguments,), [str(file)])
+    return args
+
+
+def compare(args: ComparisonArguments, recipe: Path) -> tuple[Runner, list[str]]:
+    notes: list[str] = []
+    runner = Runner(args, recipe)
+    jobs = finals(args, choose(args, runner.run(trials(args)), notes.append))
+    runner.run(jobs)
+    ended = {name: [runner.folder_of(job) for job in jobs if job.variant == name] for name in args.variants}
+    write_comparison(args, runner.results, ended)
+    return runner, notes
+
+
+def test_a_comparison_from_its_file_to_its_table(tmp_path, recipe):
+    runner, notes = compare(arguments(tmp_path), recipe)
+    asked, rows = read_rows(runner.results)
+    assert asked["search_space"] == ASKED["search_space"]
+    assert [(row.variant, len(row.trials), len(row.ended)) for row in rows] == [
+        ("attention", 3, 2),
+        ("convolution", 3, 2),
+    ]
+    assert [row.values("test_accuracy") for row in rows] == [[39.9, 39.8], [79.9, 79.8]]
+    assert rows[1].found["difference"]["value"] == 40
+    lines = comparison_table(runner.results).splitlines()
+    assert lines[0].startswith("| Toys | settings, the best of 3 trials | parameters | seeds | accuracy | − attention")
+    assert lines[2].startswith("| attention | learning_rate 0.4 | 2.00 M | 2 | 39.85 ± 0.07 |  |")
+    assert lines[3].startswith("| convolution | learning_rate 0.4 | 2.00 M | 2 | **79.85 ± 0.07** | +40.00 (")
+    assert notes == [
+        f"{name}: the best learning_rate, 0.4, is at the end of what was tried" for name in ("attention", "convolution")
+    ]
+    draw(runner.results)
+    assert (runner.results / "comparison.png").stat().st_size > 1000
+
+
+def test_trials_never_see_the_test_set(tmp_path, recipe):
+    compare(arguments(tmp_path), recipe)
+    of_trials = list((tmp_path / "out/runs/trials").rglob("record.json"))
+    assert len(of_trials) == 6
+    assert all("test_accuracy" not in json.loads(file.read_text())["metrics"] for file in of_trials)
+
+
+def test_what_has_run_is_not_run_again(tmp_path, recipe):
+    args = arguments(tmp_path)
+    compare(args, recipe)
+    compare(args, recipe)
+    seen = list((tmp_path / "out").rglob("seen.txt"))
+    assert len(seen) == 10
+    assert {file.read_text() for file in seen} == {"run\n"}
+    with pytest.raises(ArgumentsError, match="was begun with other settings: choose another output_dir"):
+        compare(arguments(tmp_path, settings={"dropout": 0.1}), recipe)
+
+
+def test_a_trial_that_fails_is_told_and_not_chosen(tmp_path, recipe):
+    runner, _ = compare(arguments(tmp_path, search_space={"learning_rate": [0.1, 3]}), recipe)
+    failed = json.loads((runner.results / "trials-attention-2.json").read_text())
+    assert failed["failed"] == "the loss is nan"
+    assert "learning_rate 0.1; 1 failed" in comparison_table(runner.results)
+    with pytest.raises(ArgumentsError, match="attention has 0 good trials of 1: no settings can be chosen"):
+        compare(arguments(tmp_path, search_space={"learning_rate": [3]}, output_dir=str(tmp_path / "other")), recipe)
+
+
+def test_all_variants_try_the_same_points(tmp_path):
+    space = {"learning_rate": [0.1, 0.2, 0.3], "norm": [{"norm": "pre"}, {"norm": "post", "warmup_steps": 9}]}
+    args = arguments(tmp_path, search_space=space, search_trials=4, settings={"max_steps": 5})
+    jobs = trials(args)
+    points = [[job.point for job in jobs if job.variant == name] for name in args.variants]
+    assert points[0] == points[1] and len(points[0]) == 4
+    assert {job.settings["max_steps"] for job in jobs} == {5}
+    post = next(job for job in jobs if job.point["norm"]["norm"] == "post")
+    assert (post.settings["norm"], post.settings["warmup_steps"]) == ("post", 9)
+    assert trials(arguments(tmp_path, search_space=space, search_trials=4))[0].point == points[0][0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variants": {}}, "a comparison needs variants, got none"),
+        ({"variants": {"a/b": {}}}, "a variant's name becomes that of a folder, which 'a/b' can't be"),
+        ({"variants": {"a": 3}}, "the variant a must be a mapping of settings to values, got 3"),
+        ({"baseline": "lstm"}, "baseline must be one of attention, convolution, got 'lstm'"),
+        ({"search_space": {"dropout": 0.1}}, "search_space must have a list of values for dropout, got 0.1"),
+        ({"search_metric": "test_bleu"}, "search_metric must be one of the validation set (validation_...), got"),
+        ({"settings": {"seed": 3}}, "seed can't be set: a comparison decides on it"),
+        ({"search_space": {"x": [{"output_dir": "a"}]}}, "output_dir can't be set"),
+    ],
+)
+def test_what_can_be_no_comparison_is_refused(tmp_path, capsys, changes, message):
+    with pytest.raises(SystemExit):
+        arguments(tmp_path, **changes)
+    assert message in capsys.readouterr().err
+
+
+def test_a_missing_recipe_is_refused(tmp_path, recipe):
+    with pytest.raises(ArgumentsError, match=r"there is no .*other.yaml, which recipe and config name"):
+        Runner(arguments(tmp_path, config="other.yaml"), recipe)
+
+
+class TestTablesInPages:
+    def test_a_table_is_what_its_files_say(self, tmp_path):
+        old = {"columns": ["mixer", "BLEU"], "alignment": ["---", "--:"], "rows": [["a", "1.5"]], "note": "Old."}
+        (tmp_path / "old.json").write_text(json.dumps(old))
+        page = "# A page\n\n<!-- table: old -->\nanything\n<!-- end of table -->\n\nText.\n"
+        made = with_tables(page, tmp_path)
+        assert "| mixer | BLEU |\n| --- | --: |\n| a | 1.5 |\n\nOld.\n<!-- end of table -->" in made
+        assert with_tables(made, tmp_path) == made
+
+    def test_a_table_without_files_is_an_error(self, tmp_path):
+        with pytest.raises(InputError, match="there are no results new in"):
+            with_tables("<!-- table: new -->\n<!-- end of table -->", tmp_path)
