@@ -84,7 +84,8 @@ class WindowConv(nn.Module):
     def set_lookahead(self, steps: int | None = None) -> None:
         """From now on look that many steps ahead: the taps further ahead are left out.
 
-        The others stay where they are; where the layer has a softmax over its taps, it is that of the others.
+        The others stay where they are; where the layer has a softmax over its taps, it is that of the others. A state
+        is as many steps shorter, so a stream begins anew.
 
         Args:
             steps: one of :attr:`lookaheads`; None: the last of them, as at the start.

@@ -6,7 +6,7 @@ import torch
 from seqdyconv import DeformableDepthwiseConv1d, DynamicConv1d, LightweightConv1d, build_mixer
 from seqdyconv.layers import share_options
 from seqdyconv.layers.mixers import mixers_with
-from tests.helpers import randomize, streamed_late
+from tests.helpers import TOLERANCES, assert_close, randomize, streamed_late
 
 LEFT, KERNEL_SIZE = 4, 9
 
@@ -68,6 +68,41 @@ def test_every_mixer_sees_no_further_and_streams_what_it_gives_of_the_whole(name
         torch.testing.assert_close(streamed_late(mixer, input, [3, 1, 16]), output)
     mixer.set_lookahead()
     assert mixer.lookahead == 3 and torch.equal(mixer(input), whole)
+
+
+EDGES = {
+    "no sequence": torch.zeros(0, 5),
+    "one step": torch.zeros(2, 1),
+    "fewer steps than it looks ahead": torch.tensor([[0, 0], [0, 1]]),
+    "all padding": torch.ones(2, 7),
+}
+
+
+@pytest.mark.parametrize("name", mixers_with("lookahead"))
+@pytest.mark.parametrize("padding", EDGES.values(), ids=EDGES)
+def test_short_and_padded_sequences(name, padding):
+    mixer = randomize(build_mixer(name, 6, 3, kernel_size=5, lookahead=3))
+    input = torch.randn(*padding.shape, 6, requires_grad=True)
+    for lookahead in mixer.lookaheads:
+        mixer.set_lookahead(lookahead)
+        output = mixer(torch.where(padding[..., None] > 0, torch.nan, input), padding_mask=padding.bool())
+        assert output.shape == input.shape and torch.isfinite(output).all()
+        assert torch.isfinite(torch.autograd.grad(output.sum(), input)[0]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", mixers_with("lookahead"))
+def test_autocast(name, dtype):
+    mixer = randomize(build_mixer(name, 6, 3, kernel_size=5, lookahead=3))
+    mixer.set_lookahead(1)
+    input = torch.randn(2, 12, 6, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    with torch.autocast("cpu", dtype):
+        found = mixer(input)
+    expected = mixer(input)
+    assert found.dtype == dtype
+    assert_close(found, expected, 10 * TOLERANCES[dtype])
+    gradients = [torch.autograd.grad(output.float().sum(), input)[0] for output in (found, expected)]
+    assert_close(*gradients, 10 * TOLERANCES[dtype])
 
 
 def test_what_it_cannot_look_ahead_is_refused():
