@@ -40,7 +40,8 @@ class RecognitionStream:
     """Words of a CTC model as they come, in constant memory; they are those of the greedy search of the whole.
 
     Args:
-        recogniser: a model with encoder_lookahead, whose features are normalised globally or not at all.
+        recogniser: a model with encoder_lookahead, whose features are normalised globally or not at all. How far it
+            looks ahead, :meth:`Recogniser.set_lookahead` says before.
 
     Raises:
         ModelError: the model can't stream.

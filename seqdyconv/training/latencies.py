@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from seqdyconv.ranges import Options, Range, Weight
 from seqdyconv.scores.stability import PartialStability
@@ -58,7 +59,7 @@ def stream_all(recogniser: Recogniser, utterances: Sequence[Tensor], chunk_secon
     stream, stability = RecognitionStream(recogniser), PartialStability()
     size = max(1, round(chunk_seconds * rate))
     heard = busy = 0.0
-    for row in range(len(utterances)):
+    for row in tqdm(range(len(utterances)), desc="Streaming"):
         samples = utterances[row]
         heard += len(samples) / rate
         for piece in [*samples.split(size), None]:

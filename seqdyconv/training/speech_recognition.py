@@ -127,9 +127,10 @@ class SpeechTrainer(RunTrainer):
     Args:
         recogniser: The model and its processor.
         spec_augment: Of training features; None where there is none, or the model does it itself.
-        lookahead_ms: Of these and the model's own look-ahead one is drawn for each training batch, as
-            :meth:`seqdyconv.speech.recogniser.Recogniser.set_lookahead` takes them; evaluation is with the model's own.
-            None: it is always the model's own.
+        lookahead_ms: Of these and the model's own look-ahead one is drawn for each training batch, like the right
+            context of attention in Tripathi et al. 2020 (https://arxiv.org/abs/2010.03192), and set as
+            :meth:`seqdyconv.speech.Recogniser.set_lookahead` does; evaluation is with the model's own. None: always the
+            model's own.
         kwargs: The arguments of the Trainer, but model and data_collator.
     """
 
