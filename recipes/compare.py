@@ -16,16 +16,16 @@ from seqdyconv.comparisons.results import comparison_table, draw, write_comparis
 from seqdyconv.comparisons.runs import Runner, choose
 from seqdyconv.errors import exit_on_error
 from seqdyconv.files import write_text
-from seqdyconv.training.arguments import parse_arguments
+from seqdyconv.training.arguments import command_line, parse_arguments
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse_arguments((ComparisonArguments,), argv, first="CONFIG.yaml", description=__doc__)
     with exit_on_error():
-        compare(args)
+        compare(args, command_line("recipes/compare.py", argv))
 
 
-def compare(args: ComparisonArguments) -> None:
+def compare(args: ComparisonArguments, command: str) -> None:
     runner = Runner(args, Path(__file__).parent / args.recipe)
     chosen = choose(args, runner.run(trials(args)), warn=lambda text: print(f"note: {text}", file=sys.stderr))
     jobs = finals(args, chosen)
@@ -34,7 +34,7 @@ def compare(args: ComparisonArguments) -> None:
         variant: [runner.folder_of(job) for job in jobs if job.variant == variant and runner.has_ended(job)]
         for variant in args.variants
     }
-    write_comparison(args, runner.results, ended)
+    write_comparison(args, runner.results, ended, command)
     table = comparison_table(runner.results)
     write_text(runner.results / "table.md", table)
     draw(runner.results)

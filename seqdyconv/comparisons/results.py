@@ -35,13 +35,16 @@ COUNTS: dict[str, Callable[[Sequence[str], Sequence[str]], tuple[Counts, Score]]
 """The metrics of which the test set can be drawn anew."""
 
 
-def write_comparison(args: ComparisonArguments, folder: Path, runs: Mapping[str, Sequence[Path]]) -> None:
+def write_comparison(
+    args: ComparisonArguments, folder: Path, runs: Mapping[str, Sequence[Path]], command: str = ""
+) -> None:
     """Write comparison.json.
 
     Args:
         args: The comparison.
         folder: Of the results.
         runs: By variant the folders of its runs that have ended.
+        command: What repeats it.
     """
     asked = {name: value for name, value in dataclasses.asdict(args).items() if not name.endswith("_dir")}
     metric = next(iter(args.metrics))
@@ -54,8 +57,8 @@ def write_comparison(args: ComparisonArguments, folder: Path, runs: Mapping[str,
             if args.baseline in scored and variant != args.baseline:
                 others = [counts for counts, _ in scored[args.baseline]]
                 found[variant]["difference"] = paired_difference(counts, others, score)._asdict()
-    text = json.dumps({"asked": asked, "metric": metric, "found": found}, indent=1, ensure_ascii=False)
-    write_text(folder / COMPARISON, text + "\n")
+    whole = {"command": command, "asked": asked, "metric": metric, "found": found}
+    write_text(folder / COMPARISON, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
 
 
 def _counts(metric: str, run: Path) -> tuple[Counts, Score]:

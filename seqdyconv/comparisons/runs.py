@@ -35,6 +35,9 @@ class Runner:
 
     def __init__(self, args: ComparisonArguments, recipe: Path) -> None:
         self.args = args
+        recipe = recipe.resolve()
+        if recipe.is_relative_to(Path.cwd()):  # the commands in the records are for other machines too
+            recipe = recipe.relative_to(Path.cwd())
         self.script = recipe / "train.py"
         self.config = recipe / "configs" / Path(args.config).name
         for file in (self.script, self.config):
