@@ -6,6 +6,7 @@ What has run already is not run again, so the same command goes on after an inte
 Each run leaves one file in results_dir, of which the table and the picture are made.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def compare(args: ComparisonArguments, command: str) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the runs end with it
     runner = Runner(args, Path(__file__).parent / args.recipe)
     chosen = choose(args, runner.run(trials(args)), warn=lambda text: print(f"note: {text}", file=sys.stderr))
     jobs = finals(args, chosen)

@@ -138,7 +138,7 @@ class Runner:
         folder = self.folder_of(job)
         if status or not self.has_ended(job):
             lines = _log_of(folder).read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            failure = shorten(lines[-1] if lines else f"status {status}", 300)
+            failure = f"ended by signal {-status}" if status < 0 or not lines else shorten(lines[-1], 300)
             self.keep(job, failure)
             return f"{job.name} failed: {failure}"
         result = self.keep(job)
