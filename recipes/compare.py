@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
-from seqdyconv.comparisons.plan import ComparisonArguments, finals, trials
-from seqdyconv.comparisons.results import comparison_table, draw, write_comparison
+from seqdyconv.comparisons.plan import ComparisonArguments, evaluations, finals, trials
+from seqdyconv.comparisons.results import EVALUATION, comparison_table, draw, write_comparison
 from seqdyconv.comparisons.runs import Runner, choose
 from seqdyconv.errors import exit_on_error
 from seqdyconv.files import write_text
@@ -32,6 +32,9 @@ def compare(args: ComparisonArguments, command: str) -> None:
     chosen = choose(args, runner.run(trials(args)), warn=lambda text: print(f"note: {text}", file=sys.stderr))
     jobs = finals(args, chosen)
     runner.run(jobs)
+    evaluated = evaluations(args, [job for job in jobs if runner.has_ended(job)])
+    runner.run(evaluated)
+    jobs = evaluated if next(iter(args.metrics)).startswith(EVALUATION) else jobs
     ended = {
         variant: [runner.folder_of(job) for job in jobs if job.variant == variant and runner.has_ended(job)]
         for variant in args.variants

@@ -2,7 +2,7 @@
 
 import itertools
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +35,14 @@ class ComparisonArguments(Options):
     )
     baseline: str | None = field(default=None, metadata={"help": "The variant that the others are compared with."})
 
+    evaluation: Json = field(
+        default=None,
+        metadata={
+            "help": "Settings of evaluate.py, with which each of these runs is evaluated once more: a beam search, a "
+            "language model. Its metrics are evaluation_test_bleu, ..."
+        },
+    )
+
     search_space: Json = field(
         default=None,
         metadata={
@@ -63,7 +71,7 @@ class ComparisonArguments(Options):
     hours: Positive | None = field(default=None, metadata={"help": "Begin no run later than that after the start."})
 
     def __post_init__(self) -> None:
-        for name in ("variants", "metrics", "settings", "search_space", "search_settings"):
+        for name in ("variants", "metrics", "settings", "evaluation", "search_space", "search_settings"):
             setattr(self, name, from_json(getattr(self, name), name) or {})
         super().__post_init__()
         for name in ("variants", "metrics", "seeds"):
@@ -109,11 +117,14 @@ class Job:
     """That differ from the configuration."""
     point: Settings | None = None
     """Of a trial: what is tried."""
+    model: str | None = None
+    """Of an evaluation: the run whose model it is."""
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """All that train.py is given beside the configuration and the output directory."""
-        return {**self.settings, "seed": self.seed, "do_predict": self.point is None}
+        """All that train.py is given beside the configuration and the output directory, or evaluate.py."""
+        own = {} if self.model else {"seed": self.seed, "do_predict": self.point is None}
+        return {**self.settings, **own}
 
 
 def trials(args: ComparisonArguments) -> list[Job]:
@@ -142,6 +153,15 @@ def finals(args: ComparisonArguments, chosen: Mapping[str, Settings]) -> list[Jo
         )
         for seed in args.seeds
         for variant, point in chosen.items()
+    ]
+
+
+def evaluations(args: ComparisonArguments, runs: Sequence[Job]) -> list[Job]:
+    """The evaluations of some runs; none where there are no settings of one."""
+    return [
+        Job(f"{job.name}-evaluation", job.variant, job.seed, args.evaluation, model=job.name)
+        for job in runs
+        if args.evaluation
     ]
 
 

@@ -26,6 +26,9 @@ from seqdyconv.scores.bootstrap import (
 COMPARISON = "comparison.json"
 """What was asked, and the differences: beside the results of the runs."""
 
+EVALUATION = "evaluation_"
+"""What the names of metrics of evaluations begin with."""
+
 COUNTS: dict[str, Callable[[Sequence[str], Sequence[str]], tuple[Counts, Score]]] = {
     "test_bleu": bleu_counts,
     "test_accuracy": accuracy_counts,
@@ -43,13 +46,14 @@ def write_comparison(
     Args:
         args: The comparison.
         folder: Of the results.
-        runs: By variant the folders of its runs that have ended.
+        runs: By variant the folders of its runs that have ended, or of their evaluations if the first metric is one of
+            these.
         command: What repeats it.
     """
     asked = {name: value for name, value in dataclasses.asdict(args).items() if not name.endswith("_dir")}
     metric = next(iter(args.metrics))
     found: dict[str, Any] = {}
-    if metric in COUNTS:
+    if metric.removeprefix(EVALUATION) in COUNTS:
         scored = {variant: [_counts(metric, run) for run in folders] for variant, folders in runs.items() if folders}
         for variant, several in scored.items():
             counts, score = [counts for counts, _ in several], several[0][1]
@@ -65,7 +69,7 @@ def _counts(metric: str, run: Path) -> tuple[Counts, Score]:
     def lines(name: str) -> list[str]:
         return (run / f"test_{name}.txt").read_text(encoding="utf-8").split("\n")[:-1]
 
-    return COUNTS[metric](lines("predictions"), lines("references"))
+    return COUNTS[metric.removeprefix(EVALUATION)](lines("predictions"), lines("references"))
 
 
 @dataclass
@@ -75,6 +79,7 @@ class Row:
     variant: str
     trials: list[dict[str, Any]]
     runs: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
     found: dict[str, Any]
 
     @property
@@ -87,8 +92,10 @@ class Row:
         return [trial["metrics"][metric] for trial in self.trials if metric in trial.get("metrics", ())]
 
     def values(self, metric: str) -> list[float]:
-        """A metric of each run."""
-        return [run["metrics"][metric] for run in self.ended if metric in run["metrics"]]
+        """A metric of each run, or one of evaluations (evaluation_...) of each of these."""
+        runs = self.evaluations if metric.startswith(EVALUATION) else self.runs
+        name = metric.removeprefix(EVALUATION)
+        return [run["metrics"][name] for run in runs if name in run.get("metrics", ())]
 
 
 def read_rows(folder: Path) -> tuple[dict[str, Any], list[Row]]:
@@ -102,8 +109,15 @@ def read_rows(folder: Path) -> tuple[dict[str, Any], list[Row]]:
     rows = []
     for variant in whole["asked"]["variants"]:
         own = [result for result in results if result["variant"] == variant]
-        trials, runs = ([one for one in own if ("point" in one) is tried] for tried in (True, False))
-        rows.append(Row(variant, trials, runs, whole["found"].get(variant, {})))
+        rows.append(
+            Row(
+                variant,
+                trials=[result for result in own if "point" in result],
+                runs=[result for result in own if not {"point", "evaluated"} & result.keys()],
+                evaluations=[result for result in own if "evaluated" in result],
+                found=whole["found"].get(variant, {}),
+            )
+        )
     return whole["asked"], rows
 
 

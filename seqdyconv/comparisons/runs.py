@@ -49,7 +49,10 @@ class Runner:
 
     def folder_of(self, job: Job) -> Path:
         """The output_dir of its run."""
-        return self.folder / "runs" / job.name
+        return self._run(job.name)
+
+    def _run(self, name: str) -> Path:
+        return self.folder / "runs" / name
 
     def run(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         """Run those that have no result yet, and give the results of all that have one."""
@@ -106,6 +109,8 @@ class Runner:
         result: dict[str, Any] = {"variant": job.variant, "seed": job.seed, "settings": dict(job.settings)}
         if job.point is not None:
             result["point"] = dict(job.point)
+        if job.model is not None:
+            result["evaluated"] = job.model
         if failure is None:
             result |= json.loads((self.folder_of(job) / RECORD).read_text(encoding="utf-8"))
         else:
@@ -123,10 +128,16 @@ class Runner:
         folder = self.folder_of(job)
         folder.parent.mkdir(parents=True, exist_ok=True)
         words = [str(self.script), str(self.config), "--output_dir", str(folder)]
-        if folder.is_dir() and any(folder.iterdir()):
+        if job.model:
+            words = [
+                str(self.script.with_name("evaluate.py")),
+                str(self._run(job.model)),
+                "--evaluation_dir",
+                str(folder),
+            ]
+        elif folder.is_dir() and any(folder.iterdir()):
             words += ["--resume" if (folder / RUN_FILE).is_file() else "--overwrite", "true"]
-        for name, value in job.arguments.items():
-            words += [f"--{name}", *_words(value)]
+        words += words_of(job.arguments)
         write_text(self._file_of(job), json.dumps(self._asked(job), indent=1) + "\n")
         share = max(1, (os.cpu_count() or 1) // self.args.parallel)
         environment = {"OMP_NUM_THREADS": str(share), "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
@@ -141,14 +152,12 @@ class Runner:
             failure = f"ended by signal {-status}" if status < 0 or not lines else shorten(lines[-1], 300)
             self.keep(job, failure)
             return f"{job.name} failed: {failure}"
-        result = self.keep(job)
+        metrics = self.keep(job)["metrics"]
         for checkpoint in checkpoints(folder):
             shutil.rmtree(checkpoint)
         name = self.args.search_metric if job.point is not None else next(iter(self.args.metrics))
-        minutes = result["metrics"]["wall_seconds"] / 60
-        return (
-            f"{job.name}{_shown(job.point)}: {name} {result['metrics'].get(name, float('nan')):.4g}, {minutes:.0f} min"
-        )
+        value = metrics.get(name.removeprefix("evaluation_"), float("nan"))
+        return f"{job.name}{_shown(job.point)}: {name} {value:.4g}, {metrics.get('wall_seconds', 0) / 60:.0f} min"
 
     def _asked(self, job: Job) -> dict[str, Any]:
         return {"config": self.config.name, "arguments": json.loads(json.dumps(job.arguments))}
@@ -192,6 +201,16 @@ def on_the_edge(args: ComparisonArguments, point: Settings) -> list[str]:
         if len(numbers) > 2 and point[name] in (min(numbers), max(numbers)):
             edges.append(name)
     return edges
+
+
+def words_of(settings: Settings) -> list[str]:
+    """Settings as words of a command line.
+
+    Example:
+        >>> words_of({"kernel_sizes": [3, 7], "options": [None, {"dilation": 2}]})
+        ['--kernel_sizes', '3', '7', '--options', '[null, {"dilation": 2}]']
+    """
+    return [word for name, value in settings.items() for word in (f"--{name}", *_words(value))]
 
 
 def _words(value: Any) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from seqdyconv.comparisons.pages import with_tables
-from seqdyconv.comparisons.plan import ComparisonArguments, finals, trials
+from seqdyconv.comparisons.plan import ComparisonArguments, evaluations, finals, trials
 from seqdyconv.comparisons.results import comparison_table, draw, read_rows, write_comparison
 from seqdyconv.comparisons.runs import Runner, choose
 from seqdyconv.errors import InputError
@@ -50,11 +50,24 @@ ASKED = {
 }
 
 
+EVALUATION = """
+import json, pathlib, sys
+model, given = pathlib.Path(sys.argv[1]), dict(zip(sys.argv[2::2], sys.argv[3::2]))
+folder = pathlib.Path(given["--evaluation_dir"])
+folder.mkdir()
+score = json.loads((model / "record.json").read_text())["metrics"]["test_accuracy"] + int(given["--num_beams"])
+(folder / "record.json").write_text(json.dumps({"config": given, "metrics": {"test_accuracy": score}}))
+for name in ("references", "predictions"):
+    (folder / f"test_{name}.txt").write_text((model / f"test_{name}.txt").read_text())
+"""
+
+
 @pytest.fixture
 def recipe(tmp_path):
     folder = tmp_path / "recipes" / "toy"
     (folder / "configs").mkdir(parents=True)
     (folder / "train.py").write_text(TOY)
+    (folder / "evaluate.py").write_text(EVALUATION)
     (folder / "configs" / "toy.yaml").write_text("learning_rate: 0.1\n")
     return folder
 
@@ -71,6 +84,9 @@ def compare(args: ComparisonArguments, recipe: Path) -> tuple[Runner, list[str]]
     runner = Runner(args, recipe)
     jobs = finals(args, choose(args, runner.run(trials(args)), notes.append))
     runner.run(jobs)
+    evaluated = evaluations(args, jobs)
+    runner.run(evaluated)
+    jobs = evaluated or jobs
     ended = {name: [runner.folder_of(job) for job in jobs if job.variant == name] for name in args.variants}
     write_comparison(args, runner.results, ended)
     return runner, notes
@@ -122,6 +138,23 @@ def test_a_trial_that_fails_is_told_and_not_chosen(tmp_path, recipe):
     assert "learning_rate 0.1; 1 failed" in comparison_table(runner.results)
     with pytest.raises(ArgumentsError, match="attention has 0 good trials of 1: no settings can be chosen"):
         compare(arguments(tmp_path, search_space={"learning_rate": [3]}, output_dir=str(tmp_path / "other")), recipe)
+
+
+def test_runs_may_be_evaluated_once_more(tmp_path, recipe):
+    metrics = {"evaluation_test_accuracy": "with a beam", "test_accuracy": "greedy"}
+    args = arguments(
+        tmp_path,
+        evaluation={"num_beams": 5},
+        metrics=metrics,
+        search_space={},
+        settings={"learning_rate": 0.1},
+        seeds=[1],
+    )
+    runner, _ = compare(args, recipe)
+    _, (attention, convolution) = read_rows(runner.results)
+    assert (attention.values("evaluation_test_accuracy"), attention.values("test_accuracy")) == ([14.9], [9.9])
+    assert convolution.found["difference"]["value"] == 10
+    assert "| **24.90** | **19.90** |" in comparison_table(runner.results)
 
 
 def test_all_variants_try_the_same_points(tmp_path):

@@ -1,0 +1,31 @@
+"""The comparisons of the repository ask for runs that the recipes can do."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from seqdyconv.comparisons.plan import ComparisonArguments, finals, trials
+from seqdyconv.comparisons.runs import words_of
+from seqdyconv.training.arguments import parse_arguments
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+COMPARISONS = sorted((RECIPES / "comparisons").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
+def test_every_run_of_a_comparison_can_be_asked_for(path, monkeypatch, tmp_path):
+    (args,) = parse_arguments((ComparisonArguments,), [str(path)])
+    assert (args.output_dir, args.results_dir) == (f"outputs/{path.stem}", f"recipes/results/{path.stem}")
+    spec = importlib.util.spec_from_file_location("train", RECIPES / args.recipe / "train.py")
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    asked = []
+    monkeypatch.setattr(recipe, "train", lambda *parsed: asked.append(parsed))
+    jobs = trials(args)
+    first, last = jobs[0].point, jobs[-1].point
+    jobs = [job for job in jobs if job.point in (first, last)] + finals(args, dict.fromkeys(args.variants, first))
+    for job in jobs:
+        config = RECIPES / args.recipe / "configs" / args.config
+        recipe.main([str(config), "--output_dir", str(tmp_path / "out"), *words_of(job.arguments)])
+    assert len(asked) == len(jobs)
