@@ -1,5 +1,6 @@
 """The README's commands and snippets work as they stand there."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -58,3 +59,21 @@ def test_ci_runs_the_commands_of_the_readme_and_of_contributing() -> None:
     contributing = (ROOT / "CONTRIBUTING.md").read_text()
     for command in re.search(r"```bash\n(.*?)```", contributing, re.DOTALL)[1].strip().splitlines():
         assert command in ci
+
+
+def test_the_times_of_the_operation_are_those_of_the_benchmark() -> None:
+    whole = json.loads((ROOT / "benchmarks/results/ops_dynamic.json").read_text())
+    contenders = ("native", "blocked", "reference", "unfold", "expand", "sdpa")  # in the order of the columns
+    found = {
+        (row["time_steps"], row["contender"], row["pass"]): row["milliseconds"]
+        for row in whole["results"]
+        if row["heads"] == 8 and row["kernel_size"] in (31, None) and row["threads"] == 1
+    }
+
+    def shown(*key: object) -> str:
+        milliseconds = found[key]
+        return f"{milliseconds:,.0f}" if milliseconds >= 1000 else f"{milliseconds:.3g}"
+
+    for steps in (128, 512, 2048):
+        cells = [" / ".join(shown(steps, one, part) for part in ("forward", "forward+backward")) for one in contenders]
+        assert f"| {steps:,} | **{cells[0]}** | {' | '.join(cells[1:])} |\n" in README

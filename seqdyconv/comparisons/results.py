@@ -99,7 +99,7 @@ class Row:
 
 
 def read_rows(folder: Path) -> tuple[dict[str, Any], list[Row]]:
-    """What was asked, and a row for each variant."""
+    """What comparison.json says, and a row for each variant."""
     whole = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
     results = [
         json.loads(file.read_text(encoding="utf-8"))
@@ -118,38 +118,40 @@ def read_rows(folder: Path) -> tuple[dict[str, Any], list[Row]]:
                 found=whole["found"].get(variant, {}),
             )
         )
-    return whole["asked"], rows
+    return whole, rows
 
 
 def comparison_table(folder: Path) -> str:
     """The table of a comparison, in Markdown, made of its files."""
-    asked, rows = read_rows(folder)
+    whole, rows = read_rows(folder)
+    asked = whole["asked"]
     metrics, space, baseline = asked["metrics"], asked["search_space"], asked["baseline"]
     heads = [asked["title"] or "variant"]
     heads += [f"settings, the best of {max(len(row.trials) for row in rows)} trials"] if space else []
     heads += ["parameters", "seeds", *metrics.values()]
     with_differences = any("difference" in row.found for row in rows)
     heads += [f"− {baseline} (95%), p"] if with_differences else []
-    lines = [_row(heads), "|---|" + "---|" * bool(space) + "--:|" * (len(heads) - 1 - bool(space))]
-    best = {metric: _best(metric, rows) for metric in metrics}
+    lines = [table_row(heads), "|---|" + "---|" * bool(space) + "--:|" * (len(heads) - 1 - bool(space))]
+    best = {metric: best_variant(metric, rows) for metric in metrics}
     for row in rows:
         cells = [row.variant]
         cells += [_settings(row, asked)] if space else []
-        cells += [f"{row.ended[0]['metrics']['parameters'] / 1e6:.2f} M" if row.ended else ""]
+        cells += [mean_text(row.values("parameters"), "parameters")]
         failed = len(row.runs) - len(row.ended)
         cells += [f"{len(row.ended)}" + f" ({failed} failed)" * bool(failed)]
         for metric in metrics:
-            text = _mean(row.values(metric), metric)
+            text = mean_text(row.values(metric), metric)
             cells.append(f"**{text}**" if row.variant == best[metric] else text)
         if with_differences:
-            cells.append(_difference(row.found.get("difference")))
-        lines.append(_row(cells))
+            cells.append(difference_text(row.found["difference"]) if "difference" in row.found else "")
+        lines.append(table_row(cells))
     return "\n".join(lines) + "\n"
 
 
 def draw(folder: Path) -> None:
     """Draw comparison.png: the runs, the interval of their mean, and the trials."""
-    asked, rows = read_rows(folder)
+    whole, rows = read_rows(folder)
+    asked = whole["asked"]
     metric, label = next(iter(asked["metrics"].items()))
     plot_comparison(
         {row.variant: row.values(metric) for row in rows},
@@ -159,26 +161,6 @@ def draw(folder: Path) -> None:
         {row.variant: tuple(row.found["interval"][end] for end in ("low", "high")) for row in rows if row.found},
         {row.variant: row.tried(asked["search_metric"]) for row in rows},
         f"trials, {asked['search_metric'].replace('_', ' ')}",
-    )
-
-
-def provenance(folder: Path) -> str:
-    """A sentence on what the numbers of a comparison were made with."""
-    _, rows = read_rows(folder)
-    runs = [run for row in rows for run in row.ended]
-
-    def all_of(*keys: str) -> str:
-        found = []
-        for run in runs:
-            value: Any = run
-            for key in keys:
-                value = value.get(key, {})
-            found.append(str(value)[:10] if keys[-1] == "commit" else str(value))
-        return ", ".join(dict.fromkeys(one for one in found if one != "{}"))
-
-    return (
-        f"{all_of('machine', 'processor')}, {all_of('machine', 'threads')} thread(s) each; "
-        f"torch {all_of('versions', 'torch')}; commit {all_of('code', 'commit')}."
     )
 
 
@@ -196,28 +178,42 @@ def _settings(row: Row, asked: Mapping[str, Any]) -> str:
     return ", ".join(texts) + f"; {failed} failed" * bool(failed)
 
 
-def _best(metric: str, rows: Sequence[Row]) -> str | None:
+def best_variant(metric: str, rows: Sequence[Row]) -> str | None:
+    """The variant whose mean of a metric is the best of at least two."""
     means = {row.variant: float(np.mean(row.values(metric))) for row in rows if row.values(metric)}
     if len(means) < 2:
         return None
     return (min if is_lower_better(metric) else max)(means, key=lambda name: means[name])
 
 
-def _mean(values: Sequence[float], metric: str) -> str:
+def mean_text(values: Sequence[float], metric: str, form: str = ".2f") -> str:
+    """The mean of a metric's values, and their standard deviation where there are several.
+
+    Example:
+        >>> mean_text([40, 41.5], "test_bleu"), mean_text([6_722_048], "parameters"), mean_text([90], "train_seconds")
+        ('40.75 ± 1.06', '6.72 M', '1.5 min')
+    """
     if not values:
         return ""
-    if metric.endswith("seconds"):
+    if metric.endswith("_seconds"):
         return f"{np.mean(values) / 60:.1f} min"
-    deviation = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.2f}{deviation}"
+    if metric == "parameters":
+        return f"{np.mean(values) / 1e6:.2f} M"
+    deviation = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
+    return f"{np.mean(values):{form}}{deviation}"
 
 
-def _difference(found: Mapping[str, float] | None) -> str:
-    if found is None:
-        return ""
+def difference_text(found: Mapping[str, float]) -> str:
+    """A difference with its interval and the probability of one as large by chance alone."""
     p = f"p = {found['p']:.3f}" if found["p"] >= 0.0015 else "p ≤ .001"
     return f"{found['value']:+.2f} ({found['low']:+.2f} to {found['high']:+.2f}), {p}"
 
 
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def table_row(cells: Sequence[str]) -> str:
+    """A row of a table in Markdown.
+
+    Example:
+        >>> table_row(["", "BLEU"])
+        '| | BLEU |'
+    """
+    return f"|{''.join(f' {cell} |' if cell else ' |' for cell in cells)}"

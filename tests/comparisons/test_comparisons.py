@@ -6,11 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from seqdyconv.comparisons.pages import with_tables
 from seqdyconv.comparisons.plan import ComparisonArguments, evaluations, finals, trials
 from seqdyconv.comparisons.results import comparison_table, draw, read_rows, write_comparison
 from seqdyconv.comparisons.runs import Runner, choose
-from seqdyconv.errors import InputError
 from seqdyconv.training.arguments import ArgumentsError, parse_arguments
 
 TOY = '''
@@ -94,8 +92,8 @@ def compare(args: ComparisonArguments, recipe: Path) -> tuple[Runner, list[str]]
 
 def test_a_comparison_from_its_file_to_its_table(tmp_path, recipe):
     runner, notes = compare(arguments(tmp_path), recipe)
-    asked, rows = read_rows(runner.results)
-    assert asked["search_space"] == ASKED["search_space"]
+    whole, rows = read_rows(runner.results)
+    assert whole["asked"]["search_space"] == ASKED["search_space"]
     assert [(row.variant, len(row.trials), len(row.ended)) for row in rows] == [
         ("attention", 3, 2),
         ("convolution", 3, 2),
@@ -104,7 +102,7 @@ def test_a_comparison_from_its_file_to_its_table(tmp_path, recipe):
     assert rows[1].found["difference"]["value"] == 40
     lines = comparison_table(runner.results).splitlines()
     assert lines[0].startswith("| Toys | settings, the best of 3 trials | parameters | seeds | accuracy | − attention")
-    assert lines[2].startswith("| attention | learning_rate 0.4 | 2.00 M | 2 | 39.85 ± 0.07 |  |")
+    assert lines[2].startswith("| attention | learning_rate 0.4 | 2.00 M | 2 | 39.85 ± 0.07 | |")
     assert lines[3].startswith("| convolution | learning_rate 0.4 | 2.00 M | 2 | **79.85 ± 0.07** | +40.00 (")
     assert notes == [
         f"{name}: the best learning_rate, 0.4, is at the end of what was tried" for name in ("attention", "convolution")
@@ -191,17 +189,3 @@ def test_what_can_be_no_comparison_is_refused(tmp_path, capsys, changes, message
 def test_a_missing_recipe_is_refused(tmp_path, recipe):
     with pytest.raises(ArgumentsError, match=r"there is no .*other.yaml, which recipe and config name"):
         Runner(arguments(tmp_path, config="other.yaml"), recipe)
-
-
-class TestTablesInPages:
-    def test_a_table_is_what_its_files_say(self, tmp_path):
-        old = {"columns": ["mixer", "BLEU"], "alignment": ["---", "--:"], "rows": [["a", "1.5"]], "note": "Old."}
-        (tmp_path / "old.json").write_text(json.dumps(old))
-        page = "# A page\n\n<!-- table: old -->\nanything\n<!-- end of table -->\n\nText.\n"
-        made = with_tables(page, tmp_path)
-        assert "| mixer | BLEU |\n| --- | --: |\n| a | 1.5 |\n\nOld.\n<!-- end of table -->" in made
-        assert with_tables(made, tmp_path) == made
-
-    def test_a_table_without_files_is_an_error(self, tmp_path):
-        with pytest.raises(InputError, match="there are no results new in"):
-            with_tables("<!-- table: new -->\n<!-- end of table -->", tmp_path)

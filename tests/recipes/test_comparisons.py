@@ -1,6 +1,7 @@
 """The comparisons of the repository ask for runs that the recipes can do."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,14 @@ from seqdyconv.comparisons.runs import words_of
 from seqdyconv.training.arguments import parse_arguments
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-COMPARISONS = sorted((RECIPES / "comparisons").glob("*.yaml"))
+COMPARISONS = {path.stem: path.read_text() for path in sorted((RECIPES / "comparisons").glob("*.yaml"))}
+COMPARISONS["mine"] = re.search(r"```yaml\n(recipe: .*?)```", (RECIPES / "README.md").read_text(), re.DOTALL)[1]
 
 
-@pytest.mark.parametrize("path", COMPARISONS, ids=lambda path: path.stem)
-def test_every_run_of_a_comparison_can_be_asked_for(path, monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_every_run_of_a_comparison_can_be_asked_for(name, monkeypatch, tmp_path):
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(COMPARISONS[name])
     (args,) = parse_arguments((ComparisonArguments,), [str(path)])
     assert (args.output_dir, args.results_dir) == (f"outputs/{path.stem}", f"recipes/results/{path.stem}")
     spec = importlib.util.spec_from_file_location("train", RECIPES / args.recipe / "train.py")
