@@ -24,6 +24,7 @@ from seqdyconv.speech.recogniser import check_sampling_rate, load_recogniser
 from seqdyconv.training.arguments import command_line
 from seqdyconv.training.evaluation import EvaluationArguments, parse_model_arguments, write_evaluation
 from seqdyconv.training.latencies import LookaheadArguments, latency_table, stream_all
+from seqdyconv.training.reports import score_text
 from seqdyconv.training.speech_recognition import write_recognised
 
 from tqdm.auto import tqdm
@@ -89,8 +90,8 @@ def evaluate(
         write_evaluation(args, (lookahead_args, data_args, decoding_args), command, metrics, folder)
         rows.append(metrics)
 
-        print(f"{args.split} WER         {metrics[f'{args.split}_wer']:.2f}")
-        print(f"{args.split} CER         {metrics[f'{args.split}_cer']:.2f}")
+        print(f"{args.split} WER         {score_text(metrics, f'{args.split}_wer')}")
+        print(f"{args.split} CER         {score_text(metrics, f'{args.split}_cer')}")
         minutes = metrics[f"{args.split}_minutes"]
         print(f"real-time factor {seconds / 60 / minutes:.4f}, {minutes:.1f} minutes in {seconds:.0f} s")
         print(f"written to       {folder}")

@@ -20,6 +20,7 @@ from seqdyconv.scores.text_classification import write_split
 from seqdyconv.training.arguments import command_line
 from seqdyconv.training.classifiers import classify, label_names, load_classifier
 from seqdyconv.training.evaluation import EvaluationArguments, parse_model_arguments, write_evaluation
+from seqdyconv.training.reports import score_text
 
 from datasets import DatasetDict
 from tqdm.auto import tqdm
@@ -65,7 +66,7 @@ def evaluate(args: ClassificationEvaluationArguments, data_args: DataArguments, 
     }
     write_evaluation(args, (data_args,), command, metrics)
 
-    print(f"{args.split} accuracy    {scores['accuracy']:.2f}")
+    print(f"{args.split} accuracy    {score_text(metrics, f'{args.split}_accuracy')}")
     print(f"{args.split} macro-F1    {scores['macro_f1']:.2f}")
     print(f"speed            {len(texts) / seconds:.0f} texts/s, {len(texts)} texts in {seconds:.0f} s")
     print(f"written to       {args.folder}")

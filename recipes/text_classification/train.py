@@ -26,7 +26,7 @@ from seqdyconv.swap import swapped_attention
 from seqdyconv.training.arguments import command_line, parse_arguments
 from seqdyconv.training.classifiers import ModelArguments, build_model, classify, labels_of_data, resolve_name
 from seqdyconv.training.distilling import DistillationArguments, distil, distillation_metrics, make_teacher
-from seqdyconv.training.reports import plain_markdown, spread_examples
+from seqdyconv.training.reports import plain_markdown, score_text, spread_examples
 from seqdyconv.training.runs import Run
 from seqdyconv.training.swapping import SwapArguments, check_swap, swap_layers
 from seqdyconv.training.text_classification import (
@@ -187,7 +187,10 @@ def report(
     )
     rows = {}
     if "test_accuracy" in metrics:
-        rows = {"test accuracy": f"{metrics['test_accuracy']:.2f}", "test macro-F1": f"{metrics['test_macro_f1']:.2f}"}
+        rows = {
+            "test accuracy": score_text(metrics, "test_accuracy"),
+            "test macro-F1": f"{metrics['test_macro_f1']:.2f}",
+        }
         if "svm_test_accuracy" in metrics:
             found = f"{metrics['svm_test_accuracy']:.2f}   (macro-F1 {metrics['svm_test_macro_f1']:.2f})"
             rows["TF-IDF and linear SVM"] = found

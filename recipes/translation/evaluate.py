@@ -23,6 +23,7 @@ from seqdyconv.scores.translation import bleu_metric, score
 from seqdyconv.training.arguments import command_line
 from seqdyconv.training.decoding import generate
 from seqdyconv.training.evaluation import EvaluationArguments, parse_model_arguments, write_evaluation
+from seqdyconv.training.reports import score_text
 from seqdyconv.training.translation_models import check_translation, load_translation_model
 
 from datasets import DatasetDict
@@ -65,7 +66,7 @@ def evaluate(
         found = generate(model, tokenizer, inputs, decoding_args, args.nbest, bar.update)
     seconds = time.perf_counter() - start
     translations = [beams[0].text for beams in found]
-    scores = score(translations, texts["target"], data_args.target_lang, data_args.bleu_tokenizer)
+    scores = score(translations, texts["target"], data_args.target_lang, data_args.bleu_tokenizer, with_bounds=True)
 
     args.folder.mkdir(parents=True, exist_ok=True)
     write_lines(args.folder / f"{args.split}_sources.txt", texts["source"])
@@ -89,8 +90,8 @@ def evaluate(
     }
     write_evaluation(args, (data_args, decoding_args), command, metrics)
 
-    print(f"{args.split} BLEU    {scores['bleu']:.2f}   ({scores['bleu_signature']})")
-    print(f"{args.split} chrF    {scores['chrf']:.2f}   ({scores['chrf_signature']})")
+    print(f"{args.split} BLEU    {score_text(metrics, f'{args.split}_bleu')}   {scores['bleu_signature']}")
+    print(f"{args.split} chrF    {scores['chrf']:.2f}   {scores['chrf_signature']}")
     print(f"decoding     {speed:.0f} tokens/s, {len(texts)} sentences in {seconds:.0f} s")
     print(f"written to   {args.folder}")
 

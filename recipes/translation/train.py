@@ -21,7 +21,7 @@ from seqdyconv.runtime.options import DecodingArguments
 from seqdyconv.scores.translation import bleu_metric, score
 from seqdyconv.training.arguments import command_line, parse_arguments
 from seqdyconv.training.model_arguments import EncoderDecoderArguments
-from seqdyconv.training.reports import spread_examples
+from seqdyconv.training.reports import score_text, spread_examples
 from seqdyconv.training.runs import Run
 from seqdyconv.training.samples import SampleOutputs
 from seqdyconv.training.trainer import TokenBatchTrainer, TokenBatchTrainingArguments
@@ -144,7 +144,7 @@ def evaluate_split(
     seconds = time.perf_counter() - start
     translations = [beams[0].text for beams in hypotheses]
     return {
-        **score(translations, texts["target"], data_args.target_lang, data_args.bleu_tokenizer),
+        **score(translations, texts["target"], data_args.target_lang, data_args.bleu_tokenizer, with_bounds=True),
         "loss": metrics["_loss"],
         "examples": len(texts),
         "decoding_seconds": seconds,
@@ -188,8 +188,8 @@ def report(
     rows = {}
     if "test_bleu" in metrics:
         rows = {
-            "test BLEU": f"{metrics['test_bleu']:.2f}   ({metrics['test_bleu_signature']})",
-            "test chrF": f"{metrics['test_chrf']:.2f}   ({metrics['test_chrf_signature']})",
+            "test BLEU": f"{score_text(metrics, 'test_bleu')}   {metrics['test_bleu_signature']}",
+            "test chrF": f"{metrics['test_chrf']:.2f}   {metrics['test_chrf_signature']}",
             "decoding, tokens/s": f"{metrics['test_decoding_tokens_per_second']:.0f}",
         }
     run.print_summary(metrics, examples, rows)

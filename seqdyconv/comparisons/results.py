@@ -13,15 +13,10 @@ import numpy as np
 from seqdyconv.comparisons.plan import ComparisonArguments, is_lower_better
 from seqdyconv.files import write_text
 from seqdyconv.pictures.comparisons import plot_comparison
-from seqdyconv.scores.bootstrap import (
-    Counts,
-    Score,
-    accuracy_counts,
-    bleu_counts,
-    error_counts,
-    interval,
-    paired_difference,
-)
+from seqdyconv.scores.bootstrap import Counts, Score, interval, paired_difference
+from seqdyconv.scores.speech_recognition import error_counts
+from seqdyconv.scores.text_classification import accuracy_counts
+from seqdyconv.scores.translation import bleu_counts
 
 COMPARISON = "comparison.json"
 """What was asked, and the differences: beside the results of the runs."""

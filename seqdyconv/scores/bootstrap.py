@@ -1,17 +1,16 @@
 """How sure a difference between two systems is: paired bootstrap over the examples of a test set."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jiwer
 import numpy as np
 import numpy.typing as npt
-from sacrebleu.metrics.bleu import BLEU, MAX_NGRAM_ORDER
-
-from seqdyconv.scores.translation import bleu_metric
 
 Counts = npt.NDArray[np.float64]
+"""(M, D): what a score is made of, a row for each of M examples, or the sums over them, (D,)."""
+
 Score = Callable[[Counts], float]
+"""What the sums of counts over a test set give."""
 
 SAMPLES = 1000
 
@@ -33,50 +32,15 @@ class Difference(NamedTuple):
     p: float
 
 
-# What a score is made of: a row of counts for each example, whose sums over a corpus give the score.
-
-
-def bleu_counts(
-    predictions: Sequence[str], references: Sequence[str], language: str | None = None, tokenizer: str | None = None
-) -> tuple[Counts, Score]:
-    """Of BLEU: lengths of prediction and reference, n-grams that match, and n-grams."""
-    metric = bleu_metric(language, tokenizer)
-    rows = []
-    for prediction, reference in zip(predictions, references, strict=True):
-        found = metric.corpus_score([prediction], [[reference]])
-        rows.append([found.sys_len, found.ref_len, *found.counts, *found.totals])
-
-    def score(sums: Counts) -> float:
-        numbers = [int(number) for number in sums]
-        correct, total = numbers[2 : 2 + MAX_NGRAM_ORDER], numbers[2 + MAX_NGRAM_ORDER :]
-        return BLEU.compute_bleu(
-            correct, total, numbers[0], numbers[1], metric.smooth_method, metric.smooth_value
-        ).score
-
-    return np.array(rows, dtype=np.float64), score
-
-
-def accuracy_counts(predictions: Sequence[str], references: Sequence[str]) -> tuple[Counts, Score]:
-    """Of accuracy, in percent: right ones and all."""
-    rows = [[prediction == reference, 1] for prediction, reference in zip(predictions, references, strict=True)]
-    return np.array(rows, dtype=np.float64), _percentage
-
-
-def error_counts(predictions: Sequence[str], references: Sequence[str], unit: str) -> tuple[Counts, Score]:
-    """Of an error rate, in percent: errors and units of the reference. ``unit`` is word or character."""
-    process: Any = {"word": jiwer.process_words, "character": jiwer.process_characters}[unit]
-    rows = []
-    for prediction, reference in zip(predictions, references, strict=True):
-        found = process([reference], [prediction])
-        rows.append([found.substitutions + found.deletions + found.insertions, sum(map(len, found.references))])
-    return np.array(rows, dtype=np.float64), _percentage
-
-
-def _percentage(sums: Counts) -> float:
+def percentage(sums: Counts) -> float:
+    """Of counts that are two: a hundred times the first of them over the second."""
     return float(100 * sums[0] / max(sums[1], 1))
 
 
-# Samples
+def bounds(name: str, counts: Counts, score: Score) -> dict[str, float]:
+    """The ends of the interval of one run's score, as metrics: ``bleu_low`` and ``bleu_high``."""
+    found = interval([counts], score)
+    return {f"{name}_low": found.low, f"{name}_high": found.high}
 
 
 def interval(runs: Sequence[Counts], score: Score, samples: int = SAMPLES, seed: int = 0) -> Interval:
@@ -116,8 +80,7 @@ def paired_difference(
 
     Example:
         >>> right, wrong = np.array([[1.0, 1]] * 60), np.array([[0.0, 1]] * 60)
-        >>> _, score = accuracy_counts([], [])
-        >>> paired_difference([right], [wrong], score).value
+        >>> paired_difference([right], [wrong], percentage).value
         100.0
     """
     if len({len(counts) for counts in (*runs, *baseline)}) != 1:

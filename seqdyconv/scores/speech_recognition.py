@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jiwer
+import numpy as np
 
 from seqdyconv.files import shorten, write_lines, write_text
 from seqdyconv.pictures import plot_errors
+from seqdyconv.scores.bootstrap import Counts, Score, bounds, percentage
 
 KINDS = ("substitutions", "deletions", "insertions")
 NOTHING = "∅"  # stands for the word that is not there
@@ -132,6 +134,16 @@ def report(
     return "\n".join(lines) + "\n"
 
 
+def error_counts(predictions: Sequence[str], references: Sequence[str], unit: str) -> tuple[Counts, Score]:
+    """Of an error rate, in percent: errors and units of the reference. ``unit`` is word or character."""
+    process: Any = {"word": jiwer.process_words, "character": jiwer.process_characters}[unit]
+    rows = []
+    for prediction, reference in zip(predictions, references, strict=True):
+        found = process([reference], [prediction])
+        rows.append([found.substitutions + found.deletions + found.insertions, sum(map(len, found.references))])
+    return np.array(rows, dtype=np.float64), percentage
+
+
 def write_split(
     folder: Path,
     split: str,
@@ -140,7 +152,7 @@ def write_split(
     speakers: Sequence[str] | None,
     title: str,
 ) -> dict[str, float]:
-    """Write predictions, references, the report and the error picture of a split; returns its scores.
+    """Write predictions, references, the report and the error picture of a split.
 
     Args:
         folder: Where to write to.
@@ -149,8 +161,13 @@ def write_split(
         references: What was said.
         speakers: Who said it; None: not known.
         title: Title of the picture.
+
+    Returns:
+        Those of :func:`score`, and where wer and cer are in 95% of draws of the split: wer_low, wer_high, ...
     """
     scores = score(predictions, references)
+    for name, unit in (("wer", "word"), ("cer", "character")):
+        scores |= bounds(name, *error_counts(predictions, references, unit))
     write_lines(folder / f"{split}_predictions.txt", predictions)
     write_lines(folder / f"{split}_references.txt", references)
     write_text(folder / f"{split}_report.txt", report(predictions, references, speakers))

@@ -15,6 +15,7 @@ from sklearn.svm import LinearSVC
 
 from seqdyconv.files import shorten, write_lines, write_text
 from seqdyconv.pictures import plot_confusion_matrix
+from seqdyconv.scores.bootstrap import Counts, Score, bounds, percentage
 
 
 def score(probabilities: npt.NDArray[np.float64], labels: Sequence[int]) -> dict[str, float]:
@@ -89,6 +90,12 @@ def baselines(train: Dataset, test: Dataset, *, svm: bool) -> dict[str, float]:
     return metrics
 
 
+def accuracy_counts(predictions: Sequence[str], references: Sequence[str]) -> tuple[Counts, Score]:
+    """Of accuracy, in percent: right ones and all."""
+    rows = [[prediction == reference, 1] for prediction, reference in zip(predictions, references, strict=True)]
+    return np.array(rows, dtype=np.float64), percentage
+
+
 def write_split(
     folder: Path,
     split: str,
@@ -108,7 +115,8 @@ def write_split(
         title: Title of the picture.
 
     Returns:
-        Those of :func:`score`, and examples, the number of texts.
+        Those of :func:`score`, accuracy_low and accuracy_high, where the accuracy is in 95% of draws of the split, and
+        examples, the number of texts.
     """
     predicted = [labels[number] for number in probabilities.argmax(axis=1)]
     right = [labels[number] for number in references]
@@ -120,7 +128,8 @@ def write_split(
     write_text(folder / f"{split}_report.txt", table)
     counts = confusion_matrix(right, predicted, labels=names)
     plot_confusion_matrix(counts, labels, folder / f"{split}_confusion_matrix.png", title)
-    return {**score(probabilities, references), "examples": len(right)}
+    scores = score(probabilities, references) | bounds("accuracy", *accuracy_counts(predicted, right))
+    return {**scores, "examples": len(right)}
 
 
 def _accuracy_and_f1(predicted: npt.NDArray[Any], references: npt.NDArray[Any]) -> dict[str, float]:

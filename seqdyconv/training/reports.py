@@ -83,6 +83,17 @@ def format_example(lines: Mapping[str, str]) -> str:
     return "\n".join(f"  {label:<12}{shorten(text, LONGEST_EXAMPLE)}" for label, text in lines.items()) + "\n"
 
 
+def score_text(metrics: Mapping[str, Any], name: str) -> str:
+    """A score with the interval that holds it in 95% of draws of its test set, where the metrics have one.
+
+    Example:
+        >>> score_text({"test_bleu": 36.1, "test_bleu_low": 34.56, "test_bleu_high": 37.5}, "test_bleu")
+        '36.10 (95%: 34.56 to 37.50)'
+    """
+    ends = [metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in metrics]
+    return f"{metrics[name]:.2f}" + (f" (95%: {ends[0]:.2f} to {ends[1]:.2f})" if ends else "")
+
+
 def spread_examples(
     columns: Mapping[str, Sequence[str]], number: int = 4, rows: Sequence[int] | None = None
 ) -> list[dict[str, str]]:

@@ -8,7 +8,10 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.significance import PairedTest
 
 from seqdyconv.scores import speech_recognition
-from seqdyconv.scores.bootstrap import accuracy_counts, bleu_counts, error_counts, interval, paired_difference
+from seqdyconv.scores.bootstrap import bounds, interval, paired_difference, percentage
+from seqdyconv.scores.speech_recognition import error_counts
+from seqdyconv.scores.text_classification import accuracy_counts
+from seqdyconv.scores.translation import bleu_counts
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "looked", "at", "dogs", "in", "rain"]
 
@@ -53,8 +56,7 @@ def test_accuracy_is_a_percentage():
 
 def test_the_interval_of_an_accuracy_is_that_of_a_binomial():
     right = np.array([[1.0, 1]] * 800 + [[0.0, 1]] * 200)
-    _, score = accuracy_counts([], [])
-    found = interval([right], score)
+    found = interval([right], percentage)
     half = 1.96 * 100 * (0.8 * 0.2 / 1000) ** 0.5
     assert found.value == 80
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.1)
@@ -62,9 +64,13 @@ def test_the_interval_of_an_accuracy_is_that_of_a_binomial():
 
 def test_more_seeds_make_no_larger_test_set():
     right = np.array([[1.0, 1]] * 80 + [[0.0, 1]] * 20)
-    _, score = accuracy_counts([], [])
-    one, three = interval([right], score), interval([right] * 3, score)
+    one, three = interval([right], percentage), interval([right] * 3, percentage)
     assert one == three
+
+
+def test_bounds_are_those_of_the_interval():
+    counts, score = accuracy_counts(["a"] * 9 + ["b"], ["a"] * 10)
+    assert bounds("accuracy", counts, score) == {"accuracy_low": 70, "accuracy_high": 100}
 
 
 def test_equal_systems_do_not_differ():
@@ -73,6 +79,5 @@ def test_equal_systems_do_not_differ():
 
 
 def test_other_test_sets_are_refused():
-    _, score = accuracy_counts([], [])
     with pytest.raises(ValueError, match="on the same examples"):
-        paired_difference([np.ones((3, 2))], [np.ones((4, 2))], score)
+        paired_difference([np.ones((3, 2))], [np.ones((4, 2))], percentage)

@@ -26,7 +26,8 @@ def test_baselines_learn_from_the_training_texts_alone():
 def test_what_is_written_about_a_split(tmp_path):
     probabilities = np.array([[0.9, 0.1, 0.0], [0.4, 0.6, 0.0], [0.8, 0.2, 0.0]])
     found = write_split(tmp_path, "test", probabilities, [0, 1, 1], ["no", "yes", "a\u2028b"], "title")
-    assert found == {**score(probabilities, [0, 1, 1]), "examples": 3}
+    bounds = {"accuracy_low": 0, "accuracy_high": 100}  # two of three are right
+    assert found == {**score(probabilities, [0, 1, 1]), **bounds, "examples": 3}
     assert (tmp_path / "test_predictions.txt").read_text() == "no\nyes\nno\n"
     assert (tmp_path / "test_references.txt").read_text() == "no\nyes\nyes\n"
     report = (tmp_path / "test_report.txt").read_text()
