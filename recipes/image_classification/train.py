@@ -2,10 +2,9 @@
 
     python recipes/image_classification/train.py CONFIG.yaml [--key value ...]
 
-Each network is trained with each seed; metrics.json, results.md and mixtures.png compare them.
+Each network is trained with each seed; metrics.json, record.json, results.md and mixtures.png compare them.
 """
 
-import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +20,10 @@ from seqdyconv.models import record_mixtures
 from seqdyconv.pictures import plot_mixtures
 from seqdyconv.ranges import Count, OneOf, Options, Positive, PositiveShare, Seed
 from seqdyconv.training.annealing import TemperatureAnnealing
-from seqdyconv.training.arguments import parse_arguments, resolved_arguments
+from seqdyconv.training.arguments import changed_arguments, command_line, parse_arguments, resolved_arguments
 from seqdyconv.training.model_arguments import check_size
 from seqdyconv.training.output_dir import begin_run, check_output_dir, remove_replaced_run
+from seqdyconv.training.records import write_record
 from seqdyconv.training.reports import write_metrics, write_text
 from seqdyconv.training.trainer_arguments import CheckedTrainingArguments, try_trainer
 
@@ -132,7 +132,6 @@ def train_one(
     """A network trained with one seed, and what came of it."""
     set_seed(seed)
     model = build_model(layer, comparison.channels, comparison.num_kernels)
-    args = copy.copy(args)
     args.seed = seed
     trainer = Trainer(model, args, train_dataset=images["train"])
     trainer.remove_callback(PrinterCallback)
@@ -155,11 +154,10 @@ def mixtures_by_digit(model: DigitsModel, images: list[dict[str, Tensor]]) -> di
     """For each layer that mixes kernels their mean weights by digit, (10, N); NaN for a digit without images."""
     labels = torch.stack([row["labels"] for row in images])
     inputs = torch.stack([row["images"] for row in images]).to(next(model.parameters()).device)
-    means = {}
-    for number, mixture in enumerate(record_mixtures(model, images=inputs).values(), start=2):
-        by_digit = [mixture[labels == digit].mean((0, 2, 3)) for digit in range(10)]
-        means[f"convolution {number}"] = torch.stack(by_digit).cpu()
-    return means
+    return {
+        f"convolution {number}": torch.stack([mixture[labels == digit].mean((0, 2, 3)) for digit in range(10)]).cpu()
+        for number, mixture in enumerate(record_mixtures(model, images=inputs).values(), start=2)
+    }
 
 
 def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -195,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try_trainer(args)
     check_output_dir(args.output_dir, overwrite=args.overwrite)
     images = load_images(comparison.train_size, comparison.validation_size)
-    begin_run(args.output_dir, resolved_arguments(comparison, args), args.overwrite)
+    begin_run(args.output_dir, arguments := resolved_arguments(comparison, args), args.overwrite)
     runs, mixtures = [], {}
     for layer in comparison.layers:
         for seed in comparison.seeds:
@@ -213,6 +211,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     metrics |= {f"{run['layer']}_seed_{run['seed']}_test_accuracy": run["test_accuracy"] for run in runs}
     metrics["wall_seconds"] = time.perf_counter() - started
     write_metrics(f"{args.output_dir}/metrics.json", metrics)
+    command = command_line("recipes/image_classification/train.py", argv)
+    write_record(args.output_dir, command, changed_arguments(arguments, comparison, args), metrics)
     print(f"\n{table(summary)}\n{metrics['wall_seconds']:.0f} seconds; {args.output_dir} holds the results.")
 
 

@@ -26,7 +26,7 @@ _PLACES = ("output_dir", "logging_dir", "model_dir", "evaluation_dir", "overwrit
 
 
 def write_record(
-    folder: Path, command: str, config: Mapping[str, Any], metrics: Mapping[str, Any], model: Path | None = None
+    folder: str | Path, command: str, config: Mapping[str, Any], metrics: Mapping[str, Any], model: Path | None = None
 ) -> None:
     """Write record.json: the command, the configuration, the metrics, and on what, with which code it was measured.
 
@@ -48,7 +48,7 @@ def write_record(
     }
     if model is not None and (model / RECORD).is_file():
         record["training"] = json.loads((model / RECORD).read_text(encoding="utf-8"))
-    write_text(folder / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_text(Path(folder) / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def code() -> dict[str, Any]:

@@ -34,13 +34,17 @@ def words(tmp_path):
 def test_one_command_compares_all_layers(words, tmp_path, capsys):
     train.main([*words, "--seeds", "0"])
     output_dir = tmp_path / "run"
-    assert {path.name for path in output_dir.iterdir()} == {"metrics.json", "mixtures.png", "results.md", "run.yaml"}
+    names = {"metrics.json", "mixtures.png", "record.json", "results.md", "run.yaml"}
+    assert {path.name for path in output_dir.iterdir()} == names
     results = (output_dir / "results.md").read_text()
     assert results.count("\n| ") == len(LAYERS) and results in capsys.readouterr().out
     metrics = json.loads((output_dir / "metrics.json").read_text())
     for layer in LAYERS:
         assert metrics[f"{layer}_test_accuracy"] == metrics[f"{layer}_seed_0_test_accuracy"]
     assert imread(output_dir / "mixtures.png").std() > 0.05
+    record = json.loads((output_dir / "record.json").read_text())
+    assert record["metrics"] == metrics and record["command"].endswith("--seeds 0")
+    assert (record["config"]["seeds"], record["config"]["channels"], "seed" in record["config"]) == ([0], 4, False)
 
 
 def test_the_networks_learn(words, tmp_path):
