@@ -80,7 +80,7 @@ def _input_gradient(gradient: Tensor, weight: Tensor, length: int, left: int, di
 
 
 def _convolve(job: plan.Job, source: Tensor, weight: Tensor, output: Tensor, left: int, dilation: int) -> Tensor:
-    (batch, time, channels), (heads, kernel_size) = output.shape, weight.shape[-2:]
+    (_, time, channels), (heads, kernel_size) = output.shape, weight.shape[-2:]
     per_step, host = weight.dim() == 4, library.host()
     kernel = plan.convolution(host, job, per_step, _name(source), channels, heads, kernel_size, time)
     if not per_step:
@@ -90,18 +90,9 @@ def _convolve(job: plan.Job, source: Tensor, weight: Tensor, output: Tensor, lef
         weight = weight.contiguous()[None]
     elif not _is_flat(weight):
         weight = weight.contiguous()
-    sizes = {
-        "batch": batch,
-        "length": source.shape[1],
-        "time": time,
-        "heads": heads,
-        "kernel_size": kernel_size,
-        "left": left,
-        "dilation": dilation,
-        **_items(time, dilation, kernel.steps),
-    }
+    sizes = {"heads": heads, "kernel_size": kernel_size, "left": left, "dilation": dilation}
     tensors = {"source": _rows(source), "weight": weight, "output": output}
-    _run(kernel, tensors, sizes, output.numel() * kernel_size)
+    _run(kernel, tensors, time, sizes | _items(time, dilation, kernel.steps), output.numel() * kernel_size)
     return output
 
 
@@ -118,29 +109,21 @@ def _weight_gradient(
     else:
         items = _items(time, dilation, kernel.steps)
         output = library.in_large_pages(gradient.new_empty(batch, time, heads, kernel_size))
-    sizes = {
-        "batch": batch,
-        "length": input.shape[1],
-        "time": time,
-        "channels": channels,
-        "heads": heads,
-        "kernel_size": kernel_size,
-        "left": left,
-        "dilation": dilation,
-        **items,
-    }
+    sizes = {"channels": channels, "heads": heads, "kernel_size": kernel_size, "left": left, "dilation": dilation}
     tensors = {"source": _rows(input), "gradient": _rows(gradient), "output": output}
-    _run(kernel, tensors, sizes, gradient.numel() * kernel_size)
+    _run(kernel, tensors, time, sizes | items, gradient.numel() * kernel_size)
     if shared:
         return output.sum(0).unflatten(-1, (heads, -1)).sum(-1).T.to(gradient.dtype, copy=True).contiguous()
     return output
 
 
-def _run(kernel: plan.Kernel, tensors: dict[str, Tensor], sizes: dict[str, int], multiply_adds: int) -> None:
+def _run(kernel: plan.Kernel, tensors: dict[str, Tensor], time: int, sizes: dict[str, int], multiply_adds: int) -> None:
     if multiply_adds == 0:
         return
     threads = torch.get_num_threads() if multiply_adds > _WORTH_THREADS else 1
-    numbers = dict.fromkeys(plan.FIELDS, 0) | sizes | {"threads": threads}
+    batch, length, _ = tensors["source"].shape
+    known = {"batch": batch, "length": length, "time": time, "threads": threads}
+    numbers = dict.fromkeys(plan.FIELDS, 0) | known | sizes
     for name, tensor in tensors.items():
         numbers[name] = tensor.data_ptr()
         numbers[f"{name}_batch"], numbers[f"{name}_time"] = tensor.stride(0), tensor.stride(1)
