@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seqdyconv.comparisons.pages import tables_by_hand, with_results
+from seqdyconv.comparisons.results import comparison_table
 from seqdyconv.errors import exit_on_error
 from seqdyconv.files import write_text
 
 RECIPES = Path(__file__).resolve().parent
-PAGES = [RECIPES.parent / "README.md", *sorted(RECIPES.rglob("*.md"))]
+PAGES = [RECIPES.parent / "README.md", *sorted(RECIPES.glob("*.md")), *sorted(RECIPES.glob("*/*.md"))]
 NO_RESULTS = {  # heads of tables of numbers that no run has measured
     "| split | pairs | dropped |",
     "| data set | texts to train / validate / test | classes | split |",
@@ -28,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     check = "--check" in (sys.argv[1:] if argv is None else argv)
     with exit_on_error():
         made = {page: with_results(page, RECIPES / "results") for page in PAGES}
-        changed = [page for page in PAGES if page.read_text(encoding="utf-8") != made[page]]
+        made |= {file: comparison_table(file.parent) for file in sorted((RECIPES / "results").glob("*/table.md"))}
+        changed = [page for page in made if page.read_text(encoding="utf-8") != made[page]]
         by_hand = [(page, head) for page in PAGES for head in tables_by_hand(page) if head not in NO_RESULTS]
         for page in changed:
             print(f"{page} {'differs from its files' if check else 'is made anew'}")

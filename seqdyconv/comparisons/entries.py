@@ -14,9 +14,11 @@ from seqdyconv.comparisons.results import (
     difference_text,
     mean_text,
     read_rows,
+    settings_text,
     table_row,
 )
 from seqdyconv.errors import InputError
+from seqdyconv.training.reports import score_text
 
 _CELL = re.compile(r"\{(?P<files>[^{}:]+):\s*(?P<metric>\w+)(?::\s*(?P<form>[^{}]+))?\}")
 
@@ -54,7 +56,7 @@ def entry(results: Path, name: str) -> Entry:
 
             * title, columns, alignment (as Markdown has it, ``---`` or ``--:``) and rows, lists of texts; in a cell
               ``{FILES: METRIC}`` stands for a metric of a record, or for the mean and the deviation of several records
-              (``{czech_*.json: test_cer: .1f}``; files are in the table's folder);
+              (``{czech_*.json: test_cer: .1f}``, or with ``interval`` for ``.1f``; files are in the table's folder);
             * headline, the numbers of a column and of rows to tell in a line; failed, what missed its aim;
             * old, a mapping of what is known of results that came before runs left records.
 
@@ -79,6 +81,8 @@ def _of_table(file: Path) -> Entry:
         if not values or len(values) < len(found):
             raise InputError(f"{file} asks for {match[0]}, which the records do not have")
         used.update(found)
+        if match["form"] == "interval":
+            return ", ".join(score_text(one["metrics"], match["metric"]) for one in found.values())
         return mean_text(values, match["metric"], match["form"] or ".2f")
 
     rows = [[_CELL.sub(number, cell) for cell in row] for row in content["rows"]]
@@ -113,7 +117,7 @@ def _of_comparison(folder: Path) -> Entry:
         sum(len(getattr(row, kind)) for row in rows) for kind in ("trials", "runs", "evaluations")
     )
     failed = [
-        f"{result['variant']}, {result.get('point') or 'seed ' + str(result['seed'])}: {result['failed']}"
+        f"{result['variant']}, {settings_text(result.get('point') or {'seed': result['seed']})}: {result['failed']}"
         for result in results
         if "failed" in result
     ]

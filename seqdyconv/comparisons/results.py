@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from seqdyconv.comparisons.plan import ComparisonArguments, is_lower_better
+from seqdyconv.comparisons.plan import ComparisonArguments, flat, is_lower_better
 from seqdyconv.files import write_text
 from seqdyconv.pictures.comparisons import plot_comparison
 from seqdyconv.scores.bootstrap import Counts, Score, interval, paired_difference
@@ -163,14 +163,24 @@ def _settings(row: Row, asked: Mapping[str, Any]) -> str:
     if not row.ended:
         return ""
     settings, space = row.ended[0]["settings"], asked["search_space"]
-    texts = []
+    found: dict[str, Any] = {}
     for name, values in space.items():
         value = next(
             (one for one in values if isinstance(one, dict) and one.items() <= settings.items()), settings.get(name)
         )
-        texts += [f"{key} {part}" for key, part in (value if isinstance(value, dict) else {name: value}).items()]
+        found |= value if isinstance(value, dict) else {name: value}
     failed = sum("failed" in trial for trial in row.trials)
-    return ", ".join(texts) + f"; {failed} failed" * bool(failed)
+    return settings_text(found) + f"; {failed} failed" * bool(failed)
+
+
+def settings_text(settings: Mapping[str, Any]) -> str:
+    """Settings in a line.
+
+    Example:
+        >>> settings_text({"learning_rate": 0.001, "norm": {"normalize_before": True, "dropout": 0.1}})
+        'learning_rate 0.001, normalize_before True, dropout 0.1'
+    """
+    return ", ".join(f"{name} {value}" for name, value in flat(settings).items())
 
 
 def best_variant(metric: str, rows: Sequence[Row]) -> str | None:

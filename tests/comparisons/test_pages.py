@@ -31,7 +31,13 @@ def record(score: float, **more) -> dict:
         "code": {"version": "1", "commit": "0123456789abcdef", "changed": True},
         "versions": {"torch": "2"},
         "machine": {"processor": "a toy", "threads": 1, "cores": 2, "accelerators": []},
-        "metrics": {"test_bleu": score, "parameters": 2_000_000, "wall_seconds": 1800},
+        "metrics": {
+            "test_bleu": score,
+            "test_bleu_low": 1,
+            "test_bleu_high": 2,
+            "parameters": 2_000_000,
+            "wall_seconds": 1800,
+        },
     } | more
 
 
@@ -139,7 +145,7 @@ def test_all_results_that_match_with_all_that_is_known(made, tmp_path):
         "Machine time: 2.0 hours in all",
         "Days: 2026-11-28",
         "Runs: 4 trials, 2 with the settings that were chosen",
-        "Failed: attention, {'rate': 2}: the loss is nan; conv, {'rate': 2}: the loss is nan",
+        "Failed: attention, rate 2: the loss is nan; conv, rate 2: the loss is nan",
         "Files: [results/toys](results/toys)",
         "What failed: the aim was 2",
         "Files: [results/old/one.json](results/old/one.json)",
@@ -156,13 +162,12 @@ def test_cells_take_metrics_from_records(made, tmp_path):
     rows = [
         ["a", "{runs/1.json: test_bleu: .1f}"],
         ["both", "{runs/*.json: test_bleu}"],
-        ["size", "{runs/1.json: parameters}"],
+        ["size", "{runs/1.json: parameters} {runs/1.json: test_bleu: interval}"],
     ]
     (results / "new.json").write_text(json.dumps(new | {"rows": rows}))
     page = made("<!-- table: new -->\n<!-- end of table -->\n<!-- results: new -->\n<!-- end of results -->\n")
-    assert (
-        "| a | 20.0 |\n| both | 25.00 ± 7.07 |\n| size | 2.00 M |\n\na toy, 1 thread(s) each; torch 2; commit" in page
-    )
+    assert "| a | 20.0 |\n| both | 25.00 ± 7.07 |\n| size | 2.00 M 20.00 (95%: 1.00 to 2.00) |\n\n" in page
+    assert "\n\na toy, 1 thread(s) each; torch 2; commit 0123456789 and changes.\n" in page
     assert (
         "- Commands: `python first.py`, `python train.py --score 20`, `python train.py --score 30`\n- Seeds: 7\n"
         in page
