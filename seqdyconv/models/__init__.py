@@ -3,6 +3,7 @@
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForCTC,
     AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
@@ -13,6 +14,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
 
 from seqdyconv.models.configuration import SeqDyConvConfig
+from seqdyconv.models.configuration_causal import SeqDyConvCausalLMConfig
 from seqdyconv.models.configuration_speech import SeqDyConvSpeechConfig
 from seqdyconv.models.convbert import ConvBertEncoder, load_convbert
 from seqdyconv.models.export import export_decoder_step, export_encoder
@@ -25,6 +27,7 @@ from seqdyconv.models.modeling import (
     SeqDyConvModel,
     SeqDyConvPreTrainedModel,
 )
+from seqdyconv.models.modeling_causal import SeqDyConvForCausalLM
 from seqdyconv.models.modeling_encoder import SeqDyConvForMaskedLM, SeqDyConvForSequenceClassification
 from seqdyconv.models.modeling_speech import SeqDyConvForCTC, SeqDyConvForSpeechSeq2Seq, SeqDyConvSpeechModel
 from seqdyconv.models.pipelines import Seq2SeqTranslationPipeline
@@ -36,6 +39,8 @@ AutoModel.register(SeqDyConvConfig, SeqDyConvModel)
 AutoModelForMaskedLM.register(SeqDyConvConfig, SeqDyConvForMaskedLM)
 AutoModelForSequenceClassification.register(SeqDyConvConfig, SeqDyConvForSequenceClassification)
 AutoModelForSeq2SeqLM.register(SeqDyConvConfig, SeqDyConvForConditionalGeneration)
+AutoConfig.register(SeqDyConvCausalLMConfig.model_type, SeqDyConvCausalLMConfig)
+AutoModelForCausalLM.register(SeqDyConvCausalLMConfig, SeqDyConvForCausalLM)
 AutoConfig.register(SeqDyConvSpeechConfig.model_type, SeqDyConvSpeechConfig)
 AutoModel.register(SeqDyConvSpeechConfig, SeqDyConvSpeechModel)
 AutoModelForCTC.register(SeqDyConvSpeechConfig, SeqDyConvForCTC)
@@ -52,9 +57,11 @@ __all__ = [
     "FairseqTranslation",
     "Sampling",
     "Seq2SeqTranslationPipeline",
+    "SeqDyConvCausalLMConfig",
     "SeqDyConvConfig",
     "SeqDyConvDecoder",
     "SeqDyConvForCTC",
+    "SeqDyConvForCausalLM",
     "SeqDyConvForConditionalGeneration",
     "SeqDyConvForMaskedLM",
     "SeqDyConvForSequenceClassification",

@@ -70,9 +70,25 @@ class MixerState(CacheLayerMixin):
         raise TypeError("a mixer's state is stored by store(), it has no keys and values")
 
 
-def decoder_cache(num_layers: int) -> EncoderDecoderCache:
-    """An empty cache for a decoder of ``num_layers`` layers."""
-    return EncoderDecoderCache(Cache(layers=[MixerState() for _ in range(num_layers)]), DynamicCache())
+def decoder_cache(num_layers: int, *, has_encoder: bool = True) -> EncoderDecoderCache | Cache:
+    """An empty cache for a decoder of ``num_layers`` layers, with a place for an encoder's keys and values or not."""
+    own = Cache(layers=[MixerState() for _ in range(num_layers)])
+    return EncoderDecoderCache(own, DynamicCache()) if has_encoder else own
+
+
+def mixer_states(cache: EncoderDecoderCache | Cache) -> Any:
+    """The :class:`MixerState` of each layer in a cache of :func:`decoder_cache`."""
+    return (cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache).layers
+
+
+def check_cache(cache: EncoderDecoderCache | Cache, num_layers: int) -> None:
+    """Raise ValueError unless it is one of :func:`decoder_cache` for so many layers."""
+    states = mixer_states(cache)
+    if len(states) != num_layers or not all(isinstance(state, MixerState) for state in states):
+        raise ValueError(
+            f"cache must be one that this model returned, with the states of its {num_layers} mixers; leave it out to "
+            f"start one: got a {type(cache).__name__} of {len(states)} layers"
+        )
 
 
 def cross_attention_memory(cache: EncoderDecoderCache, layer: int) -> tuple[Tensor, Tensor] | None:

@@ -169,6 +169,11 @@ class SeqDyConvConfig(PreTrainedConfig):
         """Itself: ``generate`` asks here for the vocabulary of its output."""
         return self
 
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The stacks that a model of this configuration has."""
+        return ("encoder", "decoder") if self.is_encoder_decoder else ("encoder",)
+
     def encoder_only(self) -> "SeqDyConvConfig":
         """The configuration of the encoder alone: itself where there is no decoder, else a changed copy."""
         if not self.is_encoder_decoder and self.encoder_vocab_size is None:
@@ -225,8 +230,7 @@ class SeqDyConvConfig(PreTrainedConfig):
 
     def validate_architecture(self) -> None:
         """Raise ValueError where options do not fit together; called at construction and before saving."""
-        sides: tuple[Side, ...] = ("encoder", "decoder")
-        for side in sides if self.is_encoder_decoder else sides[:1]:
+        for side in self.sides:
             stack = self.stack(side)
             if len(stack.layer_types) != len(stack.kernel_sizes) or not stack.layer_types:
                 raise ValueError(
@@ -241,7 +245,7 @@ class SeqDyConvConfig(PreTrainedConfig):
                 raise ValueError(f"{side}_position_type must be of {POSITION_TYPES}, got {stack.position_type!r}")
             heads = stack.attention_heads
             if heads < 1 or self.hidden_size % heads or stack.conv_dim % heads:
-                hint = "; is_encoder_decoder=False for a model without a decoder" if side == "decoder" else ""
+                hint = "; is_encoder_decoder=False for a model without a decoder" if side != self.sides[0] else ""
                 raise ValueError(
                     f"{side}_attention_heads must divide hidden_size and {side}_conv_dim, got {heads} heads for "
                     f"{self.hidden_size} and {stack.conv_dim}{hint}"

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import EncoderDecoderCache, GenerationMixin, PreTrainedModel
+from transformers import Cache, EncoderDecoderCache, GenerationMixin, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPast, Seq2SeqLMOutput
@@ -31,7 +31,13 @@ from seqdyconv.functional.packing import positions as packed_positions
 from seqdyconv.layers import build_mixer
 from seqdyconv.layers.attention import CrossAttention
 from seqdyconv.layers.initialization import starting, xavier_linear, zero_bias
-from seqdyconv.models.cache import cross_attention_memory, decoder_cache, keep_cross_attention_memory
+from seqdyconv.models.cache import (
+    check_cache,
+    cross_attention_memory,
+    decoder_cache,
+    keep_cross_attention_memory,
+    mixer_states,
+)
 from seqdyconv.models.configuration import SeqDyConvConfig, Side, StackConfig
 from seqdyconv.models.losses import IGNORED_LABEL, token_loss
 from seqdyconv.models.packed import check_packed_sides, packed_sequences, refuse_other_packing
@@ -241,7 +247,9 @@ class SeqDyConvEncoderLayer(GradientCheckpointingLayer):
 
 
 class SeqDyConvDecoderLayer(GradientCheckpointingLayer):
-    """A causal mixer, attention to the encoder, and a feed-forward block."""
+    """A causal mixer, attention to the encoder where the model has one, and a feed-forward block."""
+
+    cross_attention: CrossAttention | None
 
     def __init__(self, config: SeqDyConvConfig, layer: int) -> None:
         super().__init__()
@@ -249,10 +257,12 @@ class SeqDyConvDecoderLayer(GradientCheckpointingLayer):
         self.layer = layer
         self.mixer = layer_mixer(config, "decoder", layer)
         self.mixer_residual = Residual(config, stack.normalize_before)
-        self.cross_attention = CrossAttention(
-            config.hidden_size, stack.attention_heads, attention_dropout=config.attention_dropout
-        )
-        self.cross_residual = Residual(config, stack.normalize_before)
+        self.cross_attention = None
+        if config.is_encoder_decoder:
+            self.cross_attention = CrossAttention(
+                config.hidden_size, stack.attention_heads, attention_dropout=config.attention_dropout
+            )
+            self.cross_residual = Residual(config, stack.normalize_before)
         self.ffn = FeedForward(config, stack)
         self.ffn_residual = Residual(config, stack.normalize_before)
 
@@ -260,23 +270,23 @@ class SeqDyConvDecoderLayer(GradientCheckpointingLayer):
         self,
         hidden: Tensor,
         padding_mask: Tensor | None,
-        encoder_hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None,
         encoder_padding_mask: Tensor | None,
-        cache: EncoderDecoderCache | None = None,
-        cu_seqlens: tuple[Tensor, Tensor] | None = None,
+        cache: EncoderDecoderCache | Cache | None = None,
+        cu_seqlens: tuple[Tensor, ...] | None = None,
     ) -> Tensor:
         if cache is None:
             own = None if cu_seqlens is None else cu_seqlens[0]
             mixed = self.mixer(self.mixer_residual.enter(hidden), padding_mask=padding_mask, cu_seqlens=own)
-            memory = self.cross_attention.project(encoder_hidden_states, encoder_padding_mask)
         else:
             mixed = self._stream(self.mixer_residual.enter(hidden), padding_mask, cache)
-            kept = cross_attention_memory(cache, self.layer)
-            memory = kept or self.cross_attention.project(encoder_hidden_states, encoder_padding_mask)
-            if kept is None:
-                keep_cross_attention_memory(cache, self.layer, memory)
-        attend = partial(self.cross_attention, padding_mask=encoder_padding_mask, cu_seqlens=cu_seqlens)
-        return self._after_mixer(hidden, mixed, attend, memory)
+        if self.cross_attention is None:
+            return self._after_mixer(hidden, mixed)
+        key, value = self._memory(encoder_hidden_states, encoder_padding_mask, cache)
+        attend = partial(
+            self.cross_attention, key=key, value=value, padding_mask=encoder_padding_mask, cu_seqlens=cu_seqlens
+        )
+        return self._after_mixer(hidden, mixed, attend)
 
     def step(
         self, hidden: Tensor, state: Any, key: Tensor, value: Tensor, bias: Tensor | None = None
@@ -292,19 +302,29 @@ class SeqDyConvDecoderLayer(GradientCheckpointingLayer):
             (B·K, 1, D), and the mixer's next state.
         """
         mixed, state = self.mixer.stream(self.mixer_residual.enter(hidden), state)
-        attend = partial(self.cross_attention.step, bias=bias)
-        return self._after_mixer(hidden, mixed, attend, (key, value)), state
+        assert self.cross_attention is not None
+        attend = partial(self.cross_attention.step, key=key, value=value, bias=bias)
+        return self._after_mixer(hidden, mixed, attend), state
 
-    def _after_mixer(
-        self, hidden: Tensor, mixed: Tensor, attend: Callable[..., Tensor], memory: tuple[Tensor, Tensor]
-    ) -> Tensor:
+    def _after_mixer(self, hidden: Tensor, mixed: Tensor, attend: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         hidden = self.mixer_residual.leave(hidden, mixed)
-        attended = attend(self.cross_residual.enter(hidden), *memory)
-        hidden = self.cross_residual.leave(hidden, attended)
+        if attend is not None:
+            hidden = self.cross_residual.leave(hidden, attend(self.cross_residual.enter(hidden)))
         return self.ffn_residual.leave(hidden, self.ffn(self.ffn_residual.enter(hidden)))
 
-    def _stream(self, hidden: Tensor, padding_mask: Tensor | None, cache: EncoderDecoderCache) -> Tensor:
-        kept: Any = cache.self_attention_cache.layers[self.layer]
+    def _memory(self, encoded: Any, padding_mask: Tensor | None, cache: Any) -> tuple[Tensor, Tensor]:
+        """The encoder's keys and values: those of the cache, which gets them at the first step."""
+        kept = None if cache is None else cross_attention_memory(cache, self.layer)
+        if kept is not None:
+            return kept
+        assert self.cross_attention is not None
+        memory = self.cross_attention.project(encoded, padding_mask)
+        if cache is not None:
+            keep_cross_attention_memory(cache, self.layer, memory)
+        return memory
+
+    def _stream(self, hidden: Tensor, padding_mask: Tensor | None, cache: EncoderDecoderCache | Cache) -> Tensor:
+        kept = mixer_states(cache)[self.layer]
         state = self.mixer.initial_state(hidden.shape[0]) if kept.state is None else kept.state
         mixed, state = self.mixer.stream(hidden, state, padding_mask)
         kept.store(state, hidden.shape[1])
@@ -408,12 +428,7 @@ class SeqDyConvModel(SeqDyConvPreTrainedModel):
         """
         if kwargs.get("output_attentions", self.config.output_attentions):
             raise ValueError("output_attentions=True is not supported: convolutions have no attention maps")
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError(
-                f"the encoder needs input_ids or inputs_embeds, got {'both' if input_ids is not None else 'neither'}"
-            )
-        tokens = input_ids if inputs_embeds is None else inputs_embeds
-        assert tokens is not None
+        tokens = one_input(input_ids, inputs_embeds, "encoder")
         check_mask(attention_mask, tokens, 0, "attention_mask")
         cu_seqlens = packed_sequences(tokens, attention_mask, cu_seqlens, kwargs)
         padding_mask = to_padding_mask(attention_mask)
@@ -424,7 +439,7 @@ class SeqDyConvModel(SeqDyConvPreTrainedModel):
 
 
 class SeqDyConvDecoder(SeqDyConvPreTrainedModel):
-    """Embeddings and decoder layers: (B, T) tokens and (B, S, D) encoder output → (B, T, D)."""
+    """Embeddings and decoder layers: (B, T) tokens and, if any, (B, S, D) encoder output → (B, T, D)."""
 
     _can_record_outputs = {"hidden_states": SeqDyConvDecoderLayer}
 
@@ -441,41 +456,55 @@ class SeqDyConvDecoder(SeqDyConvPreTrainedModel):
     @capture_outputs
     def forward(
         self,
-        input_ids: Tensor,
-        encoder_hidden_states: Tensor,
+        input_ids: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
         encoder_attention_mask: Tensor | None = None,
-        cache: EncoderDecoderCache | None = None,
+        cache: EncoderDecoderCache | Cache | None = None,
         use_cache: bool | None = None,
         cu_seqlens: Tensor | None = None,
         encoder_cu_seqlens: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """Decode the next T tokens.
 
         Args:
             input_ids: (B, T).
-            encoder_hidden_states: (B, S, D).
+            encoder_hidden_states: (B, S, D), where the model has an encoder.
             attention_mask: (B, past + T), 1 = keep, of the tokens in the cache too.
             encoder_attention_mask: (B, S), 1 = keep.
             cache: of the calls before; None starts one where ``use_cache`` says so.
             cu_seqlens, encoder_cu_seqlens: (N + 1,) int, where N sequences packed into one row begin and end, here and
                 in the encoder's output, instead of masks and without a cache.
+            inputs_embeds: (B, T, D), or the embedding size, rows of the embedding table, instead of ``input_ids``.
 
         Returns:
             ``last_hidden_state`` (B, T, D) and ``cache``.
+
+        Raises:
+            ValueError: not exactly one of ``input_ids`` and ``inputs_embeds``, a mask of another shape, packed
+                sequences that do not fit, or a cache that is not of this model.
         """
-        packed = check_packed_sides(
-            (input_ids, attention_mask, cu_seqlens),
-            (encoder_hidden_states, encoder_attention_mask, encoder_cu_seqlens),
-            cached=cache is not None or bool(use_cache),
-        )
+        tokens = one_input(input_ids, inputs_embeds, "decoder")
+        has_encoder = encoder_hidden_states is not None
+        if has_encoder != self.config.is_encoder_decoder:
+            wanted = "needs" if self.config.is_encoder_decoder else "has no encoder and takes no"
+            raise ValueError(f"the decoder {wanted} encoder_hidden_states")
+        source = None
+        if encoder_hidden_states is not None:
+            source = (encoder_hidden_states, encoder_attention_mask, encoder_cu_seqlens)
+        cached = cache is not None or bool(use_cache)
+        packed = check_packed_sides((tokens, attention_mask, cu_seqlens), source, cached)
         if cache is None and use_cache:
-            cache = decoder_cache(len(self.layers))
-        past = 0 if cache is None else cache.get_seq_length()
-        check_mask(attention_mask, input_ids, past, "decoder attention_mask")
+            cache = decoder_cache(len(self.layers), has_encoder=has_encoder)
+        past = 0
+        if cache is not None:
+            check_cache(cache, len(self.layers))
+            past = cache.get_seq_length()
+        check_mask(attention_mask, tokens, past, "decoder attention_mask" if has_encoder else "attention_mask")
         padding_mask, encoder_padding_mask = to_padding_mask(attention_mask), to_padding_mask(encoder_attention_mask)
-        hidden = self.embedding(input_ids, padding_mask, past, cu_seqlens=None if packed is None else packed[0])
+        hidden = self.embedding(tokens, padding_mask, past, cu_seqlens=None if packed is None else packed[0])
         new_padding = None if padding_mask is None else padding_mask[:, past:]
         for layer in self.layers:
             hidden = layer(hidden, new_padding, encoder_hidden_states, encoder_padding_mask, cache, packed)
@@ -483,14 +512,18 @@ class SeqDyConvDecoder(SeqDyConvPreTrainedModel):
         return BaseModelOutputWithPast(last_hidden_state=hidden, cache=cache)
 
 
-class SeqDyConvGenerationMixin(GenerationMixin):
-    """What ``generate()`` and ``Trainer`` ask of a model with our decoder."""
-
-    config: SeqDyConvConfig
+class OwnCacheGenerationMixin(GenerationMixin):
+    """``generate()`` of a model whose ``forward`` makes the cache: it holds stream states, not keys and values."""
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        return False  # forward makes the cache: it holds stream states, not keys and values
+        return False
+
+
+class SeqDyConvGenerationMixin(OwnCacheGenerationMixin):
+    """What ``generate()`` and ``Trainer`` ask of a model with an encoder and our decoder."""
+
+    config: SeqDyConvConfig
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
         """Labels (B, T), −100 where they do not count → the decoder's input, one step later, in each sequence."""
@@ -665,6 +698,15 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGener
             encoder_cu_seqlens=cu_seqlens,
             **kwargs,
         )
+
+
+def one_input(input_ids: Tensor | None, inputs_embeds: Tensor | None, side: Side) -> Tensor:
+    """The one of the two that is given, (B, T) or (B, T, D); raises ValueError where both are, or neither."""
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError(
+            f"the {side} needs input_ids or inputs_embeds, got {'both' if input_ids is not None else 'neither'}"
+        )
+    return input_ids if inputs_embeds is None else inputs_embeds  # type: ignore[return-value]
 
 
 def check_mask(attention_mask: Tensor | None, tokens: Tensor, past: int, name: str) -> None:

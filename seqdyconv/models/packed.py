@@ -57,27 +57,28 @@ def packed_sequences(
 
 def check_packed_sides(
     target: tuple[Tensor, Tensor | None, Tensor | None],
-    source: tuple[Tensor, Tensor | None, Tensor | None],
+    source: tuple[Tensor, Tensor | None, Tensor | None] | None,
     cached: bool,
-) -> tuple[Tensor, Tensor] | None:
-    """``cu_seqlens`` of targets and sources, given with their tokens and masks, if they are packed.
+) -> tuple[Tensor, ...] | None:
+    """``cu_seqlens`` of targets and, if any, sources, given with their tokens and masks, if they are packed.
 
     Raises:
         ValueError: only one side is packed, the sides have different numbers of sequences, they do not fit the tokens,
             or there is a mask or a cache too.
     """
-    own, encoder = target[2], source[2]
-    if own is None and encoder is None:
+    sides = [target] if source is None else [target, source]
+    given = [cu_seqlens for _, _, cu_seqlens in sides if cu_seqlens is not None]
+    if not given:
         return None
     if cached:
         raise ValueError("packed sequences are for training: a cache, and generate(), take rows with an attention_mask")
-    if own is None or encoder is None:
+    if len(given) < len(sides):
         raise ValueError("a decoder needs cu_seqlens of its own sequences and of the encoder's, got one of them")
-    for tokens, mask, cu_seqlens in (target, source):
+    for tokens, mask, cu_seqlens in sides:
         packed_sequences(tokens, mask, cu_seqlens, {})
-    if own.shape != encoder.shape:
-        raise ValueError(f"sources and targets must be as many, got {len(encoder) - 1} and {len(own) - 1}")
-    return own.to(target[0].device), encoder.to(source[0].device)
+    if given[0].shape != given[-1].shape:
+        raise ValueError(f"sources and targets must be as many, got {len(given[-1]) - 1} and {len(given[0]) - 1}")
+    return tuple(cu_seqlens.to(tokens.device) for (tokens, _, _), cu_seqlens in zip(sides, given))
 
 
 def refuse_other_packing(arguments: dict[str, Any], ours: str) -> None:

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from seqdyconv import LightweightConv1d, build_mixer
 from seqdyconv.layers import MIXERS, ConvMixer
 from seqdyconv.models import (
+    SeqDyConvCausalLMConfig,
     SeqDyConvConfig,
+    SeqDyConvForCausalLM,
     SeqDyConvForConditionalGeneration,
     SeqDyConvForCTC,
     SeqDyConvForMaskedLM,
@@ -58,7 +60,13 @@ def speech_config(mixers: list[str], **options) -> SeqDyConvSpeechConfig:
     )
 
 
+def causal_config(mixers: list[str]) -> SeqDyConvCausalLMConfig:
+    sizes = {name: value for name, value in SIZES.items() if name != "type_vocab_size"}
+    return SeqDyConvCausalLMConfig(decoder_layer_types=mixers, decoder_kernel_sizes=[4] * len(mixers), **sizes)
+
+
 MODELS = {
+    "language model": lambda mixers: SeqDyConvForCausalLM(causal_config(mixers)),
     "translation": lambda mixers: SeqDyConvForConditionalGeneration(text_config(mixers, ffn_groups=2)),
     "translation, nothing shared": lambda mixers: SeqDyConvForConditionalGeneration(
         text_config(mixers, share_encoder_decoder_embeddings=False, tie_word_embeddings=False, embedding_size=8)

@@ -8,7 +8,9 @@ from torch import nn
 
 from seqdyconv.layers import MIXERS
 from seqdyconv.models import (
+    SeqDyConvCausalLMConfig,
     SeqDyConvConfig,
+    SeqDyConvForCausalLM,
     SeqDyConvForConditionalGeneration,
     SeqDyConvForCTC,
     SeqDyConvForMaskedLM,
@@ -163,3 +165,18 @@ def test_every_mixer_decodes_from_its_state(mixer):
     assert_close(torch.cat(steps, dim=1), expected)
     alone = model.encoder(TOKENS[1:, :3]).last_hidden_state
     assert_close(encoded.last_hidden_state[1:, :3], alone)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_every_mixer_makes_a_language_model(mixer):
+    """Step by step with the cache, logits are those of the whole text, and of a packed row."""
+    torch.manual_seed(0)
+    model = randomize(SeqDyConvForCausalLM(SeqDyConvCausalLMConfig(**SIZES, decoder_layer_types=mixer)).double())
+    expected, cache, steps = model(TOKENS).logits, None, []
+    for step in TOKENS.split([2, 1, 1, 1], dim=1):
+        output = model(step, cache=cache)
+        cache = output.cache
+        steps.append(output.logits)
+    assert_close(torch.cat(steps, dim=1), expected)
+    packed = model(TOKENS.view(1, -1), cu_seqlens=torch.tensor([0, 5, 10])).logits
+    assert_close(packed.view_as(expected), expected)

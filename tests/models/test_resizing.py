@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from seqdyconv.models import (
+    SeqDyConvCausalLMConfig,
     SeqDyConvConfig,
+    SeqDyConvForCausalLM,
     SeqDyConvForConditionalGeneration,
     SeqDyConvForCTC,
     SeqDyConvForMaskedLM,
@@ -39,6 +41,8 @@ MODELS = {
     "unshared": (SeqDyConvForConditionalGeneration, UNSHARED),
     "unshared, untied": (SeqDyConvForConditionalGeneration, {**UNSHARED, **UNTIED}),
     "unshared, factorised": (SeqDyConvForConditionalGeneration, {**UNSHARED, **UNTIED, "embedding_size": 8}),
+    "causal": (SeqDyConvForCausalLM, {}),
+    "causal, untied": (SeqDyConvForCausalLM, UNTIED),
     "speech": (SeqDyConvForSpeechSeq2Seq, {"is_encoder_decoder": True}),
 }
 
@@ -47,6 +51,8 @@ def build(kind, options):
     torch.manual_seed(0)
     if kind in (SeqDyConvForCTC, SeqDyConvForSpeechSeq2Seq):
         return kind(SeqDyConvSpeechConfig(num_mel_bins=8, subsampling_channels=4, **SMALL, **options)).eval()
+    if kind is SeqDyConvForCausalLM:
+        return kind(SeqDyConvCausalLMConfig(**SMALL, **options)).eval()
     return kind(SeqDyConvConfig(**SMALL, **options)).eval()
 
 
