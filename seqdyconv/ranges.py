@@ -45,6 +45,21 @@ class Range:
         return f"in {'(' if self.above == lower else '['}{lower}, {upper}{')' if self.below == upper else ']'}"
 
 
+class KernelSizeRange:
+    """A kernel size, or several of one layer; a rule for each of these numbers, which a text is not.
+
+    Example:
+        >>> 31 in KernelSizeRange(), 2.5 in KernelSizeRange(), "x" in KernelSizeRange()
+        (True, False, False)
+    """
+
+    def __contains__(self, value: Any) -> bool:
+        return type(value) is int and value in Range(1, 65_536)
+
+    def __str__(self) -> str:
+        return "a whole number in [1, 65536]"
+
+
 class OneOf:
     """Any of these words.
 
@@ -73,7 +88,7 @@ class FileName:
         return "the name of a file"
 
 
-Rule = Range | OneOf | FileName
+Rule = Range | KernelSizeRange | OneOf | FileName
 
 Count = Annotated[int, Range(1)]
 Number = Annotated[int, Range(0)]
@@ -81,7 +96,8 @@ Seed = Annotated[int, Range(0, 2**32 - 1)]
 """What NumPy takes."""
 Beams = Annotated[int, Range(1, 1000)]
 VocabSize = Annotated[int, Range(1, 10_000_000)]
-KernelSize = Annotated[int, Range(1, 65_536)]
+KernelSize = Annotated[Any, KernelSizeRange()]
+"""An int, or a list of several."""
 Weight = Annotated[float, Range(0)]
 Positive = Annotated[float, Range(above=0)]
 Share = Annotated[float, Range(0, 1)]

@@ -207,16 +207,16 @@ def words_of(settings: Settings) -> list[str]:
     """Settings as words of a command line.
 
     Example:
-        >>> words_of({"kernel_sizes": [3, 7], "options": [None, {"dilation": 2}]})
-        ['--kernel_sizes', '3', '7', '--options', '[null, {"dilation": 2}]']
+        >>> words_of({"kernel_sizes": [3, [7, 31]], "options": [None, {"dilation": 2}]})
+        ['--kernel_sizes', '3', '[7, 31]', '--options', '[null, {"dilation": 2}]']
     """
     return [word for name, value in settings.items() for word in (f"--{name}", *_words(value))]
 
 
 def _words(value: Any) -> list[str]:
     """A setting as words of a command line."""
-    if isinstance(value, list) and not any(isinstance(item, (list, dict)) or item is None for item in value):
-        return [str(item) for item in value]
+    if isinstance(value, list) and not any(isinstance(item, dict) or item is None for item in value):
+        return [json.dumps(item) if isinstance(item, list) else str(item) for item in value]
     if isinstance(value, (list, dict)):
         return [json.dumps(value)]
     return ["null" if value is None else str(value)]

@@ -8,6 +8,7 @@ from seqdyconv.functional import dynamic_conv1d, lightweight_conv1d
 from seqdyconv.functional.conv import OpPadding, Padding
 from seqdyconv.layers.checks import check_dropout
 from seqdyconv.layers.initialization import reset_children, xavier_linear
+from seqdyconv.layers.kernel_sizes import KernelSize, first_taps, kernel_sizes_of
 from seqdyconv.layers.masking import last_inputs, zero_padding
 from seqdyconv.layers.options import changed_options
 from seqdyconv.layers.states import RealInputs
@@ -22,7 +23,7 @@ class _HeadConv1d(WindowConv):
     def __init__(
         self,
         channels: int,
-        kernel_size: int,
+        kernel_size: KernelSize,
         num_heads: int,
         *,
         padding: Padding,
@@ -35,7 +36,14 @@ class _HeadConv1d(WindowConv):
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
-        super().__init__(channels, kernel_size, num_heads, padding, dilation, query_dim)
+        sizes = kernel_sizes_of(kernel_size)
+        super().__init__(channels, sizes[-1], num_heads, padding, dilation, query_dim)
+        if num_heads % len(sizes):
+            raise ValueError(
+                f"num_heads must be a multiple of the number of kernel sizes, got {num_heads} heads for {sizes}"
+            )
+        self.kernel_sizes = sizes
+        self.first_taps = first_taps(sizes, self.left // dilation)
         check_dropout(weight_dropout=weight_dropout)
         if renormalize and not weight_softmax:
             raise ValueError("renormalize is a softmax over the taps inside the sequence: it needs weight_softmax=True")
@@ -47,7 +55,8 @@ class _HeadConv1d(WindowConv):
         )
 
     def extra_repr(self) -> str:
-        text = f"{self.channels}, kernel_size={self.kernel_size}, num_heads={self.num_heads}, padding={self.padding!r}"
+        size = self.kernel_size if len(self.kernel_sizes) == 1 else self.kernel_sizes
+        text = f"{self.channels}, kernel_size={size}, num_heads={self.num_heads}, padding={self.padding!r}"
         defaults = {"dilation": 1, "weight_softmax": True, "weight_dropout": 0.0, "renormalize": False}
         return text + changed_options(self, defaults) + (", bias=True" if self.bias is not None else "")
 
@@ -62,6 +71,36 @@ class _HeadConv1d(WindowConv):
     def past_inputs(self, state: Tensor | RealInputs) -> Tensor:
         """The inputs before a chunk, (B, (K−1)·dilation, C)."""
         return state.inputs if isinstance(state, RealInputs) else state
+
+    @property
+    def heads_by_size(self) -> tuple[tuple[int, int], ...]:
+        """How many heads have kernels of a size, and the size, in the order of the heads."""
+        heads = self.num_heads // len(self.kernel_sizes)
+        return tuple((heads, size) for size in self.kernel_sizes)
+
+    @property
+    def own_numbers(self) -> list[int]:
+        """How many logits the heads of each size have, in all the Σ H_i·K_i of the parameters."""
+        return [heads * size for heads, size in self.heads_by_size]
+
+    def own_taps(self) -> Tensor:
+        """(H, K) bool: the taps that each head has, in the order in which parameters have them, row by row."""
+        return self._on_all_taps(torch.ones(sum(self.own_numbers), dtype=torch.bool), False)
+
+    def _on_all_taps(self, own: Tensor, filler: float) -> Tensor:
+        """(..., H, K) from what each head has for its own taps, (..., Σ of their numbers)."""
+        if len(self.kernel_sizes) == 1:
+            return own.unflatten(-1, (self.num_heads, self.kernel_size))
+        parts = own.split(self.own_numbers, dim=-1)
+        rows = [
+            F.pad(part.unflatten(-1, shape), (first, self.kernel_size - shape[1] - first), value=filler)
+            for part, shape, first in zip(parts, self.heads_by_size, self.first_taps)
+        ]
+        return torch.cat(rows, dim=-2)
+
+    def _on_taken_taps(self, own: Tensor) -> Tensor:
+        """The logits of the taps that are read; of those that a head lacks they are what leaves no weight to them."""
+        return self.taken(self._on_all_taps(own, -torch.inf if self.weight_softmax else 0.0))
 
     def _logits(self, query: Tensor) -> Tensor:
         """(H, K), or (B, T, H, K) from the steps (B, T, Q) that predict kernels: what softmax makes kernels of."""
@@ -129,8 +168,13 @@ class LightweightConv1d(_HeadConv1d):
 
     Args:
         channels: C.
-        kernel_size: K ≥ 1, odd or even, also longer than the sequence.
-        num_heads: H, divides C.
+        kernel_size: K ≥ 1, odd or even, also longer than the sequence; or several, such as ``(7, 31)``, each for as
+            many heads, the smallest for the first ones. A smaller kernel has taps of the longest, which is what K is
+            everywhere else: the last ones where the layer is causal, else those around the current step, of which no
+            more are ahead than with ``padding="same"``. Kernels of several sizes in one layer are the idea of
+            Multi-Convformer (Prabhu et al. 2024, https://arxiv.org/abs/2407.03718), where a fusion joins what they
+            give; here they share the channels among them, and the linear layer that follows joins these.
+        num_heads: H, divides C; a multiple of the number of kernel sizes.
         padding: ``"causal"``, ``"same"`` or the number of zeros before the sequence, see
             :func:`seqdyconv.lightweight_conv1d`.
         dilation: steps between taps.
@@ -142,7 +186,8 @@ class LightweightConv1d(_HeadConv1d):
         device, dtype: of the parameters.
 
     Shapes:
-        input (B, T, C) → output (B, T, C). Parameters: ``weight`` (H, K), ``bias`` (C,).
+        input (B, T, C) → output (B, T, C). Parameters: ``weight`` (H, K), of several sizes the heads'
+        kernels one after another (Σ H_i·K_i,); ``bias`` (C,).
 
     Raises:
         ValueError: options or input that do not fit.
@@ -158,7 +203,7 @@ class LightweightConv1d(_HeadConv1d):
     def __init__(
         self,
         channels: int,
-        kernel_size: int,
+        kernel_size: KernelSize,
         num_heads: int,
         *,
         padding: Padding = "same",
@@ -183,11 +228,13 @@ class LightweightConv1d(_HeadConv1d):
             device=device,
             dtype=dtype,
         )
-        self.weight = nn.Parameter(torch.empty(num_heads, kernel_size, device=device, dtype=dtype))
+        shape = self.heads_by_size[0] if len(self.kernel_sizes) == 1 else (sum(self.own_numbers),)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.xavier_uniform_(self.weight)
+        for part, shape in zip(self.weight.detach().flatten().split(self.own_numbers), self.heads_by_size):
+            nn.init.xavier_uniform_(part.view(shape))
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
@@ -209,10 +256,10 @@ class LightweightConv1d(_HeadConv1d):
                 "kernels with renormalize depend on the length: padding_mask (B, T) must be given, got None"
             )
         real = None if padding_mask is None else self._real(padding_mask[..., None], padding_mask)
-        return self._kernels(self.taken(self.weight), real).to(self.weight.dtype)
+        return self._kernels(self._logits(self.weight), real).to(self.weight.dtype)
 
     def _logits(self, query: Tensor) -> Tensor:
-        return self.taken(self.weight)
+        return self._on_taken_taps(self.weight.flatten())
 
 
 class DynamicConv1d(_HeadConv1d):
@@ -222,8 +269,9 @@ class DynamicConv1d(_HeadConv1d):
 
     Args:
         channels: C.
-        kernel_size: K ≥ 1, odd or even, also longer than the sequence.
-        num_heads: H, divides C.
+        kernel_size: K ≥ 1, odd or even, also longer than the sequence; or several, see
+            :class:`seqdyconv.LightweightConv1d`.
+        num_heads: H, divides C; a multiple of the number of kernel sizes.
         padding: ``"causal"``, ``"same"`` or the number of zeros before the sequence, see
             :func:`seqdyconv.dynamic_conv1d`.
         dilation: steps between taps.
@@ -238,7 +286,8 @@ class DynamicConv1d(_HeadConv1d):
 
     Shapes:
         input (B, T, C), query (B, T, Q) → output (B, T, C). Parameters: ``generator.weight`` (H·K, Q or C), row
-        h·K + k for tap k of head h; ``generator.bias`` (H·K,); ``bias`` (C,).
+        h·K + k for tap k of head h; ``generator.bias`` (H·K,); ``bias`` (C,). With several sizes there are Σ H_i·K_i
+        rows, those of each head after those of the head before.
 
     Raises:
         ValueError: options or input that do not fit.
@@ -258,7 +307,7 @@ class DynamicConv1d(_HeadConv1d):
     def __init__(
         self,
         channels: int,
-        kernel_size: int,
+        kernel_size: KernelSize,
         num_heads: int,
         *,
         padding: Padding = "same",
@@ -287,7 +336,7 @@ class DynamicConv1d(_HeadConv1d):
             dtype=dtype,
         )
         width = channels if query_dim is None else query_dim
-        self.generator = xavier_linear(width, num_heads * kernel_size, bias=generator_bias, device=device, dtype=dtype)
+        self.generator = xavier_linear(width, sum(self.own_numbers), bias=generator_bias, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -309,4 +358,4 @@ class DynamicConv1d(_HeadConv1d):
         return self._kernels(self._logits(read), self._real(input, padding_mask)).to(input.dtype)
 
     def _logits(self, query: Tensor) -> Tensor:
-        return self.taken(self.generator(query).unflatten(-1, (self.num_heads, self.kernel_size)))
+        return self._on_taken_taps(self.generator(query))

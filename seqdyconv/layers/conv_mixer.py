@@ -13,6 +13,7 @@ from seqdyconv.functional.conv import Padding
 from seqdyconv.functional.packing import check_packed
 from seqdyconv.layers.checks import check_dropout, check_input, layer_dtype
 from seqdyconv.layers.initialization import reset_children, xavier_linear
+from seqdyconv.layers.kernel_sizes import KernelSize, kernel_sizes_of
 from seqdyconv.layers.masking import RealSteps, zero_padding
 from seqdyconv.layers.window import AroundWindow
 
@@ -131,13 +132,14 @@ def _is_long(input: Tensor) -> bool:
     return not torch.compiler.is_compiling() and input.shape[1] > 2 * _CHUNK
 
 
-def mixer_padding(kernel_size: int, dilation: int, causal: bool, lookahead: int | None) -> Padding:
+def mixer_padding(kernel_size: KernelSize, dilation: int, causal: bool, lookahead: int | None) -> Padding:
     """The padding of a mixer's convolution, from what it may see."""
     if lookahead is None:
         return "causal" if causal else "same"
     if causal or lookahead < 0:
         raise ValueError(f"lookahead must be >= 0 and causal False, got {lookahead} and causal={causal}")
-    return max(0, (kernel_size - 1) * dilation - lookahead)  # a kernel can't look further than it is long
+    reach = (kernel_sizes_of(kernel_size)[-1] - 1) * dilation
+    return max(0, reach - lookahead)  # a kernel can't look further than it is long
 
 
 def conv_mixer(layer: Callable[..., nn.Module]) -> Callable[..., ConvMixer]:
@@ -156,7 +158,7 @@ def conv_mixer(layer: Callable[..., nn.Module]) -> Callable[..., ConvMixer]:
         dim: int,
         num_heads: int,
         *,
-        kernel_size: int,
+        kernel_size: KernelSize,
         causal: bool = False,
         lookahead: int | None = None,
         conv_dim: int | None = None,
@@ -170,7 +172,6 @@ def conv_mixer(layer: Callable[..., nn.Module]) -> Callable[..., ConvMixer]:
         """The mixer of a convolution: options of the two, and those of the block and of the convolution.
 
         Args:
-            kernel_size: K ≥ 1, odd or even, also longer than the sequence.
             causal: see the current and earlier steps alone.
             lookahead: the steps after the current one that are seen, instead of ``causal``.
             conv_dim: C, the width of the convolution; None: D.
@@ -196,5 +197,7 @@ def conv_mixer(layer: Callable[..., nn.Module]) -> Callable[..., ConvMixer]:
         parameter for parameter in inspect.signature(layer).parameters.values() if parameter.name not in _NOT_OF_A_MIXER
     ]
     block = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    sizes = inspect.signature(layer).parameters["kernel_size"].annotation
+    block = [item.replace(annotation=sizes) if item.name == "kernel_size" else item for item in block]
     build.__signature__ = signature.replace(parameters=[*block, *own])  # type: ignore[attr-defined]
     return build

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from seqdyconv.layers.attention import SelfAttention
 from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
+from seqdyconv.layers.kernel_sizes import KernelSize
 from seqdyconv.layers.states import ParallelState
 
 CONVOLUTIONS = {"dynamic_conv": DynamicConv1d, "lightweight_conv": LightweightConv1d}
@@ -20,7 +21,7 @@ class ParallelMixer(SelfAttention):
     Args:
         dim: D, the width of input and output.
         num_heads: H of both, divides D.
-        kernel_size: K of the convolution.
+        kernel_size: K of the convolution, or several, see :class:`seqdyconv.LightweightConv1d`.
         conv: ``"dynamic_conv"``, which predicts its kernels from the values, or ``"lightweight_conv"``.
         causal: see the current and earlier steps alone.
         attention_dropout: dropout of the attention weights in training.
@@ -47,7 +48,7 @@ class ParallelMixer(SelfAttention):
         dim: int,
         num_heads: int,
         *,
-        kernel_size: int,
+        kernel_size: KernelSize,
         conv: str = "dynamic_conv",
         causal: bool = False,
         attention_dropout: float = 0.0,

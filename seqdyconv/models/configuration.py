@@ -26,7 +26,14 @@ _DECIDED = {
     "dtype": "the model",
 }
 POSITION_TYPES = ("sinusoidal", "learned", "none")
+KernelSize = int | list[int] | tuple[int, ...]
+KernelSizes = list[KernelSize] | tuple[KernelSize, ...]
 POOLINGS = ("mean", "max", "first")
+
+
+def as_in_json(size: Any) -> Any:
+    """Several kernel sizes as the list that a file has, one as it is."""
+    return list(size) if isinstance(size, (list, tuple)) else size
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class StackConfig:
     """The part of a configuration that one stack of layers, the encoder or the decoder, is built from."""
 
     layer_types: list[str]
-    kernel_sizes: list[int]
+    kernel_sizes: list[int | list[int]]
     attention_heads: int
     ffn_dim: int
     conv_dim: int
@@ -59,7 +66,8 @@ class SeqDyConvConfig(PreTrainedConfig):
         hidden_size: D, the width of the embeddings and of every layer's input and output.
         encoder_layer_types, decoder_layer_types: a mixer's name (``"dynamic_conv"``, ``"self_attention"``, another of
             ``seqdyconv.layers.MIXERS``) for each layer, or one name for all.
-        encoder_kernel_sizes, decoder_kernel_sizes: the kernel size of each layer; a mixer without kernels, such as
+        encoder_kernel_sizes, decoder_kernel_sizes: the kernel size of each layer, or several for one layer, such as
+            ``[[7, 31], [7, 31], 31]``, see :class:`seqdyconv.LightweightConv1d`; a mixer without kernels, such as
             self-attention, does not get it.
         encoder_attention_heads, decoder_attention_heads: H of convolutions and attention; divides D and the
             convolution's width.
@@ -115,8 +123,8 @@ class SeqDyConvConfig(PreTrainedConfig):
     hidden_size: int = 512
     encoder_layer_types: list[str] | str = "dynamic_conv"
     decoder_layer_types: list[str] | str = "dynamic_conv"
-    encoder_kernel_sizes: list[int] | tuple[int, ...] = (3, 7, 15, 31, 31, 31, 31)
-    decoder_kernel_sizes: list[int] | tuple[int, ...] = (3, 7, 15, 31, 31, 31)
+    encoder_kernel_sizes: KernelSizes = (3, 7, 15, 31, 31, 31, 31)
+    decoder_kernel_sizes: KernelSizes = (3, 7, 15, 31, 31, 31)
     encoder_attention_heads: int = 8
     decoder_attention_heads: int = 8
     encoder_ffn_dim: int = 2048
@@ -159,7 +167,7 @@ class SeqDyConvConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         for side in ("encoder", "decoder"):
-            sizes = list(getattr(self, f"{side}_kernel_sizes"))
+            sizes = [as_in_json(size) for size in getattr(self, f"{side}_kernel_sizes")]
             types = getattr(self, f"{side}_layer_types")
             setattr(self, f"{side}_kernel_sizes", sizes)
             setattr(self, f"{side}_layer_types", [types] * len(sizes) if isinstance(types, str) else list(types))
@@ -208,6 +216,7 @@ class SeqDyConvConfig(PreTrainedConfig):
         field, mixers = f"{side}_mixer_options", getattr(self, f"{side}_layer_types")
         given: Any = getattr(self, field)
         if given is None:
+            self._validate_mixers(side, f"{side}_kernel_sizes", of_several_sizes=True)
             return
         for entry in given if isinstance(given, list) else [given]:
             if not isinstance(entry, dict) and (entry is not None or entry is given):
@@ -220,11 +229,17 @@ class SeqDyConvConfig(PreTrainedConfig):
             check_names(f"{', '.join(dict.fromkeys(mixers))} in {field}", given, dict.fromkeys(has))
         elif len(given) != len(mixers):
             raise ValueError(f"{field} needs one entry for each of {len(mixers)} layers, got {len(given)}")
-        for layer, mixer in enumerate(mixers):
+        self._validate_mixers(side, field)
+
+    def _validate_mixers(self, side: Side, field: str, of_several_sizes: bool = False) -> None:
+        """Build the mixers, or those alone whose kernels are of several sizes."""
+        stack = self.stack(side)
+        for layer, mixer in enumerate(stack.layer_types):
+            if of_several_sizes and not isinstance(stack.kernel_sizes[layer], list):
+                continue
             try:
                 with torch.device("meta"):  # the layer itself says whether they fit
-                    heads = getattr(self, f"{side}_attention_heads")
-                    build_mixer(mixer, self.hidden_size, heads, **self.layer_options(side, layer))
+                    build_mixer(mixer, self.hidden_size, stack.attention_heads, **self.layer_options(side, layer))
             except ValueError as error:
                 raise ValueError(f"{field}, layer {layer + 1}: {error}") from None
 
@@ -239,8 +254,9 @@ class SeqDyConvConfig(PreTrainedConfig):
                 )
             if unknown := sorted(set(stack.layer_types) - set(MIXERS)):
                 raise ValueError(f"{side}_layer_types must be of {', '.join(MIXERS)}, got {', '.join(unknown)}")
-            if min(stack.kernel_sizes) < 1:
-                raise ValueError(f"{side}_kernel_sizes must be >= 1, got {stack.kernel_sizes}")
+            for size in stack.kernel_sizes:
+                if min(size if isinstance(size, list) else [size], default=0) < 1:
+                    raise ValueError(f"{side}_kernel_sizes must be >= 1, got {stack.kernel_sizes}")
             if stack.position_type not in POSITION_TYPES:
                 raise ValueError(f"{side}_position_type must be of {POSITION_TYPES}, got {stack.position_type!r}")
             heads = stack.attention_heads

@@ -5,8 +5,9 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 
 from seqdyconv.layers.checks import check_dropout
+from seqdyconv.layers.kernel_sizes import kernel_sizes_of
 from seqdyconv.layers.mixers import mixers_with
-from seqdyconv.models.configuration import SeqDyConvConfig, Side
+from seqdyconv.models.configuration import KernelSize, SeqDyConvConfig, Side, as_in_json
 
 ENCODER_BLOCKS = ("transformer", "conformer")
 
@@ -26,7 +27,8 @@ class SeqDyConvSpeechConfig(SeqDyConvConfig):
             2005.08100): half a feed-forward block, a mixer, a convolution module, half a feed-forward block. The
             conformer normalises before each part whatever ``encoder_normalize_before`` says, and its activation is
             SiLU whatever ``activation_function`` says.
-        conformer_kernel_size: of the depthwise convolution in the convolution module.
+        conformer_kernel_size: of the depthwise convolution in the convolution module; or several, each for as many
+            channels, see :class:`seqdyconv.LightweightConv1d`.
         encoder_lookahead: None: each layer sees the whole utterance, kernels are symmetric. L ≥ 0: the mixer of each
             layer sees L steps ahead, or as many as its kernel is long, and all else is causal: the model can stream.
             Needs convolutions as mixers and ``encoder_position_type="none"``.
@@ -56,7 +58,7 @@ class SeqDyConvSpeechConfig(SeqDyConvConfig):
     subsampling_channels: int = 64
     subsampling_kernels: int = 1
     encoder_block: str = "transformer"
-    conformer_kernel_size: int = 31
+    conformer_kernel_size: KernelSize = 31
     encoder_lookahead: int | None = None
     encoder_layerdrop: float | int = 0.0
     intermediate_ctc_layers: list[int] | tuple[int, ...] = ()
@@ -69,6 +71,7 @@ class SeqDyConvSpeechConfig(SeqDyConvConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.intermediate_ctc_layers = list(self.intermediate_ctc_layers)
+        self.conformer_kernel_size = as_in_json(self.conformer_kernel_size)
         super().__post_init__(**kwargs)
 
     def layer_options(self, side: Side, layer: int) -> dict[str, Any]:
@@ -84,12 +87,17 @@ class SeqDyConvSpeechConfig(SeqDyConvConfig):
             "num_mel_bins",
             "subsampling_channels",
             "subsampling_kernels",
-            "conformer_kernel_size",
             "inputs_to_logits_ratio",
         )
         for name in sizes:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        kernel_sizes = kernel_sizes_of(self.conformer_kernel_size)
+        if self.hidden_size % len(kernel_sizes):
+            raise ValueError(
+                f"hidden_size must be a multiple of the number of kernel sizes, got {self.hidden_size} for "
+                f"conformer_kernel_size {self.conformer_kernel_size}"
+            )
         for name in ("intermediate_ctc_weight", "ctc_weight", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")

@@ -201,7 +201,8 @@ def check_sizes(config: Mapping[str, Any], name: str, largest_size: float = math
         )
         if isinstance(value, list) and len(value) > _MOST_LAYERS and ("layer" in key or "kernel" in key):
             raise ModelError(f"{name}: {key} in config.json must have at most {_MOST_LAYERS} entries")
-        for number in value if isinstance(value, list) else [value]:
+        entries = value if isinstance(value, list) else [value]
+        for number in [one for entry in entries for one in (entry if isinstance(entry, list) else [entry])]:
             if isinstance(number, float) and not math.isfinite(number):
                 raise ModelError(f"{name}: {key} in config.json must be a number, got {number}")
             if isinstance(number, (int, float)) and number > largest:

@@ -26,6 +26,7 @@ from transformers.utils.output_capturing import capture_outputs
 from seqdyconv.functional.conv import Padding
 from seqdyconv.layers import ConvMixer, LightweightConv1d
 from seqdyconv.layers.initialization import reset_children, xavier_linear
+from seqdyconv.layers.kernel_sizes import KernelSize
 from seqdyconv.layers.subsampling import ConvSubsampling, SubsamplingState
 from seqdyconv.models.configuration_speech import ENCODER_BLOCKS, SeqDyConvSpeechConfig
 from seqdyconv.models.joint_decoding import CTCPrefixLogitsProcessor
@@ -53,7 +54,7 @@ class NormalizedDepthwiseConv(LightweightConv1d):
     The norm is a layer norm, which sees one step alone, where the paper has batch norm, which padding would touch.
     """
 
-    def __init__(self, channels: int, kernel_size: int, padding: Padding, eps: float) -> None:
+    def __init__(self, channels: int, kernel_size: KernelSize, padding: Padding, eps: float) -> None:
         super().__init__(channels, kernel_size, channels, padding=padding, weight_softmax=False, bias=True)
         self.norm = nn.LayerNorm(channels, eps)
 

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from seqdyconv.layers import MIXERS, build_mixer, mixer_options
+from seqdyconv.layers.kernel_sizes import KernelSize
 from seqdyconv.layers.options import Option
 from seqdyconv.swap.families import Family
 from seqdyconv.swap.recognition import inner_width, linear_projection, projections_of
@@ -15,7 +16,7 @@ from seqdyconv.swap.replacement import SwappedAttention
 _DECIDED = ("causal", "conv_dim")
 
 
-def checked_options(mixer: str, kernel_size: int, given: Mapping[str, Any]) -> dict[str, Any]:
+def checked_options(mixer: str, kernel_size: KernelSize, given: Mapping[str, Any]) -> dict[str, Any]:
     """All options of a mixer but those that the replaced attention decides; ValueError for what it can't have."""
     if not isinstance(mixer, str):
         raise ValueError(f"mixer must be one of {', '.join(MIXERS)}, got {mixer!r}")
@@ -24,7 +25,8 @@ def checked_options(mixer: str, kernel_size: int, given: Mapping[str, Any]) -> d
         raise ValueError(f"{mixer} has no option {', '.join(unknown)} in a swap; it has {', '.join(known)}")
     for name, value in given.items():
         known[name].check(name, value)
-    defaults = {"kernel_size": kernel_size, "glu": False, "generator_bias": True}
+    size = list(kernel_size) if isinstance(kernel_size, (list, tuple)) else kernel_size  # as config.json has it
+    defaults = {"kernel_size": size, "glu": False, "generator_bias": True}
     return {**{name: value for name, value in defaults.items() if name in known}, **given}
 
 

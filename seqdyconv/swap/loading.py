@@ -207,7 +207,8 @@ def _read(saved: Any, path: Any) -> _Swap:
             for name, value in entry.items():
                 plain = isinstance(value, (bool, int, float, type(None)))
                 text = isinstance(value, str) and "mixer" in entry and name != "num_heads"  # which it may be, it checks
-                check(plain or text or name == "on", f"layer {number} has {name}={value!r}")
+                sizes = name == "kernel_size" and isinstance(value, list) and "mixer" in entry  # the mixer checks them
+                check(plain or text or sizes or name == "on", f"layer {number} has {name}={value!r}")
         return {int(number): entry for number, entry in layers.items()}
 
     def of_short_conv(number: str, entry: dict[str, Any]) -> set[str]:

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from seqdyconv.layers.kernel_sizes import KernelSize
 from seqdyconv.swap.building import build_replacements, checked_options
 from seqdyconv.swap.choice import Layers, number_ranges, select_layers
 from seqdyconv.swap.description import write_description
@@ -32,7 +33,7 @@ def swap_self_attention(
     *,
     mixer: str = "dynamic_conv",
     layers: Layers = None,
-    kernel_size: int = 31,
+    kernel_size: KernelSize = 31,
     num_heads: int | None = None,
     pattern: str | None = None,
     weights: str = "transfer",
@@ -51,7 +52,7 @@ def swap_self_attention(
         layers: which to swap, by their numbers from 0 on. None: all. A number or several, negative ones from the last
             layer on; a string of numbers and ranges such as ``"0,2,4-6"``; ``"every 2"``: the last of each two, 1, 3,
             5 ...; or a function of the number that says whether.
-        kernel_size: K of a convolution; others ignore it.
+        kernel_size: K of a convolution, or several, see :class:`seqdyconv.LightweightConv1d`; others ignore it.
         num_heads: H of the mixer; None: as many as the replaced attention has.
         pattern: for a model of no known family, the end of its self-attention modules' names, with ``*`` for each
             number, such as ``"encoder.layer.*.attention.self"``. The modules are then taken to work as most do:

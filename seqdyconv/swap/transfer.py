@@ -187,12 +187,13 @@ def start_kernels(mixer: Any, attended: Tensor) -> None:
     attended = attended.unflatten(0, (conv.num_heads, -1)).mean(1)
     taps = torch.arange(conv.kernel_size, device=attended.device) * conv.dilation - conv.left
     centre = (attended.shape[1] - 1) // 2
-    seen = taps.abs() <= centre
+    own = conv.own_taps().to(attended.device)
+    seen = own & (taps.abs() <= centre)
     kernel = torch.where(seen, attended[:, (centre + taps).clamp(0, attended.shape[1] - 1)], 0)
     # Offsets that never occurred, or never got attention, start far down but not out of reach of the gradient.
-    logits = (kernel / kernel.sum(1, keepdim=True)).clamp(min=1e-4).log()
+    logits = (kernel / kernel.sum(1, keepdim=True)).clamp(min=1e-4).log()[own]
     if isinstance(conv, DynamicConv1d):
-        conv.generator.bias.copy_(logits.flatten())
+        conv.generator.bias.copy_(logits)
         nn.init.zeros_(conv.generator.weight)
     else:
-        conv.weight.copy_(logits)
+        conv.weight.copy_(logits.view_as(conv.weight))

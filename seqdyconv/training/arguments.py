@@ -267,6 +267,9 @@ def _parse(
         allow_abbrev=False,
         formatter_class=_HelpFormatter,
     )
+    for action in parser._actions:
+        if cast(Any, action.type) is Any:
+            action.type = _json_or_text
     rules = {name: rule for kind in dataclass_types for name, rule in rules_of(kind).items()}
     for action in parser._actions:
         if action.dest in rules and action.help:
@@ -347,16 +350,25 @@ def _as_words(key: str, value: Any, hint: Any) -> list[str]:
             return [f"--{key}={json.dumps(value)}"]
         raise ArgumentsError(f"{key} must be {_name(hint)}, got a mapping")
     if isinstance(value, (list, tuple)):
-        if takes_list and takes_dict:  # a mapping, or one for each of some layers
+        if Any in alternatives or (takes_list and takes_dict):  # a mapping, or one for each of some layers
             return [f"--{key}={json.dumps(value)}"]
         if not takes_list:
             raise ArgumentsError(f"{key} must be {_name(hint)}, got a list: {list(value)!r}")
-        if not value or any(isinstance(item, (list, dict)) or item is None for item in value):
+        nested = dict if list[Any] in alternatives else (list, dict)
+        if not value or any(isinstance(item, nested) or item is None for item in value):
             raise ArgumentsError(f"{key} must be a list of plain values, got {list(value)!r}")
-        return [f"--{key}", *map(str, value)]
+        return [f"--{key}", *(json.dumps(item) if isinstance(item, list) else str(item) for item in value)]
     if isinstance(value, bool) and bool not in alternatives and str in alternatives:
         value = "yes" if value else "no"  # YAML reads `eval_strategy: no` as a boolean.
     return [f"--{key}={value}"]
+
+
+def _json_or_text(word: str) -> Any:
+    """A word of a field that may be anything: a number, a list such as ``[7,31]``, or else the text that it is."""
+    try:
+        return json.loads(word)
+    except json.JSONDecodeError:
+        return word
 
 
 def _join_single_values(words: list[str], types_by_key: Mapping[str, Any]) -> list[str]:

@@ -32,7 +32,7 @@ def layer_types_help(stack: str) -> dict[str, Any]:
 
 def kernel_sizes_help(stack: str) -> dict[str, Any]:
     """The help of a key with the kernel sizes of a stack of layers."""
-    return {"help": f"Kernel size of each layer of the {stack}; their number is that of the layers."}
+    return {"help": f"Kernel size of the {stack}'s layers, one for each, or several ([7,31])."}
 
 
 def mixer_options_help(stack: str) -> dict[str, Any]:

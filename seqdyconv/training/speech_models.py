@@ -88,7 +88,7 @@ class ModelArguments(EncoderDecoderArguments):
         },
     )
     conformer_kernel_size: KernelSize = field(
-        default=31, metadata={"help": "Kernel of the conformer's convolution module."}
+        default=31, metadata={"help": "Kernel of the conformer's convolution module; several: [7,31]."}
     )
     encoder_layerdrop: Dropout = field(
         default=0.0, metadata={"help": "How often an utterance leaves out an encoder layer in training."}
@@ -120,7 +120,7 @@ class ModelArguments(EncoderDecoderArguments):
     swap_layers: str | None = field(
         default=None, metadata={"help": 'In which layers: numbers and ranges ("0,2-5") or "every 2"; None is all.'}
     )
-    swap_kernel_size: KernelSize = field(default=31, metadata={"help": "Kernel size of these mixers."})
+    swap_kernel_size: KernelSize = field(default=31, metadata={"help": "Kernel size of these mixers; several: [7,31]."})
     swap_mixer_options: dict[str, Any] | str | None = field(
         default=None, metadata={"help": 'Other options of the mixer, such as {"glu": true} (JSON on the command line).'}
     )

@@ -40,7 +40,7 @@ class SwapArguments(Options):
     swap_layers: str | None = field(
         default=None, metadata={"help": 'Which layers: numbers and ranges ("0,2-5") or "every 2"; None is all.'}
     )
-    swap_kernel_size: KernelSize = field(default=31, metadata={"help": "Kernel size of the new mixers."})
+    swap_kernel_size: KernelSize = field(default=31, metadata={"help": "Their kernel size, or several: [7,31]."})
     swap_num_heads: Count | None = field(
         default=None, metadata={"help": "Their heads; None is those of the attention."}
     )

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from seqdyconv import DynamicConv1d, LightweightConv1d, dynamic_conv1d
-from tests.helpers import assert_close, golden, randomize
+from tests.helpers import assert_close, golden, randomize, streamed_late
 from tests.layers.behaviours import WIDTH, CompilesAndExports, MixesTime, sentences, stream
 
 LAYERS = {"lightweight": LightweightConv1d, "dynamic": DynamicConv1d}
@@ -18,6 +18,7 @@ OPTIONS = {
     "long": {"kernel_size": 20},
     "long, renormalized": {"kernel_size": 20, "renormalize": True},
     "dilated": {"dilation": 3, "renormalize": True, "bias": True},
+    "several sizes": {"kernel_size": (2, 3, 7), "bias": True},
 }
 every_layer = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 
@@ -40,6 +41,12 @@ class TestTracing(CompilesAndExports):
     @pytest.fixture(params=LAYERS)
     def build(self, request):
         return partial(build_layer, LAYERS[request.param], OPTIONS["dilated"])
+
+
+class TestTracingOfSeveralSizes(CompilesAndExports):
+    @pytest.fixture
+    def build(self):
+        return partial(build_layer, DynamicConv1d, {"kernel_size": (2, 3, 7), "renormalize": True})
 
 
 class TestGolden:
@@ -173,6 +180,90 @@ class TestKernels:
         input[:, 6:], query[:, 6:] = torch.nan, torch.nan
         output = layer(input, padding_mask=mask.expand(2, -1), query=query)
         assert_close(output[:, :6], layer(input[:, :6], query=query[:, :6]))
+
+
+class TestSeveralKernelSizes:
+    """With sizes (3, 7) a layer is two of one size, each on half of the channels; both predict from all of them."""
+
+    CASES = {
+        "two-sided": {},
+        "causal": {"padding": "causal", "bias": True},
+        "some steps ahead": {"padding": 5, "renormalize": True},
+        "more ahead than the smaller kernel": {"padding": 2, "weight_softmax": False},
+        "ahead alone": {"padding": 0, "renormalize": True},
+        "dilated": {"dilation": 2, "renormalize": True},
+    }
+
+    @every_layer
+    @pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+    def test_by_definition(self, layer, options):
+        both = build_layer(layer, {"kernel_size": (7, 3), "num_heads": 6} | options)
+        parts = [self.half_of(both, half, size, options) for half, size in enumerate((3, 7))]
+        input, cotangent = torch.stack(sentences(9, 9)).requires_grad_(), torch.stack(sentences(9, 9, seed=1))
+        mask = torch.tensor([[False] * 9, [True] * 2 + [False] * 5 + [True] * 2])
+        for lookahead in both.lookaheads:
+            both.set_lookahead(lookahead)
+            halves = []
+            for (part, state), half in zip(parts, input.split(3, dim=-1)):
+                part.set_lookahead(min(lookahead, part.lookaheads[-1]))
+                arguments = {"padding_mask": mask} | ({"query": input} if layer is DynamicConv1d else {})
+                halves.append(torch.func.functional_call(part, state, (half,), arguments))
+            outputs = [output * ~mask[..., None] for output in (both(input, padding_mask=mask), torch.cat(halves, -1))]
+            assert_close(*outputs)
+            wanted = [input, *both.parameters()]
+            for pair in zip(*(torch.autograd.grad((output * cotangent).sum(), wanted) for output in outputs)):
+                assert_close(*pair)
+            if both.padding != "same":
+                assert_close(streamed_late(both, input, [2, 1, 6]), both(input))
+
+    def half_of(self, both, half, size, options):
+        """A layer of one size, and of the parameters of ``both`` its part."""
+        padding = both.padding
+        if isinstance(padding, int):  # it reads no steps that the longest does not, and looks ahead as "same" at most
+            padding = min(padding, size - 1 - min(6 - padding, size // 2))
+        if layer_is_dynamic := isinstance(both, DynamicConv1d):
+            options = options | {"query_dim": WIDTH, "generator_bias": both.generator.bias is not None}
+        part = type(both)(3, size, 3, **options | {"padding": padding}, dtype=torch.float64)
+        state = {"bias": both.bias.split(3)[half]} if both.bias is not None else {}
+        if layer_is_dynamic:
+            generator = both.generator.named_parameters()
+            return part, state | {f"generator.{name}": rows.split([9, 21])[half] for name, rows in generator}
+        return part, state | {"weight": both.weight.split([9, 21])[half].view(3, size)}
+
+    @every_layer
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+    def test_autocast(self, layer, dtype):
+        module = build_layer(layer, {"kernel_size": (3, 7), "num_heads": 2}, dtype=torch.float32)
+        input = torch.stack(sentences(9, 9, dtype=torch.float32)).requires_grad_()
+        with torch.autocast("cpu", dtype):
+            found = module(input)
+        assert_close(found, module(input), 0.05)
+        assert torch.autograd.grad(found.float().sum(), input)[0].isfinite().all()
+
+    @every_layer
+    def test_several_are_the_same_in_any_order_and_one_is_one(self, layer):
+        shapes = {name: value.shape for name, value in layer(6, 7, 2).state_dict().items()}
+        assert {name: value.shape for name, value in layer(6, [7], 2).state_dict().items()} == shapes
+        assert repr(layer(6, (7, 3), 2)) == repr(layer(6, [3, 7], 2)) and "(3, 7)" in repr(layer(6, [3, 7], 2))
+        assert (layer(6, (7, 3), 2).kernel_size, layer(6, (7, 3), 2).reach) == (7, 6)
+
+    @every_layer
+    @pytest.mark.parametrize(
+        "sizes, message",
+        [
+            (
+                (3, 5, 7, 9),
+                r"num_heads must be a multiple of the number of kernel sizes, got 3 heads for \(3, 5, 7, 9\)",
+            ),
+            ((), r"kernel_size must be an int >= 1, or several of them, got \(\)"),
+            ((3, 0), "kernel_size must be an int >= 1, got 0"),
+            ((3, (5, 7)), r"kernel_size must be an int >= 1, got \(5, 7\)"),
+        ],
+        ids=str,
+    )
+    def test_bad_sizes(self, layer, sizes, message):
+        with pytest.raises(ValueError, match=message):
+            layer(6, sizes, 3)
 
 
 class TestTheLayersKernels:

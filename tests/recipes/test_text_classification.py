@@ -385,7 +385,7 @@ class TestBadInput:
         command += ["--encoder_kernel_sizes", "0"]
         done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=60)
         assert done.returncode == 2
-        assert done.stderr == "train.py: error: encoder_kernel_sizes must be in [1, 65536], got 0\n"
+        assert done.stderr == "train.py: error: encoder_kernel_sizes must be a whole number in [1, 65536], got 0\n"
         assert not (tmp_path / "run").exists()
 
 

@@ -160,7 +160,7 @@ class TestBadInput:
             (["--train_file", "missing.tsv"], "missing.tsv"),
             (["--vocab_size", "100000"], "vocab_size"),
             (["--attention_heads", "5"], "can't be built"),
-            (["--encoder_kernel_sizes", "0"], "encoder_kernel_sizes must be in [1, 65536], got 0"),
+            (["--encoder_kernel_sizes", "0"], "encoder_kernel_sizes must be a whole number in [1, 65536], got 0"),
             (["--encoder_layer_types", "magic"], "encoder_layer_types must be one of"),
             (["--encoder_layer_types", "dynamic_conv", "self_attention", "dynamic_conv"], "names 3 layers"),
             (["--config_overrides", '{"nonsense": 1}'], "no field of SeqDyConvConfig"),
