@@ -269,7 +269,7 @@ def _parse(
     )
     for action in parser._actions:
         if cast(Any, action.type) is Any:
-            action.type = _json_or_text
+            action.type = _number_list_or_text
     rules = {name: rule for kind in dataclass_types for name, rule in rules_of(kind).items()}
     for action in parser._actions:
         if action.dest in rules and action.help:
@@ -363,12 +363,13 @@ def _as_words(key: str, value: Any, hint: Any) -> list[str]:
     return [f"--{key}={value}"]
 
 
-def _json_or_text(word: str) -> Any:
+def _number_list_or_text(word: str) -> Any:
     """A word of a field that may be anything: a number, a list such as ``[7,31]``, or else the text that it is."""
     try:
-        return json.loads(word)
-    except json.JSONDecodeError:
+        value = json.loads(word)
+    except (json.JSONDecodeError, RecursionError):
         return word
+    return value if type(value) in (int, float, list) else word
 
 
 def _join_single_values(words: list[str], types_by_key: Mapping[str, Any]) -> list[str]:
@@ -406,6 +407,8 @@ def _nearest(key: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def _name(hint: Any) -> str:
+    if hint is Any:
+        return "a plain value or a list"
     names = [getattr(part, "__name__", str(part)) for part in _alternatives(hint) if part is not type(None)]
     return " or ".join(names)
 

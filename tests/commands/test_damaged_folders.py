@@ -83,6 +83,7 @@ CONFIGS = {
     "huge nested": ({"text_config": {"d_ff": 10**9}}, "d_ff in config.json must be at most 1000000"),
     "endless layers": ({"num_layers": 10**9}, "num_layers in config.json must be at most 1000, got 1000000000"),
     "endless lists": ({"encoder_kernel_sizes": [3] * 2000}, "encoder_kernel_sizes in config.json must have at"),
+    "one huge size of several": ({"encoder_kernel_sizes": [[3, 10**9]]}, "encoder_kernel_sizes in config.json must"),
     "a negative vocabulary": ({"vocab_size": -5}, "vocab_size in config.json must be at least 1, got -5"),
     "padding beyond": ({"pad_token_id": 99999}, "pad_token_id in config.json must be from 0 to"),
     "negative padding": ({"pad_token_id": -1}, "pad_token_id in config.json must be from 0 to"),

@@ -30,6 +30,7 @@ VARIANTS = {
     "no lookahead": {"lookahead": 0},
     "far lookahead, mixed kernels": {"lookahead": 7, "subsampling_kernels": 3},
     "less lookahead than it could have": {"lookahead": 7, "lookahead_ms": 120},
+    "several kernel sizes": {"encoder_kernel_sizes": [3, [3, 11]]},
     "conformer": {"encoder_block": "conformer"},
     "post-norm": {"encoder_normalize_before": False},
     "renormalised": {"encoder_mixer_options": {"renormalize": True}},

@@ -73,18 +73,27 @@ def test_decoder_and_layers_have_their_own():
 def test_speech_models_have_them_too():
     options = {"encoder_lookahead": 2, "encoder_position_type": "none", "encoder_mixer_options": {"dilation": 3}}
     for block in ("transformer", "conformer"):
-        config = SeqDyConvSpeechConfig(**SIZES, encoder_kernel_sizes=[5], encoder_block=block, **options)
-        conv = SeqDyConvSpeechModel(config).layers[0].mixer.conv
-        assert (conv.dilation, conv.lookahead) == (3, 2)
+        config = SeqDyConvSpeechConfig(
+            **SIZES, encoder_kernel_sizes=[5], encoder_block=block, conformer_kernel_size=(7, 3), **options
+        )
+        layer = SeqDyConvSpeechModel(config).layers[0]
+        assert (layer.mixer.conv.dilation, layer.mixer.conv.lookahead) == (3, 2)
+        assert block == "transformer" or layer.conv.conv.kernel_sizes == (3, 7)
 
 
 def test_they_are_saved_and_loaded(tmp_path):
-    config = config_of(encoder_mixer_options={"dilation": 2}, decoder_mixer_options=[{"renormalize": True}])
+    config = config_of(
+        encoder_mixer_options={"dilation": 2},
+        decoder_mixer_options=[{"renormalize": True}],
+        encoder_kernel_sizes=((7, 3, 3), 4),
+    )
     model = SeqDyConvForConditionalGeneration(config).eval()
     model.save_pretrained(tmp_path)
     loaded = SeqDyConvForConditionalGeneration.from_pretrained(tmp_path)
     for stack, saved in ((loaded.encoder, model.encoder), (loaded.decoder, model.decoder)):
         assert described(stack.layers) == described(saved.layers)
+    assert loaded.config.encoder_kernel_sizes == [[7, 3, 3], 4]
+    assert loaded.encoder.layers[0].mixer.conv.kernel_sizes == (3, 3, 7)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +120,29 @@ def test_they_are_saved_and_loaded(tmp_path):
 def test_what_does_not_fit_is_said_before_a_model_is_made(options, message):
     with pytest.raises(StrictDataclassError, match=message):
         config_of(encoder_kernel_sizes=[3, 5], encoder_mixer_options=options)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"encoder_kernel_sizes": [5, [3, 7]]}, r"layer 2: num_heads must be a multiple .*, got 3 heads for \(3, 7\)"),
+        ({"encoder_layer_types": "talk_conv"}, "encoder_kernel_sizes, layer 1: kernel_size must be an int, got"),
+        ({"encoder_kernel_sizes": [[]]}, r"encoder_kernel_sizes must be >= 1, got \[\[\]\]"),
+        ({"encoder_kernel_sizes": [[3, 0, 3]]}, r"encoder_kernel_sizes must be >= 1, got \[\[3, 0, 3\]\]"),
+        ({"encoder_kernel_sizes": [[3, 3, [3]]]}, "encoder_kernel_sizes"),
+        ({"encoder_kernel_sizes": [[3, 3, "7"]]}, "encoder_kernel_sizes"),
+    ],
+    ids=str,
+)
+def test_kernel_sizes_that_do_not_fit(options, message):
+    with pytest.raises(StrictDataclassError, match=message):
+        config_of(**{"encoder_kernel_sizes": [[3, 3, 7]]} | options)
+
+
+@pytest.mark.parametrize("size, message", [((3, 3, 3, 5, 7), "hidden_size must be a multiple"), ([3, 0], "got 0")])
+def test_kernel_sizes_of_the_conformer_that_do_not_fit(size, message):
+    with pytest.raises(StrictDataclassError, match=message):
+        SeqDyConvSpeechConfig(**SIZES, encoder_kernel_sizes=[5], conformer_kernel_size=size)
 
 
 def test_every_mixer_has_a_case():

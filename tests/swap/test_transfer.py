@@ -140,6 +140,20 @@ def test_kernels_start_from_the_average_attention(mixer):
     torch.testing.assert_close(kernels.softmax(-1).double(), expected, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("mixer", ["dynamic_conv", "lightweight_conv"])
+def test_kernels_of_several_sizes_start_each_from_its_own_offsets(mixer):
+    model = bert()
+    inputs = batch(9, 7)
+    average = average_attention(model, attention_of(model), [inputs])[1]
+    swap_self_attention(model, mixer=mixer, kernel_size=(3, 5), calibration=[inputs])
+    conv = swapped_attention(model)[1].mixer.conv
+    logits = conv.weight if mixer == "lightweight_conv" else conv.generator(torch.randn(WIDTH))
+    for size, heads, part in zip((3, 5), average.split(2), logits.split([2 * 3, 2 * 5])):
+        expected = heads[:, 8 - size // 2 : 9 + size // 2]
+        expected = expected / expected.sum(1, keepdim=True)
+        torch.testing.assert_close(part.view(2, size).softmax(-1).double(), expected, atol=1e-5, rtol=1e-3)
+
+
 def test_taps_that_no_calibration_text_reached_start_small():
     model = bert()
     swap_self_attention(model, kernel_size=15, calibration=[batch(4)])

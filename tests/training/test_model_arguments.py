@@ -8,7 +8,8 @@ from seqdyconv.errors import InputError
 from seqdyconv.layers import MIXERS, mixer_options
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForSequenceClassification, SeqDyConvSpeechConfig
 from seqdyconv.models.loading import ModelError
-from seqdyconv.training.arguments import parse_arguments
+from seqdyconv.ranges import KernelSize
+from seqdyconv.training.arguments import dump_yaml, parse_arguments, resolved_arguments
 from seqdyconv.training.model_arguments import (
     EncoderArguments,
     EncoderDecoderArguments,
@@ -64,6 +65,57 @@ def test_one_layer_type_for_each_size():
     assert one_for_each(["a", "b"], [3, 7], "encoder") == ["a", "b"]
     with pytest.raises(ModelError, match=r"^decoder_layer_types names 2 layers and decoder_kernel_sizes 3: give one"):
         one_for_each(["a", "b"], [3, 7, 9], "decoder")
+
+
+class TestKernelSizes:
+    """One for each layer, or several of one layer: in YAML, in JSON on the command line, and in what a run keeps."""
+
+    @dataclass
+    class Arguments(EncoderArguments):
+        swap_kernel_size: KernelSize = 31
+
+    @pytest.fixture
+    def parse(self, tmp_path):
+        def parse(text, *words):
+            (tmp_path / "config.yaml").write_text(text)
+            return parse_arguments([self.Arguments], [str(tmp_path / "config.yaml"), *words])[0]
+
+        return parse
+
+    @pytest.mark.parametrize(
+        "text, words",
+        [
+            ("encoder_kernel_sizes: [[7, 31], 15]\nswap_kernel_size: [3, 7]", []),
+            ("", ["--encoder_kernel_sizes", "[7,31]", "15", "--swap_kernel_size", "[3,7]"]),
+            ("", ["--encoder_kernel_sizes", "[7, 31]", "15", "--swap_kernel_size=[3, 7]"]),
+        ],
+    )
+    def test_several(self, parse, text, words):
+        args = parse(text, *words)
+        assert args.encoder_kernel_sizes == [[7, 31], 15] and args.swap_kernel_size == [3, 7]
+        assert parse(dump_yaml(resolved_arguments(args))) == args
+        assert args.config().encoder_kernel_sizes == [[7, 31], 15]
+
+    def test_one(self, parse):
+        assert parse("encoder_kernel_sizes: [3, 7]\nswap_kernel_size: 5").encoder_kernel_sizes == [3, 7]
+        assert parse("encoder_kernel_sizes: 3", "--swap_kernel_size", "5") == self.Arguments(
+            encoder_kernel_sizes=[3], swap_kernel_size=5
+        )
+
+    @pytest.mark.parametrize("key", ["encoder_kernel_sizes", "swap_kernel_size"])
+    @pytest.mark.parametrize("word", ["0", "[7,0]", "7.5", "true", "x", "[7,31", "65537", "null", '{"a":7}', ""])
+    def test_others(self, parse, capsys, key, word):
+        with pytest.raises(SystemExit):
+            parse("", f"--{key}", word)
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and key in error, error
+
+    @pytest.mark.parametrize("size", ["[]", "[[7]]", "[[[7, 7]]]", "[{a: 7}]", "{a: 7}", "null", "[null]"])
+    def test_others_in_a_file(self, parse, capsys, size):
+        with pytest.raises((SystemExit, ModelError)) as caught:
+            parse(f"encoder_kernel_sizes: [{size}, 3]").config()
+        error = capsys.readouterr().err if isinstance(caught.value, SystemExit) else f"{caught.value}\n"
+        assert error.count("\n") == 1 and "kernel_size" in error, error
 
 
 class TestConfig:
