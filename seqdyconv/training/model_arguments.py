@@ -105,6 +105,8 @@ class EncoderArguments(Options):
         for item in dataclasses.fields(self):
             if item.name.endswith("_mixer_options"):
                 setattr(self, item.name, from_json(getattr(self, item.name), item.name))
+            if item.name.endswith("_kernel_sizes"):
+                setattr(self, item.name, _of_layers(getattr(self, item.name)))
         super().__post_init__()
 
     def config(
@@ -158,6 +160,12 @@ class EncoderDecoderArguments(EncoderArguments):
     decoder_mixer_options: dict[str, Any] | str | list[Any] | None = field(
         default=None, metadata=mixer_options_help("decoder")
     )
+
+
+def _of_layers(sizes: list[Any]) -> list[Any]:
+    """The kernel sizes of all layers, which may stand in one word of a command line: ``[[7,31],15]``."""
+    whole = len(sizes) == 1 and isinstance(sizes[0], list) and any(isinstance(size, list) for size in sizes[0])
+    return sizes[0] if whole else sizes
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase | None) -> dict[str, Any]:

@@ -22,7 +22,8 @@ encoder_kernel_sizes: [3, 7, 1]
 encoder_mixer_options: [{dilation: 2, renormalize: true}, null, {attention_dropout: 0.1}]
 ```
 
-Width, heads, kernel sizes, direction and look-ahead are no options there: the model has fields for them.
+Width, heads, kernel sizes, direction and look-ahead are no options there: the model has fields for them. A layer may
+have kernels of several sizes, `encoder_kernel_sizes: [[3, 7], 7, 1]`: see [layers.md](layers.md).
 """
 
 

@@ -88,6 +88,7 @@ class TestKernelSizes:
             ("encoder_kernel_sizes: [[7, 31], 15]\nswap_kernel_size: [3, 7]", []),
             ("", ["--encoder_kernel_sizes", "[7,31]", "15", "--swap_kernel_size", "[3,7]"]),
             ("", ["--encoder_kernel_sizes", "[7, 31]", "15", "--swap_kernel_size=[3, 7]"]),
+            ("", ["--encoder_kernel_sizes", "[[7, 31], 15]", "--swap_kernel_size=[3, 7]"]),
         ],
     )
     def test_several(self, parse, text, words):
