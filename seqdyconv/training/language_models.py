@@ -1,0 +1,246 @@
+"""Language models: a new one from its arguments, or any of a folder or the Hub; its Trainer, and what it costs."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from seqdyconv.data.language_modeling import document_tokens
+from seqdyconv.models import SeqDyConvCausalLMConfig, SeqDyConvForCausalLM
+from seqdyconv.models.loading import ModelError, check_vocabulary, load_pretrained
+from seqdyconv.models.losses import IGNORED_LABEL, precise
+from seqdyconv.ranges import Beams, Count, KernelSize, Options, Positive, Seed
+from seqdyconv.training.model_arguments import DecoderArguments, check_size, kernel_sizes_help, refuse_ignored
+from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches, example_lengths
+
+
+@dataclass
+class ModelArguments(DecoderArguments):
+    """A pretrained model, or the architecture of a new one."""
+
+    # Other defaults than those of all recipes.
+    decoder_kernel_sizes: list[KernelSize] = field(
+        default_factory=lambda: [3, 7, 15, 31], metadata=kernel_sizes_help("decoder")
+    )
+    hidden_size: Count = field(default=256, metadata={"help": "Width of the model."})
+    normalize_before: bool = field(default=True, metadata={"help": "Pre-norm instead of post-norm."})
+
+
+@dataclass
+class LanguageModelTrainingArguments(TokenBatchArguments):
+    """The training arguments, with other defaults than the Trainer's."""
+
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate: no, steps or epoch."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints stay."})
+
+    metric_names: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte")
+    without_effect: ClassVar[dict[str, str]] = TokenBatchArguments.without_effect | {
+        "label_smoothing_factor": "a language model is to give probabilities"
+    }
+
+
+def build_config(args: ModelArguments, tokenizer: PreTrainedTokenizerBase | None = None) -> Any:
+    """The configuration of a new model; without a tokenizer its vocabulary is the default, which checks the rest.
+
+    Raises:
+        ModelError: The architecture is impossible.
+    """
+    return args.config(SeqDyConvCausalLMConfig, tokenizer, encoder=False, decoder=True)
+
+
+def check_model(args: ModelArguments) -> None:
+    """Refuse a new model that is impossible, or too large, before any work.
+
+    Raises:
+        ModelError: With the reason.
+    """
+    if args.model_name_or_path is None:
+        config = build_config(args)
+        check_size(lambda: SeqDyConvForCausalLM(config))
+
+
+def build_model(args: ModelArguments, tokenizer: PreTrainedTokenizerBase, data: dict[str, Dataset]) -> PreTrainedModel:
+    """A new model for `tokenizer`, or the one of `model_name_or_path`.
+
+    Args:
+        args: The architecture or the name.
+        tokenizer: Its vocabulary.
+        data: Rows of tokens, for all of which it must have positions.
+
+    Raises:
+        ModelError: The architecture is impossible, the model can't be loaded, or rows are too long for it.
+    """
+    if args.model_name_or_path is None:
+        model: PreTrainedModel = SeqDyConvForCausalLM(build_config(args, tokenizer))
+    else:
+        refuse_ignored(args, ["model_name_or_path"])
+        model = load_language_model(args.model_name_or_path)
+        check_vocabulary(model, tokenizer, args.model_name_or_path)
+    check_positions(model, data)
+    return model
+
+
+def load_language_model(name_or_path: str) -> PreTrainedModel:
+    """Load a causal language model in float32 in evaluation mode.
+
+    Raises:
+        ModelError: There is no such model, it is of another kind, or its weights are cut off or don't fit.
+    """
+    return load_pretrained(AutoModelForCausalLM, name_or_path, "language model")
+
+
+def check_positions(model: PreTrainedModel, data: dict[str, Dataset]) -> None:
+    """Raise ModelError where a row of tokens is longer than the model has positions."""
+    config: Any = model.config
+    if isinstance(config, SeqDyConvCausalLMConfig) and config.decoder_position_type != "learned":
+        return
+    most = getattr(config, "max_position_embeddings", None) or math.inf
+    if (longest := max(int(example_lengths(rows, ["input_ids"]).max(initial=0)) for rows in data.values())) > most:
+        raise ModelError(
+            f"a row has {longest} tokens, and the model has positions for {most}: set block_size and window"
+        )
+
+
+class RowCollator:
+    """Rows of tokens with labels, padded on the right, where a causal model sees nothing of it; or packed into one.
+
+    Args:
+        packing: One row (1, T), with ``cu_seqlens``.
+    """
+
+    def __init__(self, packing: bool) -> None:
+        self.packing = packing
+
+    def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        columns = {name: [torch.tensor(example[name]) for example in examples] for name in ("input_ids", "labels")}
+        for labels in columns["labels"]:
+            labels[0] = IGNORED_LABEL  # nothing stands before it; the Trainer counts what does not count otherwise
+        if self.packing:
+            batch = {name: torch.cat(rows)[None] for name, rows in columns.items()}
+            lengths = torch.tensor([0, *map(len, columns["input_ids"])])
+            return {**batch, "cu_seqlens": lengths.cumsum(0)}
+        return {
+            name: pad_sequence(rows, batch_first=True, padding_value=IGNORED_LABEL if name == "labels" else 0)
+            for name, rows in columns.items()
+        }
+
+
+class LanguageModelTrainer(TokenBatches):
+    """Trains on rows of tokens; evaluates the cost of all tokens that count, per token and per byte.
+
+    The data sets have the columns input_ids, labels and bytes, see :func:`seqdyconv.data.language_modeling.tokenize`.
+    """
+
+    args: LanguageModelTrainingArguments
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(data_collator=RowCollator(packing=False), **kwargs)
+        self.train_collator = RowCollator(self.args.packing)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Loss, perplexity and bits per byte of all rows, logged like the Trainer's."""
+        start = time.perf_counter()
+        metrics = {
+            f"{metric_key_prefix}_{name}": value
+            for name, value in self.cost(self.eval_dataset if eval_dataset is None else eval_dataset).items()
+        }
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.evaluation_seconds += time.perf_counter() - start
+        return metrics
+
+    def cost(self, dataset: Dataset) -> dict[str, float]:
+        """As :func:`costs` has it; all processes share the work, and each gets the result."""
+        nats, tokens, sizes = 0.0, 0, dataset["bytes"][:]
+        size = 0
+        with self.evaluating() as model:
+            for rows, inputs, counts in self.own_batches(dataset):
+                cost, number = batch_cost(model, inputs)  # in float32, as for anybody who loads the model
+                if counts:
+                    nats, tokens, size = nats + cost, tokens + number, size + sum(sizes[row] for row in rows)
+        return costs(self.gather_mean(nats, tokens), self.gather_mean(nats, size))
+
+
+def batch_cost(model: Any, inputs: dict[str, Tensor]) -> tuple[float, int]:
+    """The nats of the labels of a batch that count, each given by the step before it, and their number."""
+    labels = inputs["labels"][:, 1:]
+    logits = precise(model(input_ids=inputs["input_ids"], use_cache=False).logits[:, :-1])
+    nats = F.cross_entropy(logits.flatten(0, 1), labels.flatten().long(), ignore_index=IGNORED_LABEL, reduction="sum")
+    return nats.item(), int((labels != IGNORED_LABEL).sum())
+
+
+def cost_of_rows(
+    model: PreTrainedModel, rows: Dataset, batch_size: int, progress: Callable[[int], Any] | None = None
+) -> dict[str, float]:
+    """The cost of rows, as :meth:`LanguageModelTrainer.cost` has it, in batches of so many; `progress` gets each."""
+    collate, nats, tokens = RowCollator(packing=False), 0.0, 0
+    with torch.inference_mode():
+        for batch in rows.iter(batch_size):
+            examples = [dict(zip(batch, row)) for row in zip(*batch.values())]
+            inputs = {name: values.to(model.device) for name, values in collate(examples).items()}
+            cost, number = batch_cost(model, inputs)
+            nats, tokens = nats + cost, tokens + number
+            if progress is not None:
+                progress(len(examples))
+    return costs(nats / tokens, nats / sum(rows["bytes"]))
+
+
+def costs(nats_per_token: float, nats_per_byte: float) -> dict[str, float]:
+    """What a text costs: loss in nats per token, the end of each document one too; perplexity, e to that; and
+    bits_per_byte of the text in UTF-8, by which models with other tokens can be compared.
+
+    Example:
+        >>> import math
+        >>> {name: round(value, 6) for name, value in costs(math.log(4), 3 * math.log(2) / 6).items()}
+        {'loss': 1.386294, 'perplexity': 4.0, 'bits_per_byte': 0.5}
+    """
+    return {
+        "loss": nats_per_token,
+        "perplexity": math.exp(min(nats_per_token, 700)),
+        "bits_per_byte": nats_per_byte / math.log(2),
+    }
+
+
+@dataclass
+class ContinuationArguments(Options):
+    """How a model goes on with a text."""
+
+    max_new_tokens: Count = field(default=100, metadata={"help": "The most tokens that are added."})
+    do_sample: bool = field(default=True, metadata={"help": "Draw tokens by chance; false takes the likeliest."})
+    temperature: Positive = field(default=1.0, metadata={"help": "Below 1 the draws are nearer to the likeliest."})
+    top_k: Count = field(default=50, metadata={"help": "Draw among so many likeliest tokens."})
+    num_beams: Beams = field(default=1, metadata={"help": "Beams of a search, with do_sample: false."})
+    seed: Seed = field(default=0, metadata={"help": "Of the draws."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.do_sample and self.num_beams > 1:
+            raise ModelError("num_beams needs do_sample: false")
+
+
+def go_on(model: Any, tokenizer: Any, text: str, args: ContinuationArguments) -> str:
+    """The text, as the tokenizer reads it, and what the model writes after it, up to the end of a document."""
+    tokens = torch.tensor(document_tokens(tokenizer, [text]), device=model.device)
+    draws = {"temperature": args.temperature, "top_k": args.top_k} if args.do_sample else {}
+    found = model.generate(
+        tokens,
+        attention_mask=torch.ones_like(tokens),
+        max_new_tokens=args.max_new_tokens,
+        do_sample=args.do_sample,
+        num_beams=args.num_beams,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **draws,
+    )
+    return str(tokenizer.decode(found[0], skip_special_tokens=True))
