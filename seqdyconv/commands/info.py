@@ -122,7 +122,7 @@ def layers(config: PreTrainedConfig) -> list[tuple[str, str]]:
     rows = [("width", str(getattr(config, "hidden_size", "unknown")))]
     if isinstance(config, SeqDyConvConfig):
         with_kernels = mixers_with("kernel_size")
-        for side in ("encoder", "decoder") if config.is_encoder_decoder else ("encoder",):
+        for side in config.sides:
             stack = config.stack(side)
             mixers = [
                 f"{name}, kernel {size}" if name in with_kernels else name

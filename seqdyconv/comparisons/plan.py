@@ -179,10 +179,10 @@ def flat(point: Settings) -> dict[str, Any]:
 
 
 def is_lower_better(metric: str) -> bool:
-    """Whether a metric counts errors.
+    """Whether a metric counts errors or costs.
 
     Example:
-        >>> is_lower_better("validation_cer"), is_lower_better("validation_bleu")
+        >>> is_lower_better("validation_bits_per_byte"), is_lower_better("validation_bleu")
         (True, False)
     """
-    return metric.endswith(("loss", "cer", "wer", "error_rate", "seconds"))
+    return metric.endswith(("loss", "cer", "wer", "error_rate", "seconds", "perplexity", "bits_per_byte"))

@@ -204,6 +204,8 @@ def mean_text(values: Sequence[float], metric: str, form: str = ".2f") -> str:
         return f"{np.mean(values) / 60:.1f} min"
     if metric == "parameters":
         return f"{np.mean(values) / 1e6:.2f} M"
+    if metric.endswith("bits_per_byte"):
+        form = ".3f"
     deviation = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
     return f"{np.mean(values):{form}}{deviation}"
 

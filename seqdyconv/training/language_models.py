@@ -18,6 +18,7 @@ from seqdyconv.models import SeqDyConvCausalLMConfig, SeqDyConvForCausalLM
 from seqdyconv.models.loading import ModelError, check_vocabulary, load_pretrained
 from seqdyconv.models.losses import IGNORED_LABEL, precise
 from seqdyconv.ranges import Beams, Count, KernelSize, Options, Positive, Seed
+from seqdyconv.training.decoding import most_tokens
 from seqdyconv.training.model_arguments import DecoderArguments, check_size, kernel_sizes_help, refuse_ignored
 from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches, example_lengths
 
@@ -100,11 +101,9 @@ def load_language_model(name_or_path: str) -> PreTrainedModel:
 
 def check_positions(model: PreTrainedModel, data: dict[str, Dataset]) -> None:
     """Raise ModelError where a row of tokens is longer than the model has positions."""
-    config: Any = model.config
-    if isinstance(config, SeqDyConvCausalLMConfig) and config.decoder_position_type != "learned":
-        return
-    most = getattr(config, "max_position_embeddings", None) or math.inf
-    if (longest := max(int(example_lengths(rows, ["input_ids"]).max(initial=0)) for rows in data.values())) > most:
+    longest = max((int(example_lengths(rows, ["input_ids"]).max(initial=0)) for rows in data.values()), default=0)
+    most = most_tokens(model)
+    if longest > most:
         raise ModelError(
             f"a row has {longest} tokens, and the model has positions for {most}: set block_size and window"
         )

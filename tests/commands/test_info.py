@@ -8,7 +8,12 @@ from transformers import BertConfig, BertModel
 
 import seqdyconv
 from seqdyconv.commands.info import main
-from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
+from seqdyconv.models import (
+    SeqDyConvCausalLMConfig,
+    SeqDyConvConfig,
+    SeqDyConvForCausalLM,
+    SeqDyConvForConditionalGeneration,
+)
 from seqdyconv.swap import swap_self_attention
 
 
@@ -60,6 +65,15 @@ def test_a_model_of_ours(translation_model, capsys):
         "test_bleu": "36.91",
         "signature": "nrefs:1",
     }
+
+
+def test_a_language_model_has_a_decoder_alone(tmp_path, capsys):
+    sizes = {"vocab_size": 9, "hidden_size": 8, "decoder_attention_heads": 2, "decoder_ffn_dim": 16}
+    types = {"decoder_layer_types": ["gated_short_conv", "self_attention"], "decoder_kernel_sizes": [3, 1]}
+    SeqDyConvForCausalLM(SeqDyConvCausalLMConfig(**sizes, **types)).save_pretrained(tmp_path)
+    found = shown([str(tmp_path)], capsys)
+    assert found["decoder"] == "2 layers, 2 heads, feed-forward 16" and "encoder" not in found
+    assert (found["decoder layer 1"], found["decoder layer 2"]) == ("gated_short_conv, kernel 3", "self_attention")
 
 
 def test_a_swapped_model(tmp_path, capsys):
