@@ -14,7 +14,7 @@ import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
 from seqdyconv.data.language_modeling import DataArguments, load_documents, make_tokenizer, tokenize
 from seqdyconv.data.splits import HELD_OUT
 from seqdyconv.errors import InputError, exit_on_error
-from seqdyconv.models.loading import load_tokenizer
+from seqdyconv.models.loading import check_packing, load_tokenizer
 from seqdyconv.training.arguments import command_line, parse_arguments
 from seqdyconv.training.language_models import (
     ContinuationArguments,
@@ -58,6 +58,8 @@ def train(
         data = tokenize(texts, tokenizer, data_args)
         set_seed(args.seed)
         model = build_model(model_args, tokenizer, data)
+        if args.packing:
+            check_packing(model)
         if run.begin(data):
             tokenizer.save_pretrained(run.output_dir)
 

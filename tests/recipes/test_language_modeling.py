@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from transformers import AutoModelForCausalLM, pipeline
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, pipeline
 
 from tests.recipes.commands import RECIPES, check_crash_points, check_overwrite, error_of, script
 
@@ -107,6 +107,21 @@ class TestTrain:
         file.write_text(yaml.safe_dump(kept | {"model_name_or_path": str(trained), "learning_rate": 1e-3}))
         train.main([str(file), "--output_dir", str(tmp_path / "run"), "--max_steps", "1"])
         assert metrics_of(tmp_path / "run")["test_perplexity"] < 3
+
+    def test_a_model_that_can_not_be_packed_stops_before_anything_is_written(self, trained, config, tmp_path, capsys):
+        other = tmp_path / "other"
+        tokenizer = AutoTokenizer.from_pretrained(trained)
+        sizes = {"n_embd": 8, "n_layer": 1, "n_head": 1, "bos_token_id": 2, "eos_token_id": 2}
+        GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **sizes)).save_pretrained(other)
+        tokenizer.save_pretrained(other)
+        values = {name: value for name, value in yaml.safe_load(config.read_text()).items() if name not in ARCHITECTURE}
+        values |= {"model_name_or_path": str(other), "packing": True, "join_documents": False}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+        words = [str(tmp_path / "config.yaml"), "--output_dir", str(tmp_path / "run")]
+        assert "packing needs a model of seqdyconv, got GPT2LMHeadModel" in error_of(train.main, words, capsys)
+        assert not list((tmp_path / "run").glob("*"))
+        train.main([*words, "--packing", "false", "--max_steps", "1", "--eval_strategy", "no"])
+        assert metrics_of(tmp_path / "run")["test_loss"] > 0
 
     @pytest.mark.parametrize(
         ("words", "message"),
