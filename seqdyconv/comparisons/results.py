@@ -12,7 +12,7 @@ import numpy as np
 
 from seqdyconv.comparisons.plan import ComparisonArguments, flat, is_lower_better
 from seqdyconv.files import write_text
-from seqdyconv.pictures.comparisons import plot_comparison
+from seqdyconv.pictures import plot_comparison
 from seqdyconv.scores.bootstrap import Counts, Score, interval, paired_difference
 from seqdyconv.scores.speech_recognition import error_counts
 from seqdyconv.scores.text_classification import accuracy_counts

@@ -38,7 +38,7 @@ def plot_comparison(
         InputError: a path that cannot be written.
 
     Example:
-        >>> from seqdyconv.pictures.comparisons import plot_comparison
+        >>> from seqdyconv.pictures import plot_comparison
         >>> figure = plot_comparison({"attention": [28.1, 28.9], "dynamic": [36.4, 36.9]}, label="BLEU")
         >>> [text.get_text() for text in figure.axes[0].get_yticklabels()]
         ['attention', 'dynamic']
