@@ -61,9 +61,9 @@ class Runner:
         running: dict[Job, subprocess.Popen[bytes]] = {}
         with tqdm(total=len(jobs), unit="run") as bar:
             for job in jobs:
-                if self.has_ended(job):
+                if (self.folder_of(job) / RECORD).is_file():
                     self.keep(job)
-                    bar.update()
+                bar.update(self.has_ended(job))
             try:
                 while True:
                     while len(running) < self.args.parallel and (begun := self._next(waiting)) is not None:
@@ -96,8 +96,11 @@ class Runner:
                 )
 
     def has_ended(self, job: Job) -> bool:
-        """Whether its run has come to a record."""
-        return (self.folder_of(job) / RECORD).is_file()
+        """Whether its run has come to a record; of a trial the one among the results is enough."""
+        if (self.folder_of(job) / RECORD).is_file():
+            return True
+        kept = self.result_of(job) if job.point is not None else None
+        return kept is not None and "metrics" in kept and kept["settings"] == json.loads(json.dumps(job.settings))
 
     def result_of(self, job: Job) -> dict[str, Any] | None:
         """What is kept of a run."""

@@ -127,6 +127,10 @@ def test_what_has_run_is_not_run_again(tmp_path, recipe):
     assert {file.read_text() for file in seen} == {"run\n"}
     with pytest.raises(ArgumentsError, match="was begun with other settings: choose another output_dir"):
         compare(arguments(tmp_path, settings={"dropout": 0.1}), recipe)
+    elsewhere = arguments(tmp_path, output_dir=str(tmp_path / "moved"), results_dir=str(tmp_path / "out/results"))
+    runner = Runner(elsewhere, recipe)
+    assert len(runner.run(trials(elsewhere))) == 6  # the results of trials are enough
+    assert not (tmp_path / "moved").exists()
 
 
 def test_a_trial_that_fails_is_told_and_not_chosen(tmp_path, recipe):
