@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
-from seqdyconv.comparisons.plan import ComparisonArguments, evaluations, finals, trials
-from seqdyconv.comparisons.results import EVALUATION, comparison_table, draw, write_comparison
+from seqdyconv.comparisons.plan import EVALUATION, ComparisonArguments, evaluations, finals, trials
+from seqdyconv.comparisons.results import comparison_table, draw, write_comparison
 from seqdyconv.comparisons.runs import Runner, choose
 from seqdyconv.errors import exit_on_error
 from seqdyconv.files import write_text
@@ -34,9 +34,9 @@ def compare(args: ComparisonArguments, command: str) -> None:
     runner.run(jobs)
     evaluated = evaluations(args, [job for job in jobs if runner.has_ended(job)])
     runner.run(evaluated)
-    jobs = evaluated if next(iter(args.metrics)).startswith(EVALUATION) else jobs
+    scored = evaluated if next(iter(args.metrics)).startswith(EVALUATION) else jobs
     ended = {
-        variant: [runner.folder_of(job) for job in jobs if job.variant == variant and runner.has_ended(job)]
+        variant: [runner.folder_of(job) for job in scored if job.variant == variant and runner.has_ended(job)]
         for variant in args.variants
     }
     write_comparison(args, runner.results, ended, command)
@@ -45,7 +45,7 @@ def compare(args: ComparisonArguments, command: str) -> None:
     draw(runner.results)
     print(table)
     print(f"written to {runner.results}")
-    if any(not runner.has_ended(job) for job in jobs):
+    if not all(runner.has_ended(job) for job in [*jobs, *evaluated]):
         raise SystemExit(1)
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 else:
     Json = dict[str, Any] | str | None  # a text on the command line, until it is read
 
+EVALUATION = "evaluation_"
+"""What the names of metrics of evaluations begin with."""
+
 OWN_SETTINGS = ("output_dir", "resume", "overwrite", "seed", "do_predict")
 """Settings of a run that a comparison decides on itself."""
 

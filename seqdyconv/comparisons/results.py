@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from seqdyconv.comparisons.plan import ComparisonArguments, flat, is_lower_better
+from seqdyconv.comparisons.plan import EVALUATION, ComparisonArguments, flat, is_lower_better
 from seqdyconv.files import write_text
 from seqdyconv.pictures import plot_comparison
 from seqdyconv.scores.bootstrap import Counts, Score, interval, paired_difference
@@ -20,9 +20,6 @@ from seqdyconv.scores.translation import bleu_counts
 
 COMPARISON = "comparison.json"
 """What was asked, and the differences: beside the results of the runs."""
-
-EVALUATION = "evaluation_"
-"""What the names of metrics of evaluations begin with."""
 
 COUNTS: dict[str, Callable[[Sequence[str], Sequence[str]], tuple[Counts, Score]]] = {
     "test_bleu": bleu_counts,

@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from seqdyconv.comparisons.plan import ComparisonArguments, Job, Settings, is_lower_better
+from seqdyconv.comparisons.plan import EVALUATION, ComparisonArguments, Job, Settings, is_lower_better
 from seqdyconv.files import shorten, write_text
 from seqdyconv.training.arguments import ArgumentsError
 from seqdyconv.training.checkpoints import checkpoints
@@ -159,7 +159,7 @@ class Runner:
         for checkpoint in checkpoints(folder):
             shutil.rmtree(checkpoint)
         name = self.args.search_metric if job.point is not None else next(iter(self.args.metrics))
-        value = metrics.get(name.removeprefix("evaluation_"), float("nan"))
+        value = metrics.get(name.removeprefix(EVALUATION), float("nan"))
         return f"{job.name}{_shown(job.point)}: {name} {value:.4g}, {metrics.get('wall_seconds', 0) / 60:.0f} min"
 
     def _asked(self, job: Job) -> dict[str, Any]:
