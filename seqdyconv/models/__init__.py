@@ -6,9 +6,12 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForCTC,
     AutoModelForMaskedLM,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoModelForSpeechSeq2Seq,
+    AutoModelForTokenClassification,
     AutoTokenizer,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES
@@ -28,7 +31,13 @@ from seqdyconv.models.modeling import (
     SeqDyConvPreTrainedModel,
 )
 from seqdyconv.models.modeling_causal import SeqDyConvForCausalLM
-from seqdyconv.models.modeling_encoder import SeqDyConvForMaskedLM, SeqDyConvForSequenceClassification
+from seqdyconv.models.modeling_encoder import (
+    SeqDyConvForMaskedLM,
+    SeqDyConvForMultipleChoice,
+    SeqDyConvForQuestionAnswering,
+    SeqDyConvForSequenceClassification,
+    SeqDyConvForTokenClassification,
+)
 from seqdyconv.models.modeling_speech import SeqDyConvForCTC, SeqDyConvForSpeechSeq2Seq, SeqDyConvSpeechModel
 from seqdyconv.models.pipelines import Seq2SeqTranslationPipeline
 from seqdyconv.models.recording import Sampling, record_kernels, record_mixtures, record_sampling
@@ -38,6 +47,9 @@ AutoConfig.register(SeqDyConvConfig.model_type, SeqDyConvConfig)
 AutoModel.register(SeqDyConvConfig, SeqDyConvModel)
 AutoModelForMaskedLM.register(SeqDyConvConfig, SeqDyConvForMaskedLM)
 AutoModelForSequenceClassification.register(SeqDyConvConfig, SeqDyConvForSequenceClassification)
+AutoModelForTokenClassification.register(SeqDyConvConfig, SeqDyConvForTokenClassification)
+AutoModelForQuestionAnswering.register(SeqDyConvConfig, SeqDyConvForQuestionAnswering)
+AutoModelForMultipleChoice.register(SeqDyConvConfig, SeqDyConvForMultipleChoice)
 AutoModelForSeq2SeqLM.register(SeqDyConvConfig, SeqDyConvForConditionalGeneration)
 AutoConfig.register(SeqDyConvCausalLMConfig.model_type, SeqDyConvCausalLMConfig)
 AutoModelForCausalLM.register(SeqDyConvCausalLMConfig, SeqDyConvForCausalLM)
@@ -64,8 +76,11 @@ __all__ = [
     "SeqDyConvForCausalLM",
     "SeqDyConvForConditionalGeneration",
     "SeqDyConvForMaskedLM",
+    "SeqDyConvForMultipleChoice",
+    "SeqDyConvForQuestionAnswering",
     "SeqDyConvForSequenceClassification",
     "SeqDyConvForSpeechSeq2Seq",
+    "SeqDyConvForTokenClassification",
     "SeqDyConvModel",
     "SeqDyConvPreTrainedModel",
     "SeqDyConvSpeechConfig",

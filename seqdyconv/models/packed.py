@@ -85,3 +85,9 @@ def refuse_other_packing(arguments: dict[str, Any], ours: str) -> None:
     """Raise ValueError where ``arguments`` have transformers' names, which do not tell sources from targets."""
     if given := [name for name in OTHER_NAMES if arguments.get(name) is not None]:
         raise ValueError(f"packed sequences are told by {ours}, got {', '.join(given)}")
+
+
+def refuse_packing(arguments: dict[str, Any], why: str) -> None:
+    """Raise ValueError where ``arguments`` tell of packed sequences, by our name or those of transformers."""
+    if given := [name for name in ("cu_seqlens", *OTHER_NAMES) if arguments.get(name) is not None]:
+        raise ValueError(f"{why}: got {', '.join(given)}")

@@ -8,7 +8,7 @@ import transformers
 from seqdyconv.deploy import export_model
 from seqdyconv.deploy.encoders import task_of, text_examples, write_forward
 from seqdyconv.layers import MIXERS
-from seqdyconv.models import SeqDyConvConfig, SeqDyConvForMaskedLM
+from seqdyconv.models import SeqDyConvConfig, SeqDyConvForQuestionAnswering
 from seqdyconv.runtime.folder import Graph
 from seqdyconv.swap import swap_self_attention
 from tests.swap.zoo import CASES
@@ -98,7 +98,7 @@ def test_encoders_of_every_mixer_give_what_torch_gives(tmp_path):
         encoder_ffn_dim=16,
         pad_token_id=1,
     )
-    model = SeqDyConvForMaskedLM(config).eval()
+    model = SeqDyConvForQuestionAnswering(config).eval()
     examples = text_examples(model, TEXT_INPUTS)
     batches = [texts(examples, rows, time) for rows, time in ((1, 1), (3, 8), (2, 16), (1, 17), (2, 100))]
-    check(model, examples, batches, tmp_path, ["logits"])
+    check(model, examples, batches, tmp_path, ["start_logits", "end_logits"])

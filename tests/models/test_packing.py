@@ -5,7 +5,14 @@ import torch
 from torch import Tensor
 from transformers import DataCollatorWithFlattening, Trainer, TrainingArguments
 
-from seqdyconv.models import SeqDyConvForMaskedLM, SeqDyConvForSequenceClassification, SeqDyConvModel
+from seqdyconv.models import (
+    SeqDyConvForMaskedLM,
+    SeqDyConvForMultipleChoice,
+    SeqDyConvForQuestionAnswering,
+    SeqDyConvForSequenceClassification,
+    SeqDyConvForTokenClassification,
+    SeqDyConvModel,
+)
 from tests.helpers import assert_all_close, assert_close
 from tests.models import test_encoder_models as encoders
 from tests.models import test_modeling as translation
@@ -75,6 +82,30 @@ class TestEncoder:
         assert_close(packed.logits[0], padded.logits[mask == 1])
         assert_close(packed.loss, padded.loss)
         assert_all_close(gradients(packed.loss, model), gradients(padded.loss, model), 1e-10)
+
+    def test_classes_of_tokens_are_those_of_the_padded_batch(self):
+        model, rows = encoders.build(SeqDyConvForTokenClassification), encoders.texts(*LENGTHS)
+        labels = [row % 3 for row in rows]
+        tokens, mask = encoders.pad(rows)
+        padded = model(tokens, mask, labels=torch.nn.utils.rnn.pad_sequence(labels, True, -100))
+        packed = model(**pack(rows), labels=torch.cat(labels)[None])
+        assert_close(packed.logits[0], padded.logits[mask == 1])
+        assert_close(packed.loss, padded.loss)
+
+    def test_answers_loss_and_gradients_are_those_of_the_padded_batch(self):
+        model, rows = encoders.build(SeqDyConvForQuestionAnswering), encoders.texts(*LENGTHS)
+        positions = {"start_positions": torch.tensor([3, 0, 0, 9]), "end_positions": torch.tensor([8, 4, 0, 11])}
+        tokens, mask = encoders.pad(rows)
+        padded, packed = model(tokens, mask, **positions), model(**pack(rows), **positions)
+        assert_close(packed.start_logits, padded.start_logits)
+        assert_close(packed.loss, padded.loss)
+        assert_all_close(gradients(packed.loss, model), gradients(padded.loss, model), 1e-10)
+
+    def test_choices_are_not_packed(self):
+        packed = pack(encoders.texts(*LENGTHS))
+        for name in ("cu_seqlens", "cu_seq_lens_q"):
+            with pytest.raises(ValueError, match=f"choices of a question have rows of their own: got {name}"):
+                encoders.build(SeqDyConvForMultipleChoice)(packed["input_ids"][None], **{name: packed["cu_seqlens"]})
 
     def test_a_text_without_tokens_is_pooled_to_zeros(self):
         model, rows = encoders.build(), encoders.texts(5, 0, 3, 0)
