@@ -93,11 +93,7 @@ def load_help_pages(language: str, cache_dir: str | Path | None = None) -> Datas
         PackageUnavailableError: there is no such package, no apt, or no network.
         ValueError: the code is malformed.
     """
-    if not _LANGUAGE.fullmatch(language):
-        raise ValueError(f"{language!r} is not a language code such as en, de or pt-BR")
-    code = _code(language)
-    folder = _text_folder(fetch_debian_packages([f"libreoffice-help-{code}"], cache_dir), code)
-    names = {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*.html"))}
+    names = _page_files(language, cache_dir)
     seen: set[str] = set()
     splits = {}
     for split in ("train", "test", "validation"):
@@ -109,6 +105,37 @@ def load_help_pages(language: str, cache_dir: str | Path | None = None) -> Datas
             seen.update(lines)
         splits[split] = Dataset.from_dict({"text": list(texts.values()), "page": list(texts)})
     return DatasetDict(splits)
+
+
+def load_help_sections(language: str, cache_dir: str | Path | None = None) -> Dataset:
+    """Return the sections of all pages of one language: heading, text (its paragraphs, a line each), page and split.
+
+    The first section of a page has its title for a heading; what stands before a heading is left out.
+
+    Args and errors are those of :func:`load_help_pages`.
+    """
+    columns: dict[str, list[str]] = {"heading": [], "text": [], "page": [], "split": []}
+    for name, file in _page_files(language, cache_dir).items():
+        sections: list[tuple[str, list[str]]] = []
+        for key, line in read_paragraphs(file).items():
+            if key.startswith("hd_"):
+                sections.append((line, []))
+            elif sections:
+                sections[-1][1].append(line)
+        for heading, lines in sections:
+            row = {"heading": heading, "text": "\n".join(lines), "page": name, "split": split_of(name)}
+            for column, value in row.items():
+                columns[column].append(value)
+    return Dataset.from_dict(columns)
+
+
+def _page_files(language: str, cache_dir: str | Path | None) -> dict[str, Path]:
+    """The files of the pages of a language by their names."""
+    if not _LANGUAGE.fullmatch(language):
+        raise ValueError(f"{language!r} is not a language code such as en, de or pt-BR")
+    code = _code(language)
+    folder = _text_folder(fetch_debian_packages([f"libreoffice-help-{code}"], cache_dir), code)
+    return {file.relative_to(folder).as_posix(): file for file in sorted(folder.rglob("*.html"))}
 
 
 def align_pages(source_folder: Path, target_folder: Path) -> Iterator[Pair]:

@@ -32,7 +32,7 @@ from seqdyconv.swap.short_convs import PLACES, put_in_short_convs, short_conv_op
 from seqdyconv.swap.swapping import put_in
 
 # Options of from_pretrained that say where the files are: the configuration is read from there too.
-_WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 # Options of the weights that a configuration would take for its own.
 _DTYPE = ("dtype", "torch_dtype")
 
@@ -72,7 +72,7 @@ def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **opt
     for name in ("trust_remote_code", "use_safetensors", "output_loading_info", "config", "state_dict"):
         if name in options:
             raise ValueError(f"load_swapped has no option {name}")
-    where = {name: options[name] for name in _WHERE if name in options}
+    where = {name: options[name] for name in WHERE if name in options}
     with _errors_in_one_line(f"{path} can't be loaded as a swapped model"):
         saved: Any = PreTrainedConfig.get_config_dict(path, **where)[0]
     if not saved:

@@ -40,6 +40,7 @@ _FILES = (
     *("train_texts.txt", ".*.tmp"),
     *("learning_curves.png", "kernels.png", "alignment.png", "mixtures.png"),
     *(f"{split}_*.{suffix}" for split in ("train", "validation", "test") for suffix in ("txt", "tsv", "png")),
+    *("modules.json", "sentence_bert_config.json", "swapped_config.json"),
     *("config.json", "generation_config.json", "model*.safetensors", "model*.safetensors.index.json"),
     *("preprocessor_config.json", "processor_config.json", "chat_template.jinja", "special_tokens_map.json"),
     *("tokenizer.json", "tokenizer_config.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt"),
@@ -50,6 +51,7 @@ _FILES = (
 # The folders that a run makes in its directory, and in a folder of its own.
 _FOLDERS = (
     *("checkpoint-[0-9]*", "runs", "evaluation", "distillation", "pytorch_model_fsdp_0", "optimizer_0", FINAL_MODEL),
+    *("1_Pooling", "2_Normalize"),
     "[A-Z][a-z][a-z][0-9][0-9]_*",  # of TensorBoard, below runs: Nov27_20-15-06_hostname
 )
 

@@ -1,0 +1,37 @@
+"""Swapped models through the Auto classes, where a second configuration beside their own says that they are some.
+
+``config.json`` of a swapped model is that of the original class, which would load it without its mixers, and is refused
+for that reason. What goes by Auto classes alone, such as sentence-transformers, reads ``swapped_config.json`` instead,
+whose type is registered here.
+"""
+
+from typing import Any
+
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from seqdyconv.swap.loading import WHERE, load_swapped
+
+SWAPPED_CONFIG = "swapped_config.json"
+"""The file's name."""
+
+
+class SwappedConfig(PreTrainedConfig):
+    """Says that the model in a folder is to be loaded by :func:`load_swapped`."""
+
+    model_type = "seqdyconv_swapped"
+
+
+class SwappedModel(PreTrainedModel):
+    """What ``AutoModel`` asks for a model with such a configuration."""
+
+    config_class = SwappedConfig
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+        """The swapped model itself, an object of the class that was saved: see :func:`load_swapped`."""
+        known = (*WHERE, "dtype", "torch_dtype", "device_map")
+        return load_swapped(name_or_path, **{name: options[name] for name in known if name in options})
+
+
+AutoConfig.register(SwappedConfig.model_type, SwappedConfig)
+AutoModel.register(SwappedConfig, SwappedModel)
