@@ -74,6 +74,7 @@ def evaluate(
             given, "them, the teacher"
         )
         metrics |= {f"{args.split}_{score}": value for score, value in nearness(own, theirs, pairs).items()}
+        metrics[f"{args.split}_pairs"] = len(pairs)
         write_cosines(args.folder, args.split, own, theirs, pairs, given)
     compared = teacher if task_args.evaluate_teacher else None
     metrics |= compare(model, tokenizer, compared, tasks, args.max_tokens) | describe(tasks)

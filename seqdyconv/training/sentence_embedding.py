@@ -282,7 +282,7 @@ class SentenceTrainer(TokenBatches, DistillationTrainer):
             mixers_only=teaching.train_parameters == "mixers",
             **kwargs,
         )
-        self.reading = reading_of(self.model, "the model")
+        self.reading = reading_of(self.model)
         self.pairs, self.teaching, self.most = pairs, teaching, teacher.most
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
@@ -371,7 +371,7 @@ def quality(
     model: PreTrainedModel,
 ) -> float:
     """A hundred times Spearman's correlation with the teacher, by which layers are chosen."""
-    reading = reading_of(model, "the model")
+    reading = reading_of(model)
     vectors = embed_rows(model, tokenizer, rows, reading, args.max_tokens)
     return 100 * nearness(vectors, targets_of(rows), pairs)["spearman"]
 

@@ -61,18 +61,21 @@ def load_sentence_encoder(name_or_path: str) -> tuple[Any, PreTrainedTokenizerBa
     check_vocabulary(model, tokenizer, name_or_path)
     if tokenizer.pad_token_id is None:
         raise ModelError(f"the tokenizer of {name_or_path} has no padding token")
-    return model, tokenizer, reading_of(model, name)
+    reading = _find_reading(model, name)
+    keep_reading(model, reading)
+    return model, tokenizer, reading
 
 
-def reading_of(model: PreTrainedModel, name: str) -> Reading:
-    """What a model's configuration, or else the modules of sentence-transformers in its folder, say.
+def reading_of(model: PreTrainedModel) -> Reading:
+    """What a model's configuration says of how it is read."""
+    return Reading(**model.config.sentence_embedding)
 
-    Raises:
-        ModelError: they say what can't be, or list modules that do something else.
-    """
+
+def _find_reading(model: PreTrainedModel, name: str) -> Reading:
+    """What a model's configuration, or else the modules of sentence-transformers in its folder, say; checked."""
     kept = getattr(model.config, "sentence_embedding", None)
     try:
-        found = Reading(**kept) if kept is not None else _of_sentence_transformers(name)
+        found = _of_sentence_transformers(name) if kept is None else Reading(**kept)
     except (TypeError, KeyError, ValueError) as error:
         raise ModelError(f"{name} does not say how its vectors are pooled: {error}") from None
     if found.pooling not in POOLINGS or not isinstance(found.max_length, int) or found.max_length < 1:
@@ -191,5 +194,6 @@ def _of_sentence_transformers(name: str) -> Reading:
 
 def _json_of(name: str, file: str) -> Any:
     """The content of a file of a folder or of the Hub; None where it is not there."""
-    path = cached_file(name, file, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_gated_repo=False)
+    lenient = dict.fromkeys(("missing_entries", "connection_errors", "gated_repo"), False)
+    path = cached_file(name, file, **{f"_raise_exceptions_for_{what}": value for what, value in lenient.items()})
     return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))

@@ -155,7 +155,7 @@ def compare(
         tasks: See :func:`load_tasks`.
         max_tokens: Of a batch.
     """
-    reading = reading_of(model, "the model")
+    reading = reading_of(model)
     own = measure(tasks, text_embedder(model, tokenizer, reading, max_tokens))
     found = {"test": own}
     if teacher is not None:

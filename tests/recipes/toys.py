@@ -160,6 +160,45 @@ def write_swap_config(data, tiny_bert):
     )
 
 
+# Sentence embeddings: a tiny encoder is the teacher
+
+
+def write_sentence_config(data, tiny_bert):
+    """Documents of the texts of classification, four sentences each, longer than the teacher has positions for."""
+    for split in ("train", "validation", "test"):
+        texts = [line.rsplit(",", 1)[0] for line in (data / f"{split}.csv").read_text().splitlines()[1:]]
+        documents = ["\n".join(texts[start : start + 4]) for start in range(0, len(texts), 4)]
+        (data / f"{split}.txt").write_text("\n\n".join(documents))
+    queries = [f"{' '.join(text.split()[:3])},{text}" for text in dict.fromkeys(texts)]
+    (data / "queries.csv").write_text("\n".join(["query,text", *queries]))
+    labelled = data / "labelled"
+    labelled.mkdir()
+    for split in ("train", "test"):
+        (labelled / f"{split}.csv").write_text((data / f"{split}.csv").read_text())
+    common = yaml.safe_load(write_swap_config(data, tiny_bert).read_text())
+    kept = {name: value for name, value in common.items() if name.startswith(("swap", "eval", "save", "max_", "model"))}
+    values = {
+        **kept,
+        **{f"{split}_file": str(data / f"{split}.txt") for split in ("train", "validation", "test")},
+        "piece_words": [6, 30, 100],
+        "join_documents": True,
+        "max_length": 100,
+        "max_pairs": 60,
+        "matching_weight": 1.0,
+        "matching_until": 0.5,
+        "retrieval": [str(data / "queries.csv")],
+        "labelled_datasets": [str(labelled)],
+        "max_tokens": 300,
+        "max_steps": 12,
+        "warmup_steps": 2,
+        "learning_rate": "5e-3",
+        "logging_steps": 1,
+    }
+    path = data / "sentences.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
 # Speech recognition: each letter is a tone of its own, so that they are learnt fast
 
 TINY = {
