@@ -140,7 +140,7 @@ def report(
         mixers = {entry["mixer"] for entry in trainer.model.config.seqdyconv["layers"].values()}
         kind += f" with {' and '.join(sorted(mixers))} instead of self-attention in layers {swapped}"
     run.write_metrics(metrics)
-    panels = {"eval_spearman": "validation: Spearman with the teacher", "eval_cosine": "validation: cosine"}
+    panels = {"eval_spearman": "validation: Spearman with the teacher × 100", "eval_cosine": "validation: cosine"}
     run.plot_learning_curves(trainer, f"Sentence embeddings: {data_args.source}", panels, "distance to the teacher")
     run.write_model_card(
         "sentence embeddings",
@@ -160,7 +160,7 @@ def report(
     rows = {}
     for split in HELD_OUT:
         if f"{split}_spearman" in metrics:
-            rows[f"{split}, Spearman"] = score_text(metrics, f"{split}_spearman", digits=4)
+            rows[f"{split}, Spearman × 100"] = score_text(metrics, f"{split}_spearman")
             rows[f"{split}, cosine"] = f"{metrics[f'{split}_cosine']:.4f}"
     for name in [name.removeprefix("kept_") for name in metrics if name.startswith("kept_")]:
         rows[name] = f"{metrics[f'test_{name}']:.2f}   (teacher {metrics[f'teacher_{name}']:.2f})"

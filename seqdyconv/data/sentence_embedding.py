@@ -129,10 +129,9 @@ def split_rows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, most: int) -> 
     Returns:
         Rows with the same columns, those of a text one after the other.
     """
-    special, ids = set(tokenizer.all_special_ids), tokenizer("a")["input_ids"]
-    plain = [token not in special for token in ids]
-    first = plain.index(True) if any(plain) else 0
-    last = plain[::-1].index(True) if any(plain) else 0
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    ids, added = encoded["input_ids"], encoded["special_tokens_mask"]
+    first, last = (added_ones.index(0) if 0 in added_ones else 0 for added_ones in (added, added[::-1]))
     room = most - first - last
     if room < 1:
         raise DataError(f"a window of {most} tokens has no room beside {first + last} special ones")

@@ -35,7 +35,7 @@ def unit(vectors: Array) -> Array:
 
 
 def agreement(found: Array, expected: Array) -> dict[str, float]:
-    """Spearman's correlation of two encoders' cosines of the same pairs of texts, with its interval.
+    """A hundred times Spearman's correlation of two encoders' cosines of the same pairs of texts, with its interval.
 
     In draws of the pairs, the ranks are those of all pairs.
 
@@ -47,11 +47,11 @@ def agreement(found: Array, expected: Array) -> dict[str, float]:
 
     Example:
         >>> agreement(np.array([0.1, 0.2, 0.3]), np.array([0.0, 0.5, 0.9]))["spearman"]
-        1.0
+        100.0
     """
     x, y = (rankdata(values) - (len(found) + 1) / 2 for values in (found, expected))
     counts = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
-    return {"spearman": round(_correlation(counts.sum(0)), 12), **bounds("spearman", counts, _correlation)}
+    return {"spearman": round(_correlation(counts.sum(0)), 9), **bounds("spearman", counts, _correlation)}
 
 
 def retrieval(scores: Array, right: Sequence[int]) -> dict[str, float]:
@@ -143,4 +143,4 @@ def _mean(name: str, values: Array) -> dict[str, float]:
 def _correlation(sums: Counts) -> float:
     number, x, y, xx, yy, xy = sums
     spread = (xx - x * x / number) * (yy - y * y / number)
-    return float((xy - x * y / number) / max(spread, 1e-12) ** 0.5)
+    return float(100 * (xy - x * y / number) / max(spread, 1e-12) ** 0.5)

@@ -83,7 +83,7 @@ def format_example(lines: Mapping[str, str]) -> str:
     return "\n".join(f"  {label:<12}{shorten(text, LONGEST_EXAMPLE)}" for label, text in lines.items()) + "\n"
 
 
-def score_text(metrics: Mapping[str, Any], name: str, digits: int = 2) -> str:
+def score_text(metrics: Mapping[str, Any], name: str) -> str:
     """A score with the interval that holds it in 95% of draws of its test set, where the metrics have one.
 
     Example:
@@ -91,8 +91,7 @@ def score_text(metrics: Mapping[str, Any], name: str, digits: int = 2) -> str:
         '36.10 (95%: 34.56 to 37.50)'
     """
     ends = [metrics[f"{name}_{end}"] for end in ("low", "high") if f"{name}_{end}" in metrics]
-    interval = f" (95%: {ends[0]:.{digits}f} to {ends[1]:.{digits}f})" if ends else ""
-    return f"{metrics[name]:.{digits}f}{interval}"
+    return f"{metrics[name]:.2f}" + (f" (95%: {ends[0]:.2f} to {ends[1]:.2f})" if ends else "")
 
 
 def spread_examples(

@@ -373,7 +373,7 @@ def quality(
     """A hundred times Spearman's correlation with the teacher, by which layers are chosen."""
     reading = reading_of(model)
     vectors = embed_rows(model, tokenizer, rows, reading, args.max_tokens)
-    return 100 * nearness(vectors, targets_of(rows), pairs)["spearman"]
+    return nearness(vectors, targets_of(rows), pairs)["spearman"]
 
 
 def write_cosines(

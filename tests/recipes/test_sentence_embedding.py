@@ -114,7 +114,9 @@ class TestUse:
 
     def test_any_encoder_is_evaluated_without_a_teacher(self, config, tmp_path):
         bert = yaml.safe_load(config.read_text())["model_name_or_path"]
-        evaluate.main([bert, "--evaluation_dir", str(tmp_path / "out"), "--retrieval", str(config.parent / "queries.csv")])
+        evaluate.main(
+            [bert, "--evaluation_dir", str(tmp_path / "out"), "--retrieval", str(config.parent / "queries.csv")]
+        )
         assert set(metrics_of(tmp_path / "out")) > {"test_queries_ndcg_at_10", "queries_texts", "parameters"}
 
     @pytest.mark.parametrize("run", ["trained", "new"])
