@@ -1,5 +1,7 @@
 """Short convolutions: a few taps over the outputs of a projection, static or predicted at every step."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,6 +10,7 @@ from seqdyconv.functional import dynamic_conv1d, lightweight_conv1d, low_rank_co
 from seqdyconv.functional.conv import OpPadding, Padding
 from seqdyconv.layers.checks import check_positive
 from seqdyconv.layers.initialization import reset_children, xavier_linear, zero_linear
+from seqdyconv.layers.states import initial_zeros
 from seqdyconv.layers.window import WindowConv
 
 
@@ -129,26 +132,84 @@ class ShortConv1d(WindowConv):
         return text + (", silu=True" if self.silu else "") + (", bias=True" if self.bias is not None else "")
 
     def _forward(self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None = None) -> Tensor:
-        return self._convolve(input, input, query, self.left)
+        return _convolve([self], input, input, query, self.left)
 
     def _stream(self, window: Tensor, query: Tensor | None = None) -> Tensor:
-        return self._convolve(window, self.current_inputs(window), query, "valid")
+        return _convolve([self], window, self.current_inputs(window), query, "valid")
 
-    def _convolve(self, input: Tensor, current: Tensor, query: Tensor | None, padding: OpPadding) -> Tensor:
-        """The sum of all parts; ``current`` are the steps of ``input`` that the output is of."""
-        parts = []
-        if self.static_kernel is not None:
-            parts.append(lightweight_conv1d(input, self.taken(self.static_kernel), padding=padding))
-        if self.generator is not None:
-            generated = self.generator(current if query is None else query)
-            if self.basis is not None:
-                parts.append(low_rank_conv1d(input, generated, self.taken(self.basis), padding=padding))
-            else:
-                kernels = generated.unflatten(-1, (self.num_heads, self.kernel_size))
-                parts.append(dynamic_conv1d(input, self.taken(kernels), padding=padding))
-        output = sum(parts[1:], parts[0])
-        if self.residual:
-            output = output + current.to(output.dtype)  # autocast's, where that is on
-        if self.bias is not None:
-            output = output + self.bias.to(output.dtype)
-        return F.silu(output) if self.silu else output
+
+class JointShortConv1d(WindowConv):
+    """Several short convolutions as one, over their channels one after the other: one call instead of one for each.
+
+    Its parameters are those of the parts, and it has none of its own.
+
+    Args:
+        parts: causal ones that differ in their channels and heads alone; predicted kernels are without a rank, of equal
+            width, and from one ``query``.
+
+    Shapes:
+        input (B, T, sum of C), query (B, T, Q) → output (B, T, sum of C).
+
+    Raises:
+        ValueError: parts that do not fit.
+
+    Example:
+        >>> import torch
+        >>> from seqdyconv.layers.short import JointShortConv1d, ShortConv1d
+        >>> parts = [ShortConv1d(channels, 4, channels // 8, query_dim=32) for channels in (32, 16, 16)]
+        >>> projected, hidden = torch.randn(2, 9, 64), torch.randn(2, 9, 32)
+        >>> JointShortConv1d(parts)(projected, query=hidden).shape
+        torch.Size([2, 9, 64])
+    """
+
+    def __init__(self, parts: Sequence[ShortConv1d]) -> None:
+        first = parts[0]
+        if len({_kind(part) for part in parts}) > 1 or first.rank is not None or first.padding != "causal":
+            raise ValueError(f"parts must be causal short convolutions of one kind, without a rank, got {list(parts)}")
+        if first.generator is not None and first.query_dim is None:
+            raise ValueError("parts must have a query_dim: their kernels are predicted from one query")
+        channels, heads = sum(part.channels for part in parts), sum(part.num_heads for part in parts)
+        super().__init__(channels, first.kernel_size, heads, "causal", query_dim=first.query_dim)
+        self.parts = tuple(parts)  # a tuple: they belong to other modules
+
+    def initial_state(self, batch_size: int) -> Tensor:
+        return initial_zeros(self.parts[0], batch_size, self.reach, self.channels)
+
+    def _forward(self, input: Tensor, padding_mask: Tensor | None, query: Tensor | None = None) -> Tensor:
+        return _convolve(self.parts, input, input, query, self.left)
+
+    def _stream(self, window: Tensor, query: Tensor | None = None) -> Tensor:
+        return _convolve(self.parts, window, self.current_inputs(window), query, "valid")
+
+
+def _kind(conv: ShortConv1d) -> tuple[object, ...]:
+    """What short convolutions have in common that can be computed as one."""
+    width = None if conv.generator is None else conv.channels // conv.num_heads
+    static, bias = conv.static_kernel is not None, conv.bias is not None
+    return (conv.kernel_size, width, conv.rank, static, bias, conv.residual, conv.silu, conv.padding, conv.query_dim)
+
+
+def _convolve(
+    convs: Sequence[ShortConv1d], input: Tensor, current: Tensor, query: Tensor | None, padding: OpPadding
+) -> Tensor:
+    """What convolutions over channels one after the other give; ``current`` are the steps that the output is of."""
+    first, parts = convs[0], []
+    if first.static_kernel is not None:
+        static = _joined([conv.taken(conv.static_kernel) for conv in convs if conv.static_kernel is not None], 0)
+        parts.append(lightweight_conv1d(input, static, padding=padding))
+    generated = [conv.generator(current if query is None else query) for conv in convs if conv.generator is not None]
+    if first.basis is not None:
+        parts.append(low_rank_conv1d(input, generated[0], first.taken(first.basis), padding=padding))
+    elif generated:
+        kernels = _joined(generated, -1).unflatten(-1, (-1, first.kernel_size))
+        parts.append(dynamic_conv1d(input, first.taken(kernels), padding=padding))
+    output = sum(parts[1:], parts[0])
+    if first.residual:
+        output = output + current.to(output.dtype)  # autocast's, where that is on
+    if first.bias is not None:
+        output = output + _joined([conv.bias for conv in convs if conv.bias is not None], 0).to(output.dtype)
+    return F.silu(output) if first.silu else output
+
+
+def _joined(tensors: Sequence[Tensor], dim: int) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tuple(tensors), dim)

@@ -28,7 +28,8 @@ from seqdyconv.swap.choice import select_layers
 from seqdyconv.swap.families import FAMILIES, UNKNOWN
 from seqdyconv.swap.guard import guard_configuration, guard_names, guard_weights
 from seqdyconv.swap.recognition import find_family, module_names, with_projections
-from seqdyconv.swap.short_convs import PLACES, put_in_short_convs, short_conv_option_names
+from seqdyconv.swap.short_conv_places import PLACES
+from seqdyconv.swap.short_convs import put_in_short_convs, short_conv_option_names
 from seqdyconv.swap.swapping import put_in
 
 # Options of from_pretrained that say where the files are: the configuration is read from there too.
@@ -213,7 +214,10 @@ def _read(saved: Any, path: Any) -> _Swap:
 
     def of_short_conv(number: str, entry: dict[str, Any]) -> set[str]:
         on = entry.get("on")
-        check(on in PLACES, f"layer {number} has short convolutions on {on!r}")
+        check(
+            bool(on) and on == [name for name in PLACES if name in on],
+            f"layer {number} has short convolutions on {on!r}",
+        )
         check("kernel_size" in entry, f"layer {number} has no kernel_size")
         return {"on", *short_conv_option_names()}
 

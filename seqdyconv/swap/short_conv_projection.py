@@ -1,7 +1,9 @@
-"""A projection of a decoder's attention with a short convolution behind it, and what it must know of a call."""
+"""Short convolutions in a decoder's layer, behind a projection or before a part, and what they must know of a call."""
 
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -9,19 +11,53 @@ import torch
 from torch import Tensor, nn
 
 from seqdyconv.layers import ShortConv1d
-from seqdyconv.swap.hooks import remove_hooks
+from seqdyconv.layers.masking import zero_padding
+from seqdyconv.layers.short import JointShortConv1d
 from seqdyconv.swap.initialization import keep_start
-from seqdyconv.swap.padding import padding_from_attention_mask
-from seqdyconv.swap.short_conv_states import ShortConvStates, states_in
+from seqdyconv.swap.short_conv_places import Place
+from seqdyconv.swap.short_conv_states import ShortConvStates
 
-# How these families call their attention; all but the first are keywords today.
-_ARGUMENTS = ("hidden_states", "position_embeddings", "attention_mask", "cache")
+INPUT_CONV = "input_short_conv"
+"""What an attention or a feed-forward block calls the convolution of its input."""
 
 
-class ShortConvProjection(nn.Module):
+class PlacedShortConv(nn.Module):
+    """A short convolution at a place of a decoder's layer, (batch, time, channels).
+
+    What it must know of a call, its padding, its state and where packed sequences begin, it reads from
+    ``current_call``.
+
+    Args:
+        conv: with a ``query_dim`` where its kernels are predicted from another sequence than its input.
+        layer: its number.
+        place: in the layer.
+        options: what the convolution was built from, as :func:`add_short_conv` has them.
+    """
+
+    def __init__(self, conv: ShortConv1d, layer: int, place: Place, options: Mapping[str, Any]) -> None:
+        nn.Module.__init__(self)
+        self.short_conv = keep_start(conv)
+        self.layer = layer
+        self.place = place
+        self.options = dict(options)
+        self._is_hf_initialized = True
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """That of its state in a cache."""
+        return self.layer, "".join(self.place.names)
+
+
+class ShortConvInput(PlacedShortConv):
+    """A short convolution of what an attention or a feed-forward block reads."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """(B, T, D) → (B, T, D)."""
+        return current_call.convolve(self.key, self.short_conv, hidden_states)
+
+
+class ShortConvProjection(PlacedShortConv):
     """A linear projection and a short convolution over its outputs, (batch, time, channels).
-
-    What the convolution must know of a call, its padding and its state, it reads from ``current_call``.
 
     To whoever asks for it by name it is a linear layer, ``linear``; so PEFT can wrap it. A wrapper adds to what the
     projection gives, so it is then the wrapper's output that is convolved. In a list of a model's modules it is none:
@@ -29,36 +65,32 @@ class ShortConvProjection(nn.Module):
 
     Args:
         linear: the projection.
-        conv: over its outputs, with a ``query_dim`` where its kernels are predicted.
-        key: that of the state in a cache: number of the layer, and name of the projection.
-        options: what the convolution was built from, as :func:`add_short_conv` has them.
+        conv, layer, place, options: as of :class:`PlacedShortConv`.
     """
 
     guarded_weight = "weight"
 
-    def __init__(self, linear: nn.Linear, conv: ShortConv1d, key: tuple[int, str], options: Mapping[str, Any]) -> None:
-        nn.Module.__init__(self)
+    def __init__(
+        self, linear: nn.Linear, conv: ShortConv1d, layer: int, place: Place, options: Mapping[str, Any]
+    ) -> None:
+        PlacedShortConv.__init__(self, conv, layer, place, options)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.linear = linear
-        self.short_conv = keep_start(conv)
-        self.key = key
-        self.options = dict(options)
         self.is_wrapped = False
-        self._is_hf_initialized = True
         self.train(linear.training)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(B, T, D) → (B, T, C)."""
-        projected = self.linear(hidden_states)
-        return projected if self.is_wrapped else self.convolve(hidden_states, projected)
+        if self.is_wrapped:
+            return self.linear(hidden_states)
+        if self in current_call.joint:
+            return current_call.convolve_jointly(self, hidden_states)
+        return self.convolve(hidden_states, self.linear(hidden_states))
 
     def convolve(self, hidden_states: Tensor, projected: Tensor) -> Tensor:
         """What comes after the projection."""
-        conv, padding_mask = self.short_conv, current_call.padding_mask
-        query = None if conv.query_dim is None else hidden_states
-        if current_call.states is None:
-            return conv(projected, padding_mask=padding_mask, query=query)
-        return current_call.states.stream(self.key, conv, projected, padding_mask, query)
+        query = None if self.short_conv.query_dim is None else hidden_states
+        return current_call.convolve(self.key, self.short_conv, projected, query)
 
 
 # Of each projection the one module that stands for it in lists.
@@ -86,28 +118,63 @@ class LinearWithShortConv(ShortConvProjection, nn.Linear):
         return ""
 
 
-def short_convs_of(module: nn.Module) -> list[ShortConvProjection]:
-    """The projections with short convolutions in an attention, or in a whole model."""
-    return [part for part in module.modules() if isinstance(part, ShortConvProjection)]
+def short_convs_of(module: nn.Module) -> list[PlacedShortConv]:
+    """The places with short convolutions in a part of a model, or in a whole model."""
+    return [part for part in module.modules() if isinstance(part, PlacedShortConv)]
 
 
-def convolve_after_wrappers(attention: nn.Module) -> None:
-    """Let what wraps a projection, such as an adapter, give its output to the convolution."""
-    for child in attention.children():
+def convolve_after_wrappers(part: nn.Module) -> None:
+    """Let what wraps a projection of an attention or of a feed-forward block, such as an adapter, give its output to
+    the convolution."""
+    for child in part.children():
         if isinstance(child, ShortConvProjection):
             child.is_wrapped = False
-        elif _convolve not in child._forward_hooks.values() and (wrapped := short_convs_of(child)):
+            continue
+        if isinstance(child, PlacedShortConv) or _convolve in child._forward_hooks.values():
+            continue
+        if wrapped := _projections_in(child):
             wrapped[0].is_wrapped = True
             child.register_forward_hook(_convolve)
 
 
+def _projections_in(wrapper: nn.Module) -> list[ShortConvProjection]:
+    return [part for part in wrapper.modules() if isinstance(part, ShortConvProjection)]
+
+
 def _convolve(wrapper: nn.Module, args: tuple[Tensor, ...], projected: Tensor) -> Tensor:
     """A forward hook of what wraps a projection."""
-    return short_convs_of(wrapper)[0].convolve(args[0], projected)
+    return _projections_in(wrapper)[0].convolve(args[0], projected)
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Projections of an attention that read one input, and whose short convolutions are computed as one.
+
+    Args:
+        projections: their names.
+        conv: the convolution of them all.
+    """
+
+    projections: tuple[str, ...]
+    conv: JointShortConv1d
+
+    def modules(self, attention: nn.Module) -> tuple[ShortConvProjection, ...]:
+        """The projections; none where one was replaced, or where others watch what one of them gives."""
+        found = tuple(attention._modules.get(name) for name in self.projections)
+        for module, conv in zip(found, self.conv.parts):
+            if not isinstance(module, LinearWithShortConv) or module.short_conv is not conv:
+                return ()
+            if _is_watched(module) or _is_watched(conv):
+                return ()
+        return found  # type: ignore[return-value]
+
+
+def _is_watched(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks) or hasattr(module, "_hf_hook")
 
 
 class CurrentCall(threading.local):
-    """What the projections of an attention must know of its call that runs now, in each thread its own.
+    """What the short convolutions of a layer must know of its call that runs now, in each thread its own.
 
     Threads may run one model at once, so nothing of a call can be kept on its modules. A ``ContextVar`` would do as
     well, but ``torch.compile`` can't trace one.
@@ -115,44 +182,51 @@ class CurrentCall(threading.local):
 
     padding_mask: Tensor | None = None
     states: ShortConvStates | None = None
+    cu_seqlens: Tensor | None = None
+    """Where packed sequences begin and end, (N + 1,), in the rows of the batch one after the other."""
+    joint: tuple[ShortConvProjection, ...] = ()
+    """Projections that are convolved as one."""
+    joint_conv: JointShortConv1d | None = None
+    joint_outputs: list[Tensor] | None = None
+    """Of each of them, once the first was asked."""
+
+    def begin(
+        self,
+        padding_mask: Tensor | None,
+        states: ShortConvStates | None,
+        cu_seqlens: Tensor | None,
+        joint: tuple[ShortConvProjection, ...] = (),
+        joint_conv: JointShortConv1d | None = None,
+    ) -> None:
+        """Begin a call, with what it is told by."""
+        self.padding_mask, self.states, self.cu_seqlens = padding_mask, states, cu_seqlens
+        self.joint, self.joint_conv, self.joint_outputs = joint, joint_conv, None
+
+    def forget(self) -> None:
+        """End the call."""
+        self.begin(None, None, None)
+
+    def convolve(self, key: tuple[int, str], conv: Any, input: Tensor, query: Tensor | None = None) -> Tensor:
+        """The output (B, T, C) of the convolution with that key."""
+        if self.states is not None:
+            return self.states.stream(key, conv, input, self.padding_mask, query)
+        if self.cu_seqlens is None:
+            return conv(input, padding_mask=self.padding_mask, query=query)
+        row, queries = (None if x is None else zero_padding(x, self.padding_mask).reshape(1, -1, x.shape[-1])
+                        for x in (input, query))  # fmt: skip
+        return conv(row, query=queries, cu_seqlens=self.cu_seqlens).view(input.shape)
+
+    def convolve_jointly(self, asking: ShortConvProjection, hidden_states: Tensor) -> Tensor:
+        """The output of one of the joint projections; the first one that asks computes them all."""
+        if self.joint_outputs is None:
+            projected = [projection.linear(hidden_states) for projection in self.joint]
+            conv: Any = self.joint_conv
+            query = None if conv.query_dim is None else hidden_states
+            output = self.convolve((asking.layer, "qkv"), conv, torch.cat(projected, dim=-1), query)
+            # No split: where that is a view of several, nobody may change it in place.
+            ends = [*accumulate(part.shape[-1] for part in projected)]
+            self.joint_outputs = [output[..., end - part.shape[-1] : end] for end, part in zip(ends, projected)]
+        return self.joint_outputs[self.joint.index(asking)]
 
 
 current_call = CurrentCall()
-
-
-def watch_calls(attention: nn.Module) -> None:
-    """Let the projections of an attention know of its calls."""
-    attention.register_forward_pre_hook(_remember_call, with_kwargs=True)
-    attention.register_forward_hook(_forget_call, always_call=True)
-
-
-def stop_watching_calls(attention: nn.Module) -> None:
-    """Undo :func:`watch_calls`."""
-    remove_hooks(attention, _remember_call, _forget_call)
-
-
-def _remember_call(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """A forward pre-hook of the attention: tell its projections of the call."""
-    convolve_after_wrappers(attention)
-    given = {**dict(zip(_ARGUMENTS, args)), **kwargs}
-    if given.get("cu_seq_lens_q") is not None:
-        raise ValueError("short convolutions can't tell packed sequences apart: pad them, without cu_seq_lens_q")
-    cache = given.get("cache")
-    batch, time, _ = given["hidden_states"].shape
-    first: Any = 0  # the column of the mask that is the first step of this call
-    states = None
-    if cache is not None:
-        states = states_in(cache, attention)
-        first = cache.get_query_offset(attention.layer_idx) - cache.get_mask_sizes(time, attention.layer_idx)[1]
-    mask = given.get("attention_mask")
-    if isinstance(mask, Tensor):
-        mask = mask.index_select(-1, first + torch.arange(time, device=mask.device))
-    padding_mask = padding_from_attention_mask(mask)
-    if padding_mask is not None:
-        padding_mask = padding_mask.expand(batch, -1)
-    current_call.padding_mask, current_call.states = padding_mask, states
-
-
-def _forget_call(attention: Any, args: tuple[Any, ...], output: Any) -> None:
-    """A forward hook of the attention, also where that raised: forget the call."""
-    current_call.padding_mask = current_call.states = None

@@ -8,11 +8,15 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DummyLayer
 
-from seqdyconv.layers import ShortConv1d
+from seqdyconv.errors import InputError
 from seqdyconv.layers.masking import last_inputs, zero_padding
+from seqdyconv.layers.window import WindowConv
 
 # Steps of the last call that can be taken back from a cache that was not asked before to record.
 _TAKEN_BACK = 64
+_OF_OTHERS = (
+    "the cache holds steps, but not the states of the model's short convolutions: fill a new one with this model"
+)
 
 
 class ShortConvStates(DummyLayer):
@@ -29,6 +33,7 @@ class ShortConvStates(DummyLayer):
         super().__init__()
         self.static = static
         self.record_past = False
+        self.goes_on = False  # the current call, after others
         self.inputs: dict[tuple[int, str], Tensor] = {}  # (B, K−1 and what can be taken back, C)
         self.reach: dict[tuple[int, str], int] = {}
 
@@ -37,10 +42,12 @@ class ShortConvStates(DummyLayer):
         return not self.record_past
 
     def stream(
-        self, key: tuple[int, str], conv: ShortConv1d, input: Tensor, padding_mask: Tensor | None, query: Tensor | None
+        self, key: tuple[int, str], conv: WindowConv, input: Tensor, padding_mask: Tensor | None, query: Tensor | None
     ) -> Tensor:
         """The output (B, T, C) of a convolution for its next chunk; its state is kept here under ``key``."""
         known = self.inputs.get(key)
+        if known is None and self.goes_on:
+            raise InputError(_OF_OTHERS)
         if known is None:
             known = conv.initial_state(input.shape[0]).to(input)
         output, state = conv.stream(input, known[:, known.shape[1] - conv.reach :], padding_mask, query)
@@ -102,16 +109,15 @@ class ShortConvStates(DummyLayer):
 def states_in(cache: Any, attention: Any) -> ShortConvStates:
     """The layer of states in a cache, made where there is none yet."""
     if not isinstance(cache, Cache) or not hasattr(cache, "layers"):
-        raise ValueError(f"short convolutions keep their states in a Cache of layers, got {type(cache).__name__}")
+        raise InputError(f"short convolutions keep their states in a Cache of layers, got {type(cache).__name__}")
+    seen = cache.get_seq_length(attention.layer_idx)
+    goes_on = isinstance(seen, int) and seen > 0
     for layer in cache.layers:
         if isinstance(layer, ShortConvStates):
+            layer.goes_on = goes_on
             return layer
-    seen = cache.get_seq_length(attention.layer_idx)
-    if isinstance(seen, int) and seen > 0:
-        raise ValueError(
-            f"the cache holds {seen} steps, but not the states of the model's short convolutions: fill a "
-            "new one with this model"
-        )
+    if goes_on:
+        raise InputError(_OF_OTHERS)
     if cache.layer_class_to_replicate is not None:  # it makes its layers when they are used, each at its number
         while len(cache.layers) < attention.config.num_hidden_layers:
             cache.layers.append(cache.layer_class_to_replicate())

@@ -1,23 +1,30 @@
-"""Short convolutions behind the query, key and value projections of other people's Hugging Face decoders."""
+"""Short convolutions in the layers of other people's Hugging Face decoders, behind their projections or before them."""
 
 import inspect
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
 from transformers import PreTrainedModel
 
+from seqdyconv.errors import InputError
 from seqdyconv.layers import ShortConv1d
+from seqdyconv.layers.short import JointShortConv1d
 from seqdyconv.swap.choice import Layers, number_ranges, select_layers
 from seqdyconv.swap.description import write_description
-from seqdyconv.swap.families import candidate_patterns, find_modules, number_modules
+from seqdyconv.swap.families import candidate_patterns
 from seqdyconv.swap.guard import guard_weights
 from seqdyconv.swap.recognition import check_model
+from seqdyconv.swap.short_conv_calls import stop_watching, watch_layer, watch_model
+from seqdyconv.swap.short_conv_places import PLACES, Place, attention_name, decoder_layers, places_of, read_places
 from seqdyconv.swap.short_conv_projection import (
+    INPUT_CONV,
+    Joint,
     LinearWithShortConv,
+    PlacedShortConv,
+    ShortConvInput,
     short_convs_of,
-    stop_watching_calls,
-    watch_calls,
 )
 
 # Values of config.model_type: decoders whose attention is named and called alike.
@@ -37,10 +44,6 @@ DECODERS = (
     "smollm3",
     "starcoder2",
 )
-_PATTERN = "layers.*.self_attn"
-_PROJECTIONS = {"q": "q_proj", "k": "k_proj", "v": "v_proj"}
-# All that ``on`` of a configuration may be.
-PLACES = [[role for role in _PROJECTIONS if role in chosen] for chosen in ("q", "k", "v", "qk", "qv", "kv", "qkv")]
 # Options of the convolution that its place decides.
 _DECIDED = ("channels", "padding", "bias", "query_dim", "device", "dtype")
 
@@ -54,21 +57,25 @@ def add_short_conv(
     layers: Layers = None,
     **conv_options: Any,
 ) -> Any:
-    """Put a causal short convolution behind projections of a Hugging Face decoder's self-attention.
+    """Put causal short convolutions into the layers of a Hugging Face decoder.
 
-    The convolution reads what the projection gives, before a norm of queries or keys and before positions are rotated
-    in; its kernels are predicted from what the projection reads, the block's normed hidden states (2026,
-    https://arxiv.org/abs/2606.03825). It starts as the identity, so the model computes what it did before. The model
-    is changed in place and stays what it was: it trains, generates with its cache, saves with ``save_pretrained`` and
-    loads with :func:`load_swapped`. Nothing changes where this raises.
+    Behind a projection, the convolution reads what that gives, before a norm of queries or keys and before positions
+    are rotated in; its kernels are predicted from what the projection reads (2026, https://arxiv.org/abs/2606.03825).
+    Before the attention or the feed-forward block, they are predicted from what it convolves. It starts as the
+    identity, so the model computes what it did before. The model is changed in place and stays what it was: it trains,
+    generates with its cache, saves with ``save_pretrained`` and loads with :func:`load_swapped`. Nothing changes where
+    this raises.
 
     Args:
         model: a decoder of a type in ``seqdyconv.swap.short_convs.DECODERS``, Llama, Mistral, Qwen, Gemma, OLMo and
             their like, with any head.
-        on: the projections, of ``"q"``, ``"k"`` and ``"v"``.
+        on: the places: behind the projections ``"q"``, ``"k"``, ``"v"`` and ``"o"`` of the attention, and ``"gate"``,
+            ``"up"`` and ``"down"`` of the feed-forward block, the last being its output (``"down_proj"`` is the same);
+            and on what these two read, ``"attention_input"`` and ``"mlp_input"``. The letters of Canon layers mean
+            ``"A"`` the attention's input, ``"B"`` q, k, v, ``"C"`` the feed-forward block's input, ``"D"`` gate and up.
         kernel_size: K.
-        num_heads: H of the kernels, divides the projections' widths; None: the attention's heads, of keys and values
-            where that is what is projected.
+        num_heads: H of the kernels, divides the widths of all places; None: heads as wide as the attention's, or as a
+            part of that which divides the width.
         layers: as for :func:`swap_self_attention`.
         conv_options: of :class:`seqdyconv.ShortConv1d`: ``rank`` (15 with ``generator_bias=True`` in the paper),
             ``static_kernel``, ``dynamic_kernel=False`` with it for Canon layers, ``residual``, ``silu``,
@@ -78,7 +85,7 @@ def add_short_conv(
         ``model``. Its ``config.seqdyconv`` tells what was added.
 
     Raises:
-        ValueError: a model, layers or options that do not work, layers that have short convolutions already.
+        ValueError: a model, places, layers or options that do not work, layers that have short convolutions already.
 
     Example:
         >>> from seqdyconv.swap import add_short_conv
@@ -93,10 +100,10 @@ def add_short_conv(
         )
     """
     check_model(model)
-    entry = {"on": _roles(on), "kernel_size": kernel_size, "num_heads": num_heads, **_plain_options(conv_options)}
-    names = _attention_names(model)
-    chosen = select_layers(layers, names)
-    put_in_short_convs(model, dict.fromkeys(chosen, entry))
+    names = _layer_names(model)
+    places = read_places(on, [places_of(model.get_submodule(name)) for name in names.values()])
+    entry = {"on": places, "kernel_size": kernel_size, "num_heads": num_heads, **_plain_options(conv_options)}
+    put_in_short_convs(model, dict.fromkeys(select_layers(layers, names), entry))
     guard_weights(model)
     return model
 
@@ -136,26 +143,35 @@ def remove_short_conv(model: Any, *, layers: Layers = None) -> Any:
         Linear(in_features=32, out_features=16, bias=False)
     """
     check_model(model)
-    having = sorted({projection.key[0] for projection in short_convs_of(model)})
+    having = sorted({placed.layer for placed in short_convs_of(model)})
     if not having:
-        raise ValueError(f"this {type(model).__name__} has no short convolutions to remove")
-    names = _attention_names(model)
+        raise InputError(f"this {type(model).__name__} has no short convolutions to remove")
+    names = _layer_names(model)
     chosen = having if layers is None else select_layers(layers, names)
     if wrong := [number for number in chosen if number not in having]:
-        raise ValueError(
+        raise InputError(
             f"layers without short convolutions: {number_ranges(wrong)}; those with some are {number_ranges(having)}"
         )
-    for number in chosen:
-        for name, child in model.get_submodule(names[number]).named_children():
-            if short_convs_of(child) and not isinstance(child, LinearWithShortConv):
-                raise ValueError(
-                    f"{name} of layer {number} is wrapped, in a {type(child).__name__}: unload the adapters first"
+    found = {number: model.get_submodule(names[number]) for number in chosen}
+    for number, layer in found.items():
+        for placed in short_convs_of(layer):
+            name = placed.place.projection or INPUT_CONV
+            stands = getattr(layer, placed.place.part)._modules[name]
+            if not isinstance(stands, PlacedShortConv):
+                raise InputError(
+                    f"{name} of layer {number} is wrapped, in a {type(stands).__name__}: unload the adapters first"
                 )
-    for number in chosen:
-        attention = model.get_submodule(names[number])
-        for projection in short_convs_of(attention):
-            setattr(attention, _PROJECTIONS[projection.key[1]], projection.linear)
-        stop_watching_calls(attention)
+    for layer in found.values():
+        for placed in short_convs_of(layer):
+            part = getattr(layer, placed.place.part)
+            if isinstance(placed, ShortConvInput):
+                delattr(part, INPUT_CONV)
+            else:
+                setattr(part, str(placed.place.projection), placed.linear)
+        vars(getattr(layer, attention_name(layer))).pop("short_conv_joint", None)
+        stop_watching(layer, *layer.children())
+    if not short_convs_of(model):
+        stop_watching(_body(model, names))
     _describe(model)
     return model
 
@@ -163,20 +179,12 @@ def remove_short_conv(model: Any, *, layers: Layers = None) -> Any:
 def _describe(model: PreTrainedModel) -> None:
     """Let ``config.seqdyconv`` tell which short convolutions there are; where there are none, it is gone."""
     entries: dict[int, dict[str, Any]] = {}
-    for projection in short_convs_of(model):
-        number, role = projection.key
-        entries.setdefault(number, {"on": [], **projection.options})["on"].append(role)
+    for placed in short_convs_of(model):
+        entries.setdefault(placed.layer, {"on": [], **placed.options})["on"] += placed.place.names
     layers = {str(number): entries[number] for number in sorted(entries)}
     for entry in layers.values():
-        entry["on"].sort(key=list(_PROJECTIONS).index)
+        entry["on"].sort(key=PLACES.index)
     write_description(model, {"short_convs": layers} if layers else {})
-
-
-def _roles(on: Iterable[str]) -> list[str]:
-    given = list(on)
-    if not given or set(given) - set(_PROJECTIONS):
-        raise ValueError(f"on must be of {', '.join(_PROJECTIONS)}, at least one, got {on!r}")
-    return [role for role in _PROJECTIONS if role in given]
 
 
 def short_conv_option_names() -> list[str]:
@@ -187,58 +195,98 @@ def short_conv_option_names() -> list[str]:
 def _plain_options(given: Mapping[str, Any]) -> dict[str, Any]:
     known = short_conv_option_names()
     if unknown := sorted(set(given) - set(known)):
-        raise ValueError(f"a short convolution has no option {', '.join(unknown)} here; it has {', '.join(known)}")
+        raise InputError(f"a short convolution has no option {', '.join(unknown)} here; it has {', '.join(known)}")
     for name, value in given.items():
         if not isinstance(value, (bool, int, float, type(None))):
-            raise ValueError(f"{name} must be a number, a bool or None, got {value!r}")
+            raise InputError(f"{name} must be a number, a bool or None, got {value!r}")
     return dict(given)
 
 
-def _attention_names(model: PreTrainedModel) -> dict[int, str]:
+def _layer_names(model: PreTrainedModel) -> dict[int, str]:
     model_type = model.config.model_type
     if model_type not in DECODERS:
         found = ", ".join(f"{name!r} ({count})" for name, count in candidate_patterns(model).items()) or "none"
-        raise ValueError(
+        raise InputError(
             f"short convolutions are added to decoders of {', '.join(DECODERS)}, got {model_type!r}; modules that look "
             f"like self-attention: {found}"
         )
-    return number_modules(list(find_modules(model, _PATTERN)), _PATTERN)
+    return decoder_layers(model)
+
+
+def _body(model: PreTrainedModel, names: Mapping[int, str]) -> nn.Module:
+    """The module that holds the list of the layers, and calls them."""
+    return model.get_submodule(".".join(next(iter(names.values())).split(".")[:-2]))
 
 
 def put_in_short_convs(model: PreTrainedModel, entries: Mapping[int, Mapping[str, Any]]) -> None:
     """Build the convolutions that ``entries`` describe, by layer, and put them in."""
-    names = _attention_names(model)
+    names = _layer_names(model)
     select_layers(list(entries), names)
-    attention: dict[int, Any] = {number: model.get_submodule(names[number]) for number in entries}
-    if twice := [number for number, module in attention.items() if short_convs_of(module)]:
-        raise ValueError(f"layers that have short convolutions already: {', '.join(map(str, twice))}")
-    new = {
-        (number, role): _build(attention[number], number, role, entries[number])
-        for number in entries
-        for role in entries[number]["on"]
-    }
-    for (number, role), projection in new.items():
-        setattr(attention[number], _PROJECTIONS[role], projection)
-    for module in attention.values():
-        watch_calls(module)
+    layers: dict[int, nn.Module] = {number: model.get_submodule(names[number]) for number in entries}
+    if twice := [number for number, layer in layers.items() if short_convs_of(layer)]:
+        raise InputError(f"layers that have short convolutions already: {', '.join(map(str, twice))}")
+    new = [placed for number, layer in layers.items() for placed in _build(layer, number, entries[number])]
+    for placed in new:
+        part = getattr(layers[placed.layer], placed.place.part)
+        part.add_module(placed.place.projection or INPUT_CONV, placed)
+    for number, layer in layers.items():
+        attention: Any = getattr(layer, attention_name(layer))
+        behind = {placed.place.part for placed in new if placed.layer == number} - {attention_name(layer)}
+        watch_layer(layer, attention, getattr(layer, behind.pop()) if behind else None)
+        if joint := _joint([placed for placed in new if placed.layer == number]):
+            attention.short_conv_joint = joint
+    watch_model(_body(model, names))
     _describe(model)
 
 
-def _build(attention: Any, number: int, role: str, entry: Mapping[str, Any]) -> LinearWithShortConv:
-    name = _PROJECTIONS[role]
-    linear = getattr(attention, name, None)
-    if not isinstance(linear, nn.Linear) or not linear.weight.is_floating_point():
-        raise ValueError(f"{name} of layer {number} is {type(linear).__name__}, not a plain nn.Linear")
-    if not attention.is_causal:
-        raise ValueError(f"layer {number} attends in both directions: short convolutions are for causal decoders")
+def _build(layer: Any, number: int, entry: Mapping[str, Any]) -> list[PlacedShortConv]:
+    """The convolutions of a layer."""
+    there = places_of(layer)
+    if missing := [name for name in entry["on"] if name not in there]:
+        raise InputError(f"layer {number} has no place {', '.join(missing)}; it has {', '.join(there)}")
+    if not getattr(getattr(layer, attention_name(layer)), "is_causal", True):
+        raise InputError(f"layer {number} attends in both directions: short convolutions are for causal decoders")
     options = {option: value for option, value in entry.items() if option != "on"}
-    heads = linear.out_features // attention.head_dim
+    built: list[PlacedShortConv] = []
+    for place in dict.fromkeys(there[name] for name in entry["on"]):
+        if left_out := [name for name in place.names if name not in entry["on"]]:
+            raise InputError(
+                f"{place.projection} of layer {number} projects {', '.join(place.names)} at once: add "
+                f"{', '.join(left_out)} to on, or leave them all out"
+            )
+        built.append(_build_at(place, layer, there["q"], number, options))
+    return built
+
+
+def _build_at(place: Place, layer: nn.Module, query: Place, number: int, options: Mapping[str, Any]) -> PlacedShortConv:
+    read = query if place.projection is None else place  # the input has the width of what the queries are made of
+    linear = getattr(layer, read.part)._modules[read.projection]
+    if not isinstance(linear, nn.Linear) or not linear.weight.is_floating_point():
+        raise InputError(f"{read.projection} of layer {number} is {type(linear).__name__}, not a plain nn.Linear")
+    channels = linear.in_features if place.projection is None else linear.out_features
+    attention: Any = getattr(layer, query.part)
+    width = math.gcd(channels, getattr(attention, "head_dim", 0) or getattr(attention, "head_size", channels))
     conv = IdentityShortConv1d(
-        linear.out_features,
+        channels,
         padding="causal",
-        query_dim=linear.in_features if options.get("dynamic_kernel", True) else None,
+        query_dim=linear.in_features if place.projection and options.get("dynamic_kernel", True) else None,
         device=linear.weight.device,
         dtype=linear.weight.dtype,
-        **{**options, "num_heads": heads if options["num_heads"] is None else options["num_heads"]},
+        **{**options, "num_heads": channels // width if options["num_heads"] is None else options["num_heads"]},
     )
-    return LinearWithShortConv(linear, conv, (number, role), options)
+    if place.projection is None:
+        return ShortConvInput(conv, number, place, options).train(linear.training)
+    return LinearWithShortConv(linear, conv, number, place, options)
+
+
+def _joint(placed: list[PlacedShortConv]) -> Joint | None:
+    """The projections of queries, keys and values as one, if all three have convolutions of one kind."""
+    by_name = {module.place.names: module for module in placed}
+    three = [by_name[name,] for name in "qkv" if (name,) in by_name]
+    if len(three) < 3:
+        return None
+    try:
+        conv = JointShortConv1d([module.short_conv for module in three])
+    except ValueError:  # heads of several widths, or a rank
+        return None
+    return Joint(tuple(str(module.place.projection) for module in three), conv)

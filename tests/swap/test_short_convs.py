@@ -158,12 +158,6 @@ class TestForward:
         hidden = torch.randn(2, 9, 32)
         assert torch.equal(projection(hidden), projection.short_conv(projection.linear(hidden), query=hidden))
 
-    def test_packed_sequences_are_refused(self):
-        model, ends = trained(), torch.tensor([0, 5, 12], dtype=torch.int32)
-        with pytest.raises(ValueError, match="can't tell packed sequences apart"):
-            model(IDS[:1], cu_seq_lens_q=ends, cu_seq_lens_k=ends, max_length_q=7, max_length_k=7)
-        assert (current_call.padding_mask, current_call.states) == (None, None)
-
     def test_nothing_of_a_call_stays(self):
         model = trained()
         before = [set(vars(module)) for module in model.modules()]
