@@ -214,10 +214,8 @@ def _read(saved: Any, path: Any) -> _Swap:
 
     def of_short_conv(number: str, entry: dict[str, Any]) -> set[str]:
         on = entry.get("on")
-        check(
-            bool(on) and on == [name for name in PLACES if name in on],
-            f"layer {number} has short convolutions on {on!r}",
-        )
+        in_order = isinstance(on, list) and on == [name for name in PLACES if name in on]
+        check(bool(on) and in_order, f"layer {number} has short convolutions on {on!r}")
         check("kernel_size" in entry, f"layer {number} has no kernel_size")
         return {"on", *short_conv_option_names()}
 

@@ -23,10 +23,11 @@ _SEQUENCES = "short_conv_sequences"
 _CACHES = ("cache", "layer_past", "past_key_values")
 
 
-def watch_model(body: nn.Module) -> None:
-    """Let the module that holds a decoder's layers tell them where packed sequences begin."""
-    if _find_sequences not in body._forward_pre_hooks.values():
-        body.register_forward_pre_hook(_find_sequences, with_kwargs=True)
+def watch_model(body: nn.Module, packs: bool) -> None:
+    """Let the module that holds a decoder's layers tell them where packed sequences begin; or refuse such rows."""
+    hook = _find_sequences if packs else _refuse_sequences
+    if hook not in body._forward_pre_hooks.values():
+        body.register_forward_pre_hook(hook, with_kwargs=True)
 
 
 def watch_layer(layer: nn.Module, attention: nn.Module, mlp: nn.Module | None) -> None:
@@ -49,7 +50,7 @@ def watch_layer(layer: nn.Module, attention: nn.Module, mlp: nn.Module | None) -
 def stop_watching(*modules: nn.Module) -> None:
     """Undo :func:`watch_model` and :func:`watch_layer` of these."""
     for module in modules:
-        remove_hooks(module, _find_sequences, _begin_call, _go_on, _forget_call)
+        remove_hooks(module, _find_sequences, _refuse_sequences, _begin_call, _go_on, _forget_call)
 
 
 def _arguments(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -136,6 +137,12 @@ def _find_sequences(body: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
             "packed sequences have no padding: leave out the attention_mask, by which attention mixes them"
         )
     return args, {**kwargs, _SEQUENCES: sequences}
+
+
+def _refuse_sequences(body: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """A forward pre-hook of the module that holds the layers, if these can't tell packed sequences apart."""
+    if _find_sequences(body, args, kwargs) is not None:
+        raise InputError(f"the attention of {body.config.model_type} mixes packed sequences: pad them instead")
 
 
 def _begins(positions: Tensor, mask: Tensor | None) -> Tensor:

@@ -13,7 +13,6 @@ from seqdyconv.layers import ShortConv1d
 from seqdyconv.layers.short import JointShortConv1d
 from seqdyconv.swap.choice import Layers, number_ranges, select_layers
 from seqdyconv.swap.description import write_description
-from seqdyconv.swap.families import candidate_patterns
 from seqdyconv.swap.guard import guard_weights
 from seqdyconv.swap.recognition import check_model
 from seqdyconv.swap.short_conv_calls import stop_watching, watch_layer, watch_model
@@ -27,23 +26,29 @@ from seqdyconv.swap.short_conv_projection import (
     short_convs_of,
 )
 
-# Values of config.model_type: decoders whose attention is named and called alike.
 DECODERS = (
-    "llama",
-    "mistral",
-    "mixtral",
-    "qwen2",
-    "qwen2_moe",
-    "qwen3",
-    "qwen3_moe",
-    "gemma",
-    "gemma2",
-    "granite",
-    "olmo",
-    "olmo2",
-    "smollm3",
-    "starcoder2",
+    *("apertus", "apertus1p5_text", "arcee", "beam", "biogpt", "bitnet", "bloom", "cohere", "cohere2", "cohere2_moe"),
+    *("cwm", "diffllama", "doge", "ernie4_5", "exaone4", "flint", "fuyu", "gemma", "gemma2", "gemma3_text"),
+    *("gemma4_unified_text", "glm", "glm4", "gpt_neox", "granite", "granitemoe", "helium", "hunyuan_v1_dense"),
+    *("hunyuan_v1_moe", "hyperclovax", "jais2", "lfm2", "llama", "llama4_text", "ministral", "ministral3", "mistral"),
+    *("mixtral", "modernbert-decoder", "nanochat", "nemotron", "olmo", "olmo2", "olmo3", "olmo_hybrid", "olmoe", "opt"),
+    *("persimmon", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_5_text", "qwen3_moe", "qwen3_next"),
+    *("seed_oss", "smollm3", "stablelm", "starcoder2", "vaultgemma", "xglm"),
 )
+"""Values of config.model_type: decoders that are known to do right, see docs/short_conv_decoders.md."""
+MIXING = (
+    "biogpt",
+    "bloom",
+    "falcon",
+    "gpt_neox",
+    "gpt_neox_japanese",
+    "nemotron",
+    "olmo_hybrid",
+    "opt",
+    "stablelm",
+    "xglm",
+)
+"""Those of them that can't tell packed sequences apart, and refuse them."""
 # Options of the convolution that its place decides.
 _DECIDED = ("channels", "padding", "bias", "query_dim", "device", "dtype")
 
@@ -67,8 +72,8 @@ def add_short_conv(
     this raises.
 
     Args:
-        model: a decoder of a type in ``seqdyconv.swap.short_convs.DECODERS``, Llama, Mistral, Qwen, Gemma, OLMo and
-            their like, with any head.
+        model: a decoder of a type in ``seqdyconv.swap.short_convs.DECODERS``: Llama, Mistral, Qwen, Gemma, OLMo, Phi
+            and some fifty others, with any head.
         on: the places: behind the projections ``"q"``, ``"k"``, ``"v"`` and ``"o"`` of the attention, and ``"gate"``,
             ``"up"`` and ``"down"`` of the feed-forward block, the last being its output (``"down_proj"`` is the same);
             and on what these two read, ``"attention_input"`` and ``"mlp_input"``. The letters of Canon layers mean
@@ -205,10 +210,9 @@ def _plain_options(given: Mapping[str, Any]) -> dict[str, Any]:
 def _layer_names(model: PreTrainedModel) -> dict[int, str]:
     model_type = model.config.model_type
     if model_type not in DECODERS:
-        found = ", ".join(f"{name!r} ({count})" for name, count in candidate_patterns(model).items()) or "none"
         raise InputError(
-            f"short convolutions are added to decoders of {', '.join(DECODERS)}, got {model_type!r}; modules that look "
-            f"like self-attention: {found}"
+            f"short convolutions are added to causal decoders such as llama or qwen3, got {model_type!r}; all are "
+            "in seqdyconv.swap.short_convs.DECODERS"
         )
     return decoder_layers(model)
 
@@ -235,7 +239,7 @@ def put_in_short_convs(model: PreTrainedModel, entries: Mapping[int, Mapping[str
         watch_layer(layer, attention, getattr(layer, behind.pop()) if behind else None)
         if joint := _joint([placed for placed in new if placed.layer == number]):
             attention.short_conv_joint = joint
-    watch_model(_body(model, names))
+    watch_model(_body(model, names), packs=model.config.model_type not in MIXING)
     _describe(model)
 
 
