@@ -1,5 +1,7 @@
 """Self-attention as a mixer, the baseline of every comparison, and the attention of a decoder to its encoder."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -8,7 +10,8 @@ from seqdyconv.functional.packing import check_packed, repack, run_packed, unpac
 from seqdyconv.layers.checks import check_dropout, check_heads, check_input, layer_dtype
 from seqdyconv.layers.initialization import reset_children, xavier_linear
 from seqdyconv.layers.masking import zero_padding
-from seqdyconv.layers.states import AttentionState, extend_attention_state, initial_attention_state
+from seqdyconv.layers.short import IdentityShortConv1d, ShortConv1d
+from seqdyconv.layers.states import AttentionState, ParallelState, extend_attention_state, initial_attention_state
 
 
 class SelfAttention(nn.Module):
@@ -21,10 +24,15 @@ class SelfAttention(nn.Module):
         num_heads: H, divides D.
         causal: attend to the current and earlier steps alone.
         attention_dropout: dropout of the attention weights in training.
+        short_conv: ``"static"`` or ``"dynamic"``: queries, keys and values go through a :class:`seqdyconv.ShortConv1d`
+            that starts as the identity, with a kernel of each channel or one predicted for each head; None: there is
+            none.
+        short_conv_size: K of that; None: 4.
         device, dtype: of the parameters.
 
     Shapes:
-        input (B, T, D) → output (B, T, D). Parameters: ``in_proj`` (query, key, value stacked), ``out_proj``.
+        input (B, T, D) → output (B, T, D). Parameters: ``in_proj`` (query, key, value stacked), ``out_proj``,
+        ``short_conv``.
 
     Raises:
         ValueError: options or input that do not fit.
@@ -43,20 +51,39 @@ class SelfAttention(nn.Module):
         *,
         causal: bool = False,
         attention_dropout: float = 0.0,
+        short_conv: str | None = None,
+        short_conv_size: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         check_heads(num_heads, dim=dim)
         check_dropout(attention_dropout=attention_dropout)
+        if short_conv not in (None, "static", "dynamic"):
+            raise ValueError(f'short_conv must be "static", "dynamic" or None, got {short_conv!r}')
+        if short_conv is None and short_conv_size is not None:
+            raise ValueError(f"short_conv_size needs a short_conv, got {short_conv_size} without one")
         self.dim = dim
         self.num_heads = num_heads
         self.causal = causal
         self.attention_dropout = attention_dropout
         self.in_proj = xavier_linear(dim, 3 * dim, device=device, dtype=dtype)
         self.out_proj = xavier_linear(dim, dim, device=device, dtype=dtype)
+        if short_conv is not None:
+            self.short_conv = IdentityShortConv1d(
+                3 * dim,
+                4 if short_conv_size is None else short_conv_size,
+                3 * num_heads,
+                padding="causal" if causal else "same",
+                dynamic_kernel=short_conv == "dynamic",
+                static_kernel=short_conv == "static",
+                query_dim=dim if short_conv == "dynamic" else None,
+                device=device,
+                dtype=dtype,
+            )
 
     in_proj_roles = ("query", "key", "value")
+    short_conv: ShortConv1d | None = None
 
     def reset_parameters(self) -> None:
         reset_children(self)
@@ -76,7 +103,7 @@ class SelfAttention(nn.Module):
             (B, T, D).
         """
         check_packed(cu_seqlens, input, padding_mask)
-        query, key, value = self._project(input, padding_mask)
+        query, key, value = self._project(input, padding_mask, cu_seqlens)
         if cu_seqlens is None:
             return self.out_proj(self._mix(query, key, value, padding_mask))
         mixed = run_packed(
@@ -84,32 +111,53 @@ class SelfAttention(nn.Module):
         )
         return self.out_proj(mixed)
 
-    def initial_state(self, batch_size: int) -> AttentionState:
-        """The state before the first chunk: no steps yet."""
-        return initial_attention_state(self.in_proj, batch_size, self.dim)
+    def initial_state(self, batch_size: int) -> Any:
+        """The state before the first chunk: no steps yet, and where there is a short convolution its state beside."""
+        state = initial_attention_state(self.in_proj, batch_size, self.dim)
+        return state if self.short_conv is None else ParallelState(self.short_conv.initial_state(batch_size), state)
 
-    def stream(
-        self, input: Tensor, state: AttentionState, padding_mask: Tensor | None = None
-    ) -> tuple[Tensor, AttentionState]:
+    def stream(self, input: Tensor, state: Any, padding_mask: Tensor | None = None) -> tuple[Tensor, Any]:
         """Attend from the next chunk of a causal layer to it and all chunks before.
 
         Args:
             input: (B, T, D), T ≥ 1.
-            state: keys, values and which are real, of the steps so far.
+            state: keys, values and which are real, of the steps so far; and the last inputs of a short convolution.
             padding_mask: (B, T) bool.
 
         Returns:
             The output (B, T, D), and the next state, of T more steps.
         """
-        query, key, value = self.project_chunk(input, padding_mask)
-        attended, state = self.attend_chunk(query, key, value, state, padding_mask)
-        return self.out_proj(attended), state
+        if self.short_conv is None:
+            query, key, value = self.project_chunk(input, padding_mask)
+            attended, following = self.attend_chunk(query, key, value, state, padding_mask)
+            return self.out_proj(attended), following
+        if not isinstance(state, ParallelState):
+            raise ValueError(f"state must be a ParallelState, got {type(state).__name__}")
+        input = self._checked(input, padding_mask)
+        projected, conv = self.short_conv.stream(self.in_proj(input), state.conv, padding_mask, self._conv_query(input))
+        query, key, value = projected.chunk(3, dim=-1)
+        attended, attention = self.attend_chunk(query, key, value, state.attention, padding_mask)
+        return self.out_proj(attended), ParallelState(conv, attention)
 
-    def _project(self, input: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(
+        self, input: Tensor, padding_mask: Tensor | None, cu_seqlens: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, each (B, T, D)."""
-        check_input(input, self.dim, layer_dtype(self.in_proj), padding_mask)
-        query, key, value = self.in_proj(zero_padding(input, padding_mask)).chunk(3, dim=-1)
+        input = self._checked(input, padding_mask)
+        projected = self.in_proj(input)
+        if self.short_conv is not None:
+            query_input = self._conv_query(input)
+            projected = self.short_conv(projected, padding_mask=padding_mask, query=query_input, cu_seqlens=cu_seqlens)
+        query, key, value = projected.chunk(3, dim=-1)
         return query, key, value
+
+    def _checked(self, input: Tensor, padding_mask: Tensor | None) -> Tensor:
+        check_input(input, self.dim, layer_dtype(self.in_proj), padding_mask)
+        return zero_padding(input, padding_mask)
+
+    def _conv_query(self, input: Tensor) -> Tensor | None:
+        """What the kernels of the short convolution are predicted from, if they are."""
+        return None if self.short_conv is None or self.short_conv.query_dim is None else input
 
     def _mix(self, query: Tensor, key: Tensor, value: Tensor, padding_mask: Tensor | None) -> Tensor:
         """What ``out_proj`` gets, (B, T, D), of a whole sequence."""

@@ -77,11 +77,11 @@ class ParallelMixer(SelfAttention):
             **({"generator_bias": generator_bias} if conv == "dynamic_conv" else {}),
         )
 
-    def initial_state(self, batch_size: int) -> ParallelState:  # type: ignore[override]
+    def initial_state(self, batch_size: int) -> ParallelState:
         """The state before the first chunk: those of the convolution and of attention."""
         return ParallelState(self.conv.initial_state(batch_size), super().initial_state(batch_size))
 
-    def stream(  # type: ignore[override]
+    def stream(
         self, input: Tensor, state: ParallelState, padding_mask: Tensor | None = None
     ) -> tuple[Tensor, ParallelState]:
         """Mix the next chunk (B, T, D) of a causal mixer; returns its output (B, T, D) and the next state."""

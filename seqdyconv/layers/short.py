@@ -138,6 +138,15 @@ class ShortConv1d(WindowConv):
         return _convolve([self], window, self.current_inputs(window), query, "valid")
 
 
+class IdentityShortConv1d(ShortConv1d):
+    """A short convolution that starts as the identity with a static kernel too, if it has a residual."""
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        if self.static_kernel is not None and self.residual:
+            nn.init.zeros_(self.static_kernel)
+
+
 class JointShortConv1d(WindowConv):
     """Several short convolutions as one, over their channels one after the other: one call instead of one for each.
 

@@ -46,7 +46,7 @@ class SpanState(NamedTuple):
 
 
 class ParallelState(NamedTuple):
-    """Of a convolution and self-attention side by side."""
+    """Of a convolution and self-attention, side by side or one behind the other."""
 
     conv: Any
     attention: AttentionState

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from seqdyconv.errors import InputError
 from seqdyconv.layers import ShortConv1d
-from seqdyconv.layers.short import JointShortConv1d
+from seqdyconv.layers.short import IdentityShortConv1d, JointShortConv1d
 from seqdyconv.swap.choice import Layers, number_ranges, select_layers
 from seqdyconv.swap.description import write_description
 from seqdyconv.swap.guard import guard_weights
@@ -27,26 +27,23 @@ from seqdyconv.swap.short_conv_projection import (
 )
 
 DECODERS = (
-    *("apertus", "apertus1p5_text", "arcee", "beam", "biogpt", "bitnet", "bloom", "cohere", "cohere2", "cohere2_moe"),
-    *("cwm", "diffllama", "doge", "ernie4_5", "exaone4", "flint", "fuyu", "gemma", "gemma2", "gemma3_text"),
-    *("gemma4_unified_text", "glm", "glm4", "gpt_neox", "granite", "granitemoe", "helium", "hunyuan_v1_dense"),
-    *("hunyuan_v1_moe", "hyperclovax", "jais2", "lfm2", "llama", "llama4_text", "ministral", "ministral3", "mistral"),
-    *("mixtral", "modernbert-decoder", "nanochat", "nemotron", "olmo", "olmo2", "olmo3", "olmo_hybrid", "olmoe", "opt"),
-    *("persimmon", "phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_5_text", "qwen3_moe", "qwen3_next"),
-    *("seed_oss", "smollm3", "stablelm", "starcoder2", "vaultgemma", "xglm"),
+    *("afmoe", "apertus", "apertus1p5_text", "arcee", "aria_text", "beam", "biogpt", "bitnet", "bloom"),
+    *("codegen", "cohere", "cohere2", "cohere2_moe", "cwm", "diffllama", "doge", "dots1", "ernie4_5"),
+    *("ernie4_5_moe", "exaone4", "exaone_moe", "falcon", "flex_olmo", "flint", "fuyu", "gemma", "gemma2"),
+    *("gemma3_text", "gemma4_unified_text", "glm", "glm4", "glm4_moe", "gpt_neox", "gpt_neox_japanese"),
+    *("gpt_oss", "gptj", "granite", "granitemoe", "granitemoeshared", "helium", "hunyuan_v1_dense"),
+    *("hunyuan_v1_moe", "hy_v3", "hyperclovax", "jais2", "kolibri1", "laguna", "lara_mini", "lfm2"),
+    *("lfm2_moe", "lfm3", "llama", "llama4_text", "mellum", "mimo_v2_flash", "minimax_m2"),
+    *("minimax_m3_vl_text", "ministral", "ministral3", "mistral", "mixtral", "modernbert-decoder"),
+    *("nanochat", "nemotron", "olmo", "olmo2", "olmo3", "olmo_hybrid", "olmoe", "opt", "persimmon"),
+    *("phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_5_moe_text", "qwen3_5_text"),
+    *("qwen3_moe", "qwen3_next", "seed_oss", "smollm3", "solar_open", "stablelm", "starcoder2"),
+    *("vaultgemma", "xglm"),
 )
 """Values of config.model_type: decoders that are known to do right, see docs/short_conv_decoders.md."""
 MIXING = (
-    "biogpt",
-    "bloom",
-    "falcon",
-    "gpt_neox",
-    "gpt_neox_japanese",
-    "nemotron",
-    "olmo_hybrid",
-    "opt",
-    "stablelm",
-    "xglm",
+    *("afmoe", "biogpt", "bloom", "codegen", "falcon", "gpt_neox", "gpt_neox_japanese", "gpt_oss"),
+    *("gptj", "lara_mini", "nemotron", "olmo_hybrid", "opt", "stablelm", "xglm"),
 )
 """Those of them that can't tell packed sequences apart, and refuse them."""
 # Options of the convolution that its place decides.
@@ -111,15 +108,6 @@ def add_short_conv(
     put_in_short_convs(model, dict.fromkeys(select_layers(layers, names), entry))
     guard_weights(model)
     return model
-
-
-class IdentityShortConv1d(ShortConv1d):
-    """A short convolution that starts as the identity with a static kernel too, if it has a residual."""
-
-    def reset_parameters(self) -> None:
-        super().reset_parameters()
-        if self.static_kernel is not None and self.residual:
-            nn.init.zeros_(self.static_kernel)
 
 
 def remove_short_conv(model: Any, *, layers: Layers = None) -> Any:

@@ -28,6 +28,8 @@ OTHER_VALUES: dict[str, Any] = {
     "recompute": True,
     "renormalize": True,
     "residual": False,
+    "short_conv": "dynamic",
+    "short_conv_size": 3,
     "silu": True,
     "static_kernel": True,
     "weight_dropout": 0.25,
@@ -35,6 +37,7 @@ OTHER_VALUES: dict[str, Any] = {
 }
 # Where an option or its value is another one with a mixer, or needs another option.
 OF_A_MIXER: dict[tuple[str, str], dict[str, Any]] = {
+    ("self_attention", "short_conv_size"): {"short_conv": "static", "short_conv_size": 3},
     ("short_conv", "dynamic_kernel"): {"dynamic_kernel": False, "static_kernel": True},
     ("gated_short_conv", "dynamic_kernel"): {"dynamic_kernel": True},
     ("gated_short_conv", "rank"): {"dynamic_kernel": True, "rank": 2},

@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
 from seqdyconv.swap import add_short_conv, remove_short_conv, swap_self_attention
 from tests.helpers import assert_close
+from tests.swap.short_conv_decoders import all_places
 from tests.swap.zoo import CASES
 
 IDS = torch.tensor([[5, 17, 30, 8, 9, 4]])
@@ -21,8 +22,8 @@ SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_atten
 def decoder(model_type="qwen3"):
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(model_type, num_key_value_heads=2, head_dim=4, pad_token_id=0, **SIZES)
-    model = add_short_conv(transformers.AutoModelForCausalLM.from_config(config), static_kernel=True)
-    return perturbed(model)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    return perturbed(add_short_conv(model, on=all_places(model), static_kernel=True))
 
 
 def encoder(name="bert", **options):
@@ -71,7 +72,7 @@ class TestDecoders:
 
     def test_all_linear_layers(self):
         found = adapters(adapted(decoder(), "all-linear"))
-        assert len(found) == 2 * (3 * 2 + 1 + 3)  # projections, their generators, the output, the feed-forward block
+        assert len(found) == 2 * (7 * 2 + 2)  # projections and their generators, and those of the two inputs
         assert set(of_projections("q", "k", "v", inner=".linear")) < set(found)
 
     def test_layers_by_number(self):
@@ -82,7 +83,7 @@ class TestDecoders:
         ("model_type", "targets"),
         [
             ("llama", ["q_proj", "v_proj"]),
-            ("qwen3", ["q_proj", "k_proj", "v_proj", "o_proj"]),
+            ("qwen3", ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]),
             ("qwen3", "all-linear"),
             ("gemma2", r".*(q_proj|v_proj)\.linear"),
             ("mixtral", ["k_proj"]),

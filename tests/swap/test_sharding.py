@@ -1,6 +1,7 @@
 """Models whose parameters FSDP shards: they compute, learn, stream, generate and give their state as before."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from seqdyconv.models import (
     SeqDyConvSpeechConfig,
 )
 from seqdyconv.swap import add_short_conv, swap_self_attention
+from seqdyconv.swap.short_conv_places import PLACES
 from tests.swap.zoo import CASES
 
 IDS = torch.tensor([[5, 17, 30, 8, 9, 4]])
@@ -50,16 +52,17 @@ def translator():
     return SeqDyConvForConditionalGeneration(SeqDyConvConfig(vocab_size=40, **STACKS, **layers, **sizes)).eval()
 
 
-def decoder():
+def decoder(**options):
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
     config = transformers.Qwen3Config(vocab_size=40, num_key_value_heads=2, head_dim=4, **sizes)
-    return add_short_conv(transformers.Qwen3ForCausalLM(config), rank=3, static_kernel=True).eval()
+    return add_short_conv(transformers.Qwen3ForCausalLM(config), on=PLACES, **options).eval()
 
 
 MODELS = {
     "ours": translator,
-    "short convolutions": decoder,
+    "short convolutions": partial(decoder, static_kernel=True),
+    "short convolutions of a low rank": partial(decoder, rank=3),
     "swapped": lambda: swap_self_attention(CASES["t5"].model(head=True), kernel_size=5, layers=[0]),
 }
 
