@@ -1,10 +1,12 @@
 """Put the layers of this package into other people's Hugging Face models, train, save and load the result."""
 
+import seqdyconv.swap.auto  # noqa: F401  # registers swapped models with the Auto classes
 from seqdyconv.swap.causal_conv1d import restore_causal_conv1d, swap_causal_conv1d
 from seqdyconv.swap.choice import select_layers
 from seqdyconv.swap.distillation import DistillationTrainer, hidden_state_loss, train_mixers_only
 from seqdyconv.swap.families import FAMILIES
 from seqdyconv.swap.loading import load_swapped
+from seqdyconv.swap.positions import extend_positions
 from seqdyconv.swap.replacement import SwappedAttention, swapped_attention
 from seqdyconv.swap.restoring import restore_self_attention
 from seqdyconv.swap.selection import Selection, choose_layers
@@ -21,6 +23,7 @@ __all__ = [
     "add_short_conv",
     "attention_modules",
     "choose_layers",
+    "extend_positions",
     "hidden_state_loss",
     "load_swapped",
     "remove_short_conv",
