@@ -36,6 +36,9 @@ COMMANDS = {
         "recipes",
         "exported_classify",
     ),
+    "embed": Command(
+        "embed", "give the vector of each line of standard input by a sentence encoder", "recipes", "exported_embed"
+    ),
     "transcribe": Command(
         "transcribe",
         "write down what is said in audio files, as text, json or subtitles",

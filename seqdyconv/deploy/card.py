@@ -13,6 +13,7 @@ CARD = "README.md"
 _USE = {
     "translation": 'Translator("FOLDER").translate(["..."])',
     "classification": 'Classifier("FOLDER").classify(["..."])',
+    "embedding": 'Embedder("FOLDER").embed(["..."])',
     "recognition": 'Recogniser("FOLDER").transcribe(["recording.wav"])',
 }
 

@@ -9,20 +9,24 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 
-from seqdyconv.data import speech_recognition, text_classification, translation
+from seqdyconv.data import sentence_embedding, speech_recognition, text_classification, translation
 from seqdyconv.data.text_rows import tokenize
 from seqdyconv.deploy.card import write_checks
 from seqdyconv.deploy.graphs import ExportError
 from seqdyconv.files import decode_lines, open_lines, strip_text
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.runtime.classifier import Classifier
+from seqdyconv.runtime.embedder import Embedder
 from seqdyconv.runtime.folder import Exported
 from seqdyconv.runtime.options import DecodingArguments
 from seqdyconv.runtime.recogniser import Recogniser
 from seqdyconv.runtime.translator import Translator
+from seqdyconv.scores.sentence_embedding import cosines
 from seqdyconv.training.classifiers import classify, lengths_of_run, load_classifier
 from seqdyconv.training.decoding import generate
 from seqdyconv.training.output_dir import run_arguments
+from seqdyconv.training.sentence_encoders import load_sentence_encoder
+from seqdyconv.training.sentence_evaluation import text_embedder
 from seqdyconv.training.translation_models import load_translation_model
 
 MOST = 500
@@ -31,6 +35,7 @@ MOST = 500
 _DATA: dict[str, tuple[Any, Any]] = {
     "translation": (translation, translation.load_translation_datasets),
     "classification": (text_classification, text_classification.load_classification_datasets),
+    "embedding": (sentence_embedding, sentence_embedding.load_texts),
     "recognition": (speech_recognition, speech_recognition.load_speech),
 }
 
@@ -50,11 +55,12 @@ def check_export(model_dir: str | Path, exported: Exported, files: Sequence[str]
     Raises:
         ExportError: there is nothing to compare with.
     """
-    check = {"translation": _translation, "classification": _classification, "recognition": _recognition}.get(
-        exported.task
-    )
+    checks = {"translation": _translation, "classification": _classification, "recognition": _recognition}
+    check = {**checks, "embedding": _embedding}.get(exported.task)
     if check is None:
-        raise ExportError(f"check compares translations, labels and transcripts; the model is for {exported.task}")
+        raise ExportError(
+            f"check compares translations, labels, vectors and transcripts; the model is for {exported.task}"
+        )
     lines = check(str(model_dir), exported, list(files))
     write_checks(exported.folder, [f"- {line}" for line in lines])
     return lines
@@ -88,6 +94,18 @@ def _classification(name: str, exported: Exported, files: list[str]) -> list[str
     return [
         f"{equal:.2%} of the labels of {len(texts)} texts are equal, "
         f"largest difference of probabilities {np.abs(found - expected).max():.1e}"
+    ]
+
+
+def _embedding(name: str, exported: Exported, files: list[str]) -> list[str]:
+    texts = _texts(files) or run_data(exported.task, name, "validation")["text"][:MOST]
+    model, tokenizer, reading = load_sentence_encoder(name)
+    expected = text_embedder(model, tokenizer, reading, 4096)(texts, "texts")
+    found = Embedder(exported.folder).embed(texts)
+    least = cosines(found, expected).min()
+    return [
+        f"the cosines of the vectors of {len(texts)} texts with those of torch are {least:.5f} or more, "
+        f"largest difference of a number {np.abs(found - expected).max():.1e}"
     ]
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from seqdyconv.deploy.folder import Written
 from seqdyconv.deploy.graphs import write_graph
+from seqdyconv.training.sentence_encoders import Reading, embedding
 
 # What the end of a class's name says that the model is for.
 TASKS = {
@@ -44,6 +45,19 @@ class Forward(nn.Module):
         found = self.model(**dict(zip(self.inputs, tensors)), return_dict=True)
         self.outputs = tuple(name for name in _OUTPUTS if isinstance(found.get(name), Tensor))
         return tuple(found[name] for name in self.outputs)
+
+
+class Embedding(nn.Module):
+    """A sentence encoder's vectors (B, D) of tokens (B, T) and their mask, 1 = keep."""
+
+    def __init__(self, model: nn.Module, reading: Reading) -> None:
+        super().__init__()
+        self.model = model
+        self.reading = reading
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        found = self.model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True)
+        return embedding(found.last_hidden_state, attention_mask, self.reading)
 
 
 def task_of(model: nn.Module) -> str:
@@ -105,3 +119,26 @@ def write_forward(model: Any, folder: Path, examples: Mapping[str, Tensor]) -> W
         type(model).__name__,
     )
     return Written(task_of(model), {"model": "model.onnx"}, {})
+
+
+def write_embedding(model: Any, folder: Path, reading: Reading) -> Written:
+    """Write ``model.onnx`` of a sentence encoder, with its pooling.
+
+    Args:
+        model: of ours or of transformers, swapped or not.
+        folder: to write to.
+        reading: how its vectors come about.
+
+    Raises:
+        ExportError: the model can't be exported.
+    """
+    examples = text_examples(model, ("input_ids", "attention_mask"))
+    write_graph(
+        Embedding(model.eval(), reading).eval(),
+        folder / "model.onnx",
+        examples,
+        {name: dict(enumerate(_AXES[name])) for name in examples},
+        ("vectors",),  # not embedding, which tables of tokens are called
+        type(model).__name__,
+    )
+    return Written("embedding", {"model": "model.onnx"}, {"dimension": model.config.hidden_size})

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from seqdyconv.deploy.card import write_card
-from seqdyconv.deploy.encoders import TASKS, text_examples, write_forward
+from seqdyconv.deploy.encoders import TASKS, text_examples, write_embedding, write_forward
 from seqdyconv.deploy.folder import Written, new_folder, write_manifest
 from seqdyconv.deploy.graphs import ExportError
 from seqdyconv.deploy.precision import PRECISIONS, convert
@@ -30,6 +30,7 @@ from seqdyconv.models.loading import load_config, load_tokenizer
 from seqdyconv.runtime.folder import Exported, open_folder
 from seqdyconv.swap.loading import load_trained
 from seqdyconv.training.classifiers import label_names, lengths_of_run, load_classifier
+from seqdyconv.training.sentence_encoders import is_sentence_encoder, load_sentence_encoder
 from seqdyconv.training.translation_models import check_translation, load_translation_model
 
 _LOADERS = {
@@ -101,6 +102,8 @@ def _writer(name: str) -> Callable[[str, Path], tuple[Any, Written]]:
         return _write_recognition
     if architecture.endswith("ForSequenceClassification"):
         return _write_classification
+    if not any(architecture.endswith(end) for end in TASKS) and is_sentence_encoder(name, config):
+        return _write_embedding
     return _write_forward
 
 
@@ -136,6 +139,16 @@ def _write_classification(name: str, folder: Path) -> tuple[Any, Written]:
     written = write_forward(model, folder, text_examples(model, tokenizer.model_input_names))
     tokenizer.save_pretrained(folder)
     written.settings.update(_reading(name, model, tokenizer), labels=label_names(model))
+    return model, written
+
+
+def _write_embedding(name: str, folder: Path) -> tuple[Any, Written]:
+    model, tokenizer, reading = load_sentence_encoder(name)
+    if not tokenizer.is_fast:
+        raise ExportError(f"the tokenizer of {name} has no tokenizer.json, which the runtime reads")
+    written = write_embedding(model, folder, reading)
+    tokenizer.save_pretrained(folder)
+    written.settings.update(_reading(name, model, tokenizer), max_length=reading.max_length, windows=False)
     return model, written
 
 

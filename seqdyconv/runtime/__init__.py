@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seqdyconv.runtime.classifier import Classifier
+    from seqdyconv.runtime.embedder import Embedder
     from seqdyconv.runtime.recogniser import Recogniser
     from seqdyconv.runtime.translator import Translator
 
-__all__ = ["Classifier", "Recogniser", "Translator"]
+__all__ = ["Classifier", "Embedder", "Recogniser", "Translator"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor
-from transformers import AutoModel, DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, DataCollatorWithPadding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from seqdyconv.data.batching import TokenBatchSampler
@@ -64,6 +64,11 @@ def load_sentence_encoder(name_or_path: str) -> tuple[Any, PreTrainedTokenizerBa
     reading = _find_reading(model, name)
     keep_reading(model, reading)
     return model, tokenizer, reading
+
+
+def is_sentence_encoder(name: str, config: PreTrainedConfig) -> bool:
+    """Whether a model says how vectors of texts come about: its configuration does, or modules in its folder do."""
+    return hasattr(config, "sentence_embedding") or _json_of(name, "modules.json") is not None
 
 
 def reading_of(model: PreTrainedModel) -> Reading:

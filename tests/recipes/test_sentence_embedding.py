@@ -2,12 +2,16 @@
 
 import json
 import re
+import signal
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+from seqdyconv.commands.main import main
+from seqdyconv.runtime import Embedder
 from seqdyconv.swap import swapped_attention
 from seqdyconv.training.sentence_encoders import load_sentence_encoder
 from seqdyconv.training.sentence_evaluation import text_embedder
@@ -129,6 +133,28 @@ class TestUse:
         assert encoder.max_seq_length == 100
         np.testing.assert_allclose(encoder.encode(TEXTS), expected, atol=1e-6)
         np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1, atol=1e-6)
+
+    @pytest.mark.parametrize("run", ["trained", "new"])
+    def test_the_runtime_and_the_commands_give_the_same(self, run, request, tmp_path, monkeypatch, capfdbinary):
+        folder = request.getfixturevalue(run)
+        model, tokenizer, reading = load_sentence_encoder(str(folder))
+        expected = text_embedder(model, tokenizer, reading, 300)(TEXTS, "texts")
+        main(["export", str(folder), str(tmp_path / "out"), "--check"])
+        card = (tmp_path / "out" / "README.md").read_text()
+        assert "Embedder(" in card and "with those of torch are 1.00000 or more" in card
+        embedder = Embedder(tmp_path / "out")
+        for size in (1, 4):  # alone as in a batch
+            np.testing.assert_allclose(embedder.embed(TEXTS, size), expected, atol=1e-5)
+        assert embedder.embed([]).shape == (0, 32)
+        (tmp_path / "texts").write_text("\n".join(TEXTS) + "\n")
+        capfdbinary.readouterr()
+        for place in (folder, tmp_path / "out"):
+            with (tmp_path / "texts").open() as file, monkeypatch.context() as patched:
+                patched.setattr(sys, "stdin", file)
+                patched.setattr(signal, "signal", lambda *_: None)  # of the whole process
+                main(["embed", str(place), "--batch_size=2"])
+            found = [json.loads(line) for line in capfdbinary.readouterr().out.splitlines()]
+            np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_the_command_of_the_readme(config, tmp_path):
