@@ -24,6 +24,8 @@ from seqdyconv.speech.segments import read_segments
 
 TRAIN_TEXTS = "train_texts.txt"
 """In a run's folder: the texts of its training utterances."""
+DEFAULT_ORDERS = {"token": 6, "word": 3}
+"""Length of the n-grams of a language model, by its unit."""
 
 
 @dataclass
@@ -177,7 +179,7 @@ def _beam_search(recogniser: Recogniser, args: SpeechDecodingArguments, model_di
     if args.word_list == "auto" and args.language_model not in ("none", "auto"):
         words = read_vocabulary(args.language_model)
     elif args.word_list == "auto":
-        words = sorted({word for text in _train_texts(model_dir) for word in text.split()})
+        words = sorted({word for text in read_train_texts(model_dir) for word in text.split()})
     elif args.word_list != "none":
         try:
             words = Path(args.word_list).read_text(encoding="utf-8-sig").split()
@@ -189,14 +191,19 @@ def _beam_search(recogniser: Recogniser, args: SpeechDecodingArguments, model_di
         path = None if args.language_model == "none" else args.language_model
         return CTCBeamSearch(recogniser.tokenizer, language_model=path, **options)
     unit: dict[str, Any] = {"unit": "token", "tokenizer": recogniser.tokenizer} if words is None else {"unit": "word"}
-    order = args.lm_order or (6 if words is None else 3)
     with tempfile.TemporaryDirectory(prefix="seqdyconv-") as folder:
         counted = Path(folder) / "language_model.arpa"
-        train_ngram_model(_train_texts(model_dir), order, counted, **unit)
+        order = args.lm_order or DEFAULT_ORDERS[unit["unit"]]
+        train_ngram_model(read_train_texts(model_dir), order, counted, **unit)
         return CTCBeamSearch(recogniser.tokenizer, language_model=counted, **options)
 
 
-def _train_texts(model_dir: Path) -> list[str]:
+def read_train_texts(model_dir: Path) -> list[str]:
+    """The texts that a recogniser was trained on.
+
+    Raises:
+        ModelError: the folder, or for a checkpoint the one above, is of no run of train.py.
+    """
     for folder in (model_dir, model_dir.parent):  # A checkpoint is in the folder of its run.
         if (file := folder / TRAIN_TEXTS).is_file():
             return [clean(line) for line in decode_lines(open_lines(file), str(file))]

@@ -54,7 +54,25 @@ class NGramModel:
         """
         known = [unit if (unit,) in self.log_probabilities else UNKNOWN for unit in units]
         sequence = [BOS] * bos + known + [EOS] * eos
-        return sum(self._log_probability(sequence, i) for i in range(int(bos), len(sequence)))
+        ends = range(int(bos) + 1, len(sequence) + 1)
+        return sum(self.log_probability(tuple(sequence[max(0, end - self.order) : end])) for end in ends)
+
+    def log_probability(self, ngram: Ngram) -> float:
+        """log10 of the probability of the last unit after the others, of which the model looks at ``order`` − 1.
+
+        Args:
+            ngram: of any length from 1.
+
+        Raises:
+            ValueError: the model doesn't know the last one.
+        """
+        backoff = 0.0
+        for start in range(max(0, len(ngram) - self.order), len(ngram)):
+            part = ngram[start:]
+            if part in self.log_probabilities:
+                return backoff + self.log_probabilities[part]
+            backoff += self.log_backoffs.get(part[:-1], 0.0)
+        raise ValueError(f"the model must know {ngram[-1]}, and does not")
 
     def perplexity(self, texts: Iterable[str], unit: str = "word", tokenizer: Any = None) -> float:
         """The perplexity of texts per unit, the end of each text counted as one.
@@ -65,7 +83,7 @@ class NGramModel:
             tokenizer: for ``unit="token"``.
         """
         total, number = 0.0, 0
-        for units in _split_all(texts, unit, tokenizer):
+        for units in split_units(texts, unit, tokenizer):
             total, number = total + self.score(units), number + len(units) + 1
         return 10 ** (-total / number) if number else 1.0
 
@@ -105,15 +123,6 @@ class NGramModel:
                 model.log_backoffs[row.ngram] = row.log_backoff
         return model
 
-    def _log_probability(self, sequence: Sequence[str], position: int) -> float:
-        backoff = 0.0
-        for length in range(min(self.order, position + 1), 0, -1):
-            ngram = tuple(sequence[position + 1 - length : position + 1])
-            if ngram in self.log_probabilities:
-                return backoff + self.log_probabilities[ngram]
-            backoff += self.log_backoffs.get(ngram[:-1], 0.0)
-        raise ValueError(f"the model must know {sequence[position]}, and does not")
-
 
 def train_ngram_model(
     texts: Iterable[str],
@@ -148,7 +157,7 @@ def train_ngram_model(
     """
     if not isinstance(order, int) or not MIN_ORDER <= order <= MAX_ORDER:
         raise ValueError(f"order must be from {MIN_ORDER} to {MAX_ORDER}, got {order!r}")
-    raw = _count_ngrams(_split_all(texts, unit, tokenizer), order)
+    raw = _count_ngrams(split_units(texts, unit, tokenizer), order)
     if len(raw[0]) == 1:
         raise ValueError(f"the texts must have at least one {unit}, got none")
     counts = _continuation_counts(raw)
@@ -252,7 +261,12 @@ def _parse_row(row: str, length: int) -> _Row:
     return _Row(ngram, log_probability, log_backoff[0] if log_backoff else None)
 
 
-def _split_all(texts: Iterable[str], unit: str, tokenizer: Any) -> Iterator[list[str]]:
+def split_units(texts: Iterable[str], unit: str = "word", tokenizer: Any = None) -> Iterator[list[str]]:
+    """The units of each text, as :func:`train_ngram_model` counts them.
+
+    Raises:
+        ValueError: another unit, a unit "token" without tokenizer, or a text with ``<s>`` or ``</s>`` as a unit.
+    """
     if unit not in UNITS:
         raise ValueError(f"unit must be one of {', '.join(UNITS)}, got {unit!r}")
     if (unit == "token") != (tokenizer is not None):

@@ -41,8 +41,8 @@ from tests.recipes.commands import (
     script,
 )
 
-train, evaluate, transcribe, stream = (
-    script("speech_recognition", name) for name in ("train", "evaluate", "transcribe", "stream")
+train, evaluate, language_model, transcribe, stream = (
+    script("speech_recognition", name) for name in ("train", "evaluate", "language_model", "transcribe", "stream")
 )
 pytestmark = pytest.mark.usefixtures("pictures_are_empty")
 
@@ -328,6 +328,18 @@ class TestUse:
             json.loads((tmp_path / name / "metrics.json").read_text())["test_cer"] for name in ("greedy", "beam")
         )
         assert greedy == pytest.approx(metrics["test_cer"]) and searched < 10
+
+    def test_other_texts_help_the_language_model(self, overfitted, manifest, tmp_path, capsys):
+        text = json.loads(manifest.read_text().splitlines()[-1])["text"]
+        (tmp_path / "more.txt").write_text(f"{text.upper()}! {text.title()}?\nЖ\n\n")
+        words = [str(overfitted[0]), "--texts", str(tmp_path / "more.txt"), "--output_file", str(tmp_path / "lm.arpa")]
+        language_model.main(words)
+        said = capsys.readouterr().out
+        assert "more.txt: 2 of 3 texts counted" in said and "all: validation perplexity" in said
+        assert "lm.arpa is there already" in error_of(language_model.main, words, capsys)
+        beam = ["--beam_size", "8", "--language_model", str(tmp_path / "lm.arpa")]
+        evaluate.main([str(overfitted[0]), "--evaluation_dir", str(tmp_path / "beam"), *beam])
+        assert json.loads((tmp_path / "beam" / "metrics.json").read_text())["test_cer"] < 10
 
     def test_one_model_at_many_latencies(self, overfitted, tmp_path, capsys, caplog):
         folder, metrics = overfitted
