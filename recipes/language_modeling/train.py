@@ -8,6 +8,7 @@ Several processes: torchrun --nproc_per_node 2 recipes/language_modeling/train.p
 import lzma
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
@@ -25,6 +26,7 @@ from seqdyconv.training.language_models import (
     check_model,
     go_on,
 )
+from seqdyconv.training.masked_language_models import MaskedLanguageModelTrainer, TokenMasks, fill_in
 from seqdyconv.training.runs import Run
 
 from datasets import Dataset
@@ -54,7 +56,8 @@ def train(
         if run.has_tokenizer:
             tokenizer: Any = load_tokenizer(str(run.output_dir))
         else:
-            tokenizer = make_tokenizer(data_args, texts["train"], new_model=model_args.model_name_or_path is None)
+            is_new = model_args.model_name_or_path is None
+            tokenizer = make_tokenizer(data_args, texts["train"], new_model=is_new, masks=model_args.is_masked)
         data = tokenize(texts, tokenizer, data_args)
         set_seed(args.seed)
         model = build_model(model_args, tokenizer, data)
@@ -63,7 +66,10 @@ def train(
         if run.begin(data):
             tokenizer.save_pretrained(run.output_dir)
 
-    trainer = LanguageModelTrainer(
+    kind: Any = LanguageModelTrainer
+    if model_args.is_masked:
+        kind = partial(MaskedLanguageModelTrainer, masks=TokenMasks(tokenizer, model_args.mlm_probability))
+    trainer: LanguageModelTrainer = kind(
         model=model,
         args=args,
         train_dataset=data["train"],
@@ -79,7 +85,7 @@ def train(
         metrics |= {f"{split}_{name}": value for name, value in found.items()}
         metrics |= describe(texts[split], split) | {f"{split}_seconds": time.perf_counter() - start}
         if run.is_first:
-            examples = continuations(trainer, tokenizer, texts[split])
+            examples = continuations(trainer, tokenizer, texts[split], model_args)
     if run.is_first:
         report(run, trainer, metrics, examples, model_args, data_args)
 
@@ -94,12 +100,17 @@ def describe(texts: Dataset, split: str) -> dict[str, float]:
     }
 
 
-def continuations(trainer: LanguageModelTrainer, tokenizer: Any, texts: Dataset) -> list[dict[str, str]]:
-    """How the model goes on with the first words of some documents."""
+def continuations(
+    trainer: LanguageModelTrainer, tokenizer: Any, texts: Dataset, model_args: ModelArguments
+) -> list[dict[str, str]]:
+    """How the model goes on with the first words of some documents, or fills in what is masked there."""
     set_seed(trainer.args.seed)
     rows = [index * len(texts) // 3 for index in range(3)] if len(texts) >= 3 else [0]
     begun = [" ".join(texts[row]["text"].split()[:6]) for row in rows]
     with trainer.evaluating() as model:
+        if model_args.is_masked:
+            filled = (fill_in(model, tokenizer, " ".join(texts[row]["text"].split()[:40])) for row in rows)
+            return [{"masked": masked, "filled in": found} for masked, found in filled]
         settings = ContinuationArguments(max_new_tokens=40)
         return [{"beginning": text, "continued": go_on(model, tokenizer, text, settings)} for text in begun]
 
@@ -115,33 +126,46 @@ def report(
     """Metrics, learning curves, the model card, and a summary on the screen."""
     run.write_metrics(metrics)
     panels = {"eval_bits_per_byte": "validation bits per byte"}
+    if model_args.is_masked:
+        panels = {"eval_masked_accuracy": "validation: right masked tokens (%)"}
     run.plot_learning_curves(trainer, f"Language model: {data_args.source}", panels)
-    kind = f"A language model with {' and '.join(sorted(set(model_args.decoder_layer_types)))} layers"
+    layer_types = model_args.encoder_layer_types if model_args.is_masked else model_args.decoder_layer_types
+    kind = f"A {'masked ' * model_args.is_masked}language model with {' and '.join(sorted(set(layer_types)))} layers"
     if model_args.model_name_or_path is not None:
         kind = f"{model_args.model_name_or_path}, trained further,"
     run.write_model_card(
         "language model",
         metrics,
         summary=f"{kind} of {metrics['parameters'] / 1e6:.1f} million parameters, trained with seqdyconv.",
-        tags=["text-generation", "seqdyconv"],
+        tags=["fill-mask" if model_args.is_masked else "text-generation", "seqdyconv"],
         languages=[],
         data={
             "data set": data_args.source,
             "training rows": len(trainer.train_dataset),
             **{f"{split} documents": metrics[f"{split}_documents"] for split in HELD_OUT if f"{split}_loss" in metrics},
         },
-        usage=USAGE,
+        usage=USAGE_OF_MASKED if model_args.is_masked else USAGE,
         examples=examples,
     )
     rows = {}
     for split in HELD_OUT:
         if f"{split}_loss" in metrics:
-            rows[f"{split} bits per byte"] = f"{metrics[f'{split}_bits_per_byte']:.3f}"
             rows[f"{split} perplexity"] = f"{metrics[f'{split}_perplexity']:.2f}"
-            rows[f"{split}, xz"] = f"{metrics[f'{split}_xz_bits_per_byte']:.3f} bits per byte"
+            if model_args.is_masked:
+                rows[f"{split}, right masked tokens"] = f"{metrics[f'{split}_masked_accuracy']:.2f}%"
+            else:
+                rows[f"{split} bits per byte"] = f"{metrics[f'{split}_bits_per_byte']:.3f}"
+                rows[f"{split}, xz"] = f"{metrics[f'{split}_xz_bits_per_byte']:.3f} bits per byte"
     run.print_summary(metrics, examples, rows)
 
 
+USAGE_OF_MASKED = """
+import seqdyconv.models  # registers the model with the Auto classes
+from transformers import pipeline
+
+fill_in = pipeline("fill-mask", model=".")  # this folder; the classification recipe takes it as model_name_or_path
+print(fill_in("... <mask> ..."))
+"""
 USAGE = """
 import seqdyconv.models  # registers the model with the Auto classes
 from transformers import pipeline

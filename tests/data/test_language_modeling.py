@@ -1,6 +1,7 @@
 """Documents of language models: how they are read, cut into rows, and that each token counts once."""
 
 import pytest
+from datasets import Dataset, DatasetDict
 
 from seqdyconv.data import language_modeling, libreoffice_help
 from seqdyconv.data.language_modeling import (
@@ -74,6 +75,20 @@ class TestFiles:
     def test_what_can_not_be_is_one_line(self, options, message):
         with pytest.raises(DataError, match=message):
             load_documents(DataArguments(**options))
+
+    def test_data_sets_that_are_joined_have_the_splits_of_all(self, monkeypatch):
+        texts = {
+            "r52": {"train": ["a"], "test": ["b"]},
+            "r8": {"train": ["c", "d"], "validation": ["e"], "test": ["f"]},
+        }
+
+        def load(name):
+            splits = {split: {"text": found, "label": ["x"] * len(found)} for split, found in texts[name].items()}
+            return DatasetDict({split: Dataset.from_dict(columns) for split, columns in splits.items()})
+
+        monkeypatch.setattr(language_modeling, "load_labelled_texts", load)
+        found = load_documents(DataArguments(dataset="r52+r8", validation_fraction=0))
+        assert {split: found[split]["text"][:] for split in found} == {"train": ["a", "c", "d"], "test": ["b", "f"]}
 
     def test_a_file_without_text(self, tmp_path):
         (tmp_path / "train.txt").write_text("\n \n")

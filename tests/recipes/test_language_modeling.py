@@ -7,8 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, pipeline
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    pipeline,
+)
 
 from tests.recipes.commands import RECIPES, check_crash_points, check_overwrite, error_of, script
 
@@ -132,6 +141,9 @@ class TestTrain:
             (["--train_file", "nowhere.txt"], "train_file is nowhere.txt, which is not a file"),
             (["--label_smoothing_factor", "0.1"], "label_smoothing_factor has no effect"),
             (["--vocab_size", "9000"], "vocab_size 9000 is larger than the data allows"),
+            (["--encoder_layer_types", "talk_conv"], "encoder_layer_types has no effect with objective: causal"),
+            (["--objective", "masked"], "decoder_layer_types has no effect with objective: masked"),
+            (["--mlm_probability", "0.3"], "mlm_probability has no effect with objective: causal"),
             (["--position_type", "learned", "--max_position_embeddings", "8"], "the model has positions for 8"),
         ],
         ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -166,6 +178,52 @@ class TestUse:
         generate = pipeline("text-generation", model=str(trained), device="cpu")
         (found,) = generate("one two three", max_new_tokens=8, do_sample=False)
         assert found["generated_text"].startswith("one two three four")
+
+
+@pytest.fixture(scope="module")
+def masked_config(config, tmp_path_factory):
+    values = {name.replace("decoder_", "encoder_"): value for name, value in yaml.safe_load(config.read_text()).items()}
+    values |= {"objective": "masked", "mlm_probability": 0.3, "vocab_size": 291, "encoder_kernel_sizes": [3, 1]}
+    path = tmp_path_factory.mktemp("masked") / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def encoder(masked_config, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "masked"
+    train.main([str(masked_config), "--output_dir", str(folder), "--max_steps", "90", "--eval_strategy", "no"])
+    return folder
+
+
+class TestMasked:
+    """An encoder that learns what was masked."""
+
+    def test_it_learns_and_says_so(self, encoder):
+        metrics, card = metrics_of(encoder), (encoder / "README.md").read_text()
+        assert metrics["test_masked_accuracy"] > 60 and metrics["test_perplexity"] < 6
+        assert "test_bits_per_byte" not in metrics
+        assert "fill-mask" in card and "<mask>" in card and "[" in card.partition("filled in")[2]
+
+    def test_evaluation_masks_what_the_run_masked(self, encoder, tmp_path):
+        evaluate.main([str(encoder), "--evaluation_dir", str(tmp_path / "same"), "--batch_size", "3"])
+        found, of_the_run = metrics_of(tmp_path / "same"), metrics_of(encoder)
+        for name in ("test_loss", "test_perplexity", "test_masked_accuracy"):
+            assert found[name] == pytest.approx(of_the_run[name], rel=1e-5)
+
+    @pytest.mark.parametrize("more", [[], ["--packing", "true", "--join_documents", "false"]], ids=["padded", "packed"])
+    def test_a_run_that_was_killed_goes_on(self, masked_config, tmp_path, more):
+        check_crash_points(train.main, [str(masked_config), *more], tmp_path, [0.6])
+
+    def test_the_pipeline_fills_in(self, encoder):
+        fill = pipeline("fill-mask", model=str(encoder), device="cpu")
+        assert fill("two three f<mask> five six")[0]["token_str"] == "our"  # its pieces: "f", "our"
+
+    def test_it_is_an_encoder_for_classification(self, encoder):
+        masked = AutoModelForMaskedLM.from_pretrained(encoder).state_dict()
+        classifier = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=3).state_dict()
+        shared = [name for name in classifier if name.startswith("encoder.")]
+        assert shared and all(torch.equal(classifier[name], masked[name]) for name in shared)
 
 
 def test_the_command_of_the_readme(config, tmp_path, monkeypatch):
