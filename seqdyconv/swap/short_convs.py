@@ -38,7 +38,7 @@ DECODERS = (
     *("nanochat", "nemotron", "olmo", "olmo2", "olmo3", "olmo_hybrid", "olmoe", "opt", "persimmon"),
     *("phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_5_moe_text", "qwen3_5_text"),
     *("qwen3_moe", "qwen3_next", "seed_oss", "smollm3", "solar_open", "stablelm", "starcoder2"),
-    *("vaultgemma", "xglm"),
+    *("vaultgemma", "whisper", "xglm"),
 )
 """Values of config.model_type: decoders that are known to do right, see docs/short_conv_decoders.md."""
 MIXING = (

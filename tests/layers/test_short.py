@@ -9,6 +9,7 @@ from transformers import DynamicCache, Lfm2Config
 from transformers.models.lfm2.modeling_lfm2 import Lfm2ShortConv
 
 from seqdyconv import GatedShortConv, ShortConv1d, build_mixer, dynamic_conv1d, low_rank_conv1d
+from seqdyconv.layers.short import JointShortConv1d
 from tests.helpers import assert_close, golden, randomize
 from tests.layers.behaviours import WIDTH, CompilesAndExports, MixesTime, sentences, stream
 
@@ -313,3 +314,36 @@ class TestLfm2:
         assert (missing, unexpected) == (["conv.generator.weight"], [])
         input = torch.stack(sentences(9, 9))
         assert_close(dynamic(input), ours(input))
+
+
+class TestJoint:
+    """Several short convolutions in one call."""
+
+    @staticmethod
+    def parts(**options):
+        built = (ShortConv1d(channels, 4, channels // 2, dtype=torch.float64, **options) for channels in (8, 4))
+        return [randomize(part, seed) for seed, part in enumerate(built)]
+
+    @pytest.mark.parametrize("options", [{"query_dim": 6, "static_kernel": True, "bias": True, "silu": True},
+                                         {"dynamic_kernel": False, "static_kernel": True}], ids=str)  # fmt: skip
+    def test_is_what_each_gives(self, options):
+        parts = self.parts(**options)
+        joint, input, hidden = JointShortConv1d(parts), torch.randn(2, 9, 12).double(), torch.randn(2, 9, 6).double()
+        query = hidden if "query_dim" in options else None
+        mask = torch.arange(9) >= torch.tensor([[9], [6]])
+        inputs = input.split([8, 4], dim=-1)
+        expected = torch.cat([part(x, padding_mask=mask, query=query) for part, x in zip(parts, inputs)], dim=-1)
+        assert_close(joint(input, padding_mask=mask, query=query), expected)
+        state, outputs = joint.initial_state(2), []
+        for step in range(9):
+            chunk = slice(step, step + 1)
+            queries = None if query is None else query[:, chunk]
+            output, state = joint.stream(input[:, chunk], state, mask[:, chunk], queries)
+            outputs.append(output)
+        assert_close(torch.cat(outputs, 1)[~mask], expected[~mask])
+        assert not list(joint.parameters())
+
+    @pytest.mark.parametrize("options", [{"rank": 2, "query_dim": 6}, {"padding": "same", "query_dim": 6}, {}], ids=str)
+    def test_refuses_what_is_not_alike(self, options):
+        with pytest.raises(ValueError, match="parts must"):
+            JointShortConv1d(self.parts(**options))

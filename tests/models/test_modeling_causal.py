@@ -33,7 +33,11 @@ CONFIGS = {
         "decoder_layer_types": ["gated_short_conv", "self_attention", "parallel"],
         "decoder_position_type": "learned",
     },
-    "attention, post-norm": {"decoder_layer_types": "self_attention", "decoder_normalize_before": False},
+    "attention, post-norm, short convolutions": {
+        "decoder_layer_types": "self_attention",
+        "decoder_normalize_before": False,
+        "decoder_mixer_options": [None, {"short_conv": "static"}, {"short_conv": "dynamic", "short_conv_size": 3}],
+    },
     "hybrid, no positions, an output of its own": {
         "decoder_layer_types": ["lightweight_conv", "self_attention", "dynamic_conv"],
         "decoder_position_type": "none",

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,6 +34,7 @@ from seqdyconv.swap import (
 from seqdyconv.swap.short_conv_places import PLACES
 from seqdyconv.swap.short_conv_projection import Joint, current_call
 from seqdyconv.swap.short_conv_states import ShortConvStates
+from seqdyconv.swap.short_convs import DECODERS, MIXING
 from tests.helpers import assert_close
 from tests.swap.short_conv_decoders import IDS, LEFT, PACKED, check, decoder, with_random_convolutions
 
@@ -138,6 +140,12 @@ class TestPlaces:
     def test_decoders_of_all_kinds(self, model_type):
         """One projection for all three, norms after, a layer in two branches, experts, other names, no positions."""
         check(model_type)
+
+    def test_the_table_tells_of_all_types_that_are_known(self):
+        rows = re.findall(
+            r"^\| `(.*)` \| .* \| (yes|refused) \|$", Path("docs/short_conv_decoders.md").read_text(), re.M
+        )
+        assert dict(rows) == {name: "refused" if name in MIXING else "yes" for name in DECODERS}
 
     def test_only_what_a_layer_has(self):
         assert_refused(decoder("qwen3_moe"), "layer 0 has no place gate, down; it has attention_input, q, k, v, o, mlp",
