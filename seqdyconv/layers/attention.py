@@ -69,6 +69,7 @@ class SelfAttention(nn.Module):
         self.attention_dropout = attention_dropout
         self.in_proj = xavier_linear(dim, 3 * dim, device=device, dtype=dtype)
         self.out_proj = xavier_linear(dim, dim, device=device, dtype=dtype)
+        self.short_conv: ShortConv1d | None = None
         if short_conv is not None:
             self.short_conv = IdentityShortConv1d(
                 3 * dim,
@@ -83,7 +84,6 @@ class SelfAttention(nn.Module):
             )
 
     in_proj_roles = ("query", "key", "value")
-    short_conv: ShortConv1d | None = None
 
     def reset_parameters(self) -> None:
         reset_children(self)
