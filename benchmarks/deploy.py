@@ -11,8 +11,8 @@ the same in float32; Marian, its Transformer of equal size, by ``generate()`` of
 it is installed, in float32 and int8.
 
 Encoding: a text classifier of the size of MiniLM (BERT, 6 layers of 384), as it is and with dynamic or lightweight
-convolutions of 31 taps instead of its self-attention, in torch and by ONNX Runtime in float32 and int8, after a check
-that graphs in float32 give what torch gives; 2,048 tokens a batch.
+convolutions of 31 taps instead of its self-attention, or dynamic ones instead of half of it, in torch and by ONNX
+Runtime in float32 and int8, after a check that graphs in float32 give what torch gives; 2,048 tokens a batch.
 
 Milliseconds: the median over rounds, in each of which every contender runs once, so that a busy moment of the machine
 meets all of them.
@@ -135,7 +135,7 @@ def counted(number: object, things: str) -> str:
 
 
 COLOURS = {"ours": "C0", "Marian": "C1", "CTranslate2": "C3"}
-COLOURS |= {"self-attention": "C1", "dynamic": "C0", "lightweight": "C2"}
+COLOURS |= {"self-attention": "C1", "dynamic": "C0", "half dynamic": "C4", "lightweight": "C2"}
 SHADES = {"generate()": 0.4, "torch": 0.4, "search": 0.6, "float32": 0.8, "int8": 1.0}
 
 
@@ -328,7 +328,12 @@ def encoding(options: argparse.Namespace) -> str:
     return f"{options.tokens:,} tokens a batch; parameters: {said}\n\n" + table(["threads", "tokens"], rows, options)
 
 
-MIXERS = {"self-attention": None, "dynamic": "dynamic_conv", "lightweight": "lightweight_conv"}
+MIXERS: dict[str, tuple[str, str | None] | None] = {
+    "self-attention": None,
+    "dynamic": ("dynamic_conv", None),
+    "half dynamic": ("dynamic_conv", "every 2"),
+    "lightweight": ("lightweight_conv", None),
+}
 INPUTS = ("input_ids", "token_type_ids", "attention_mask")
 
 
@@ -344,8 +349,9 @@ def classifier(mixer: str, longest: int, quick: bool) -> Any:
     )
     torch.manual_seed(0)
     model = BertForSequenceClassification(config).eval()
-    swapped = MIXERS[mixer]
-    return model if swapped is None else swap_self_attention(model, kernel_size=31, mixer=swapped)
+    if (swapped := MIXERS[mixer]) is None:
+        return model
+    return swap_self_attention(model, kernel_size=31, mixer=swapped[0], layers=swapped[1])
 
 
 def graphs(mixer: str, model: Any, folder: Path) -> Iterator[tuple[str, Path]]:

@@ -5,8 +5,9 @@
 
 Compared are the model with torch's attention (``sdpa``), and copies in which each of ``--mixer`` replaces it in the
 upper half of the layers and in all of them. Without ``--model`` it has 6 layers of 384, 12 heads, and random weights,
-on which speed does not depend. Texts are random tokens; with ``--padding`` they differ in length, up to T, so that this
-share of the batch is padding. Every batch has about ``--tokens`` tokens.
+on which speed does not depend; learned positions are made as many as the longest text needs. Texts are random tokens;
+with ``--padding`` they differ in length, up to T, so that this share of the batch is padding. Every batch has about
+``--tokens`` tokens.
 
 Texts per second: the median over rounds, in each of which every contender runs once, so that a busy moment of the
 machine meets all of them; the ratio to the original is the median over rounds of the ratio in a round. Inference, in
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.ops import peak_memory, processor
-from seqdyconv.swap import swap_self_attention
+from seqdyconv.swap import extend_positions, swap_self_attention
 
 import torch
 from torch import Tensor
@@ -79,14 +80,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def load(options: argparse.Namespace) -> Any:
+    longest = max(512, *options.length)
     if options.model is not None:
-        return AutoModel.from_pretrained(
+        model = AutoModel.from_pretrained(
             options.model, attn_implementation="sdpa", dtype=torch.float32, trust_remote_code=False
         )
+        return extend_positions(model, longest)
     size = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
     if options.quick:
         size = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 8}
-    return BertModel(BertConfig(**size, attn_implementation="sdpa"))
+    return BertModel(BertConfig(**size, max_position_embeddings=longest, attn_implementation="sdpa"))
 
 
 def swapped_copies(original: Any, options: argparse.Namespace) -> dict[str, Any]:

@@ -6,7 +6,6 @@ paragraphs and pages. Everything that is wrong with the data raises ``DataError`
 
 import dataclasses
 import logging
-import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from datasets import Dataset, DatasetDict, concatenate_datasets
+from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from seqdyconv.data import language_modeling, text_rows
@@ -69,7 +68,8 @@ class DataArguments(HeldOutArguments):
 
 
 def load_texts(args: DataArguments, splits: Sequence[str] = SPLITS) -> DatasetDict:
-    """Load the named splits that exist, with the columns text and document, the number of the one that it is of.
+    """Load the named splits that exist, with the columns text, document and part, the numbers of the document that it
+    is of and of the data set.
 
     The texts of a document follow each other, those of one length before those of the next. In train equal texts stand
     once.
@@ -77,14 +77,19 @@ def load_texts(args: DataArguments, splits: Sequence[str] = SPLITS) -> DatasetDi
     Raises:
         DataError: the data are missing or malformed; the message says what, where and what to do.
     """
-    parts = [_load_part(name, args, splits) for name in (args.dataset.split("+") if args.dataset else [None])]
+    names = args.dataset.split("+") if args.dataset else [None]
+    parts = [_load_part(name, args, splits) for name in names]
     tables = {}
     for split in splits:
-        documents = [one[split] for one in parts if split in one]
-        if documents:
-            texts = concatenate_datasets(documents)["text"][:]
-            table = _cut(texts, args, once=split == "train")
-            tables[split] = sample(table, args.max_samples(split), args.split_seed)
+        seen: set[str] | None = set() if split == "train" else None
+        found = [_cut(one[split]["text"][:], args, part, seen) for part, one in enumerate(parts) if split in one]
+        if not found:
+            continue
+        if not any(map(len, found)):
+            raise DataError(f"there is no text in {split} that is not empty")
+        most = args.max_samples(split)
+        share = None if most is None else -(-most // len(found))
+        tables[split] = concatenate_datasets([sample(table, share, args.split_seed) for table in found])
     return DatasetDict(tables)
 
 
@@ -149,19 +154,23 @@ def pairs_of(texts: Dataset, args: DataArguments) -> tuple[Dataset, npt.NDArray[
     """Pairs of texts: neighbours in a document, which are alike, and as many that are drawn at random.
 
     Args:
-        texts: with the columns text and document, of :func:`load_texts`.
+        texts: of :func:`load_texts`; each data set gives as many pairs.
         args: their number and the seed.
 
     Returns:
         The texts that stand in a pair, and the pairs (N, 2) as their rows.
     """
-    documents = texts["document"][:]
-    near = [(row, row + 1) for row in range(len(documents) - 1) if documents[row] == documents[row + 1]]
-    generator = random.Random(args.pair_seed)
-    near = generator.sample(near, min(len(near), args.max_pairs // 2))
-    number = min(args.max_pairs, max(2 * len(near), len(documents))) - len(near)
-    far = [(generator.randrange(len(documents)), generator.randrange(len(documents))) for _ in range(number)]
-    rows, places = np.unique(np.array([*near, *far]), return_inverse=True)
+    documents, parts = np.array(texts["document"][:]), np.array(texts["part"][:])
+    generator = np.random.default_rng(args.pair_seed)
+    found = []
+    for part in np.unique(parts):
+        own = np.flatnonzero(parts == part)
+        most = max(2, args.max_pairs // len(np.unique(parts)))
+        near = own[:-1][documents[own[:-1]] == documents[own[1:]]]
+        near = generator.permutation(near)[: most // 2]
+        far = generator.choice(own, (min(most, max(2 * len(near), len(own))) - len(near), 2))
+        found += [np.stack([near, near + 1], axis=1), far]
+    rows, places = np.unique(np.concatenate(found), return_inverse=True)
     return texts.select(rows), places.reshape(-1, 2)
 
 
@@ -185,20 +194,19 @@ def _load_part(name: str | None, args: DataArguments, splits: Sequence[str]) -> 
     return found
 
 
-def _cut(documents: Sequence[str], args: DataArguments, *, once: bool) -> Dataset:
+def _cut(documents: Sequence[str], args: DataArguments, part: int, seen: set[str] | None) -> Dataset:
+    """Texts of the documents of a data set; with ``seen`` those that are not in it yet, which come into it."""
     columns: dict[str, list[Any]] = {"text": [], "document": []}
     sentences = [[*chain.from_iterable(map(split_sentences, document.splitlines()))] for document in documents]
     if args.join_documents:
         sentences = [[*chain.from_iterable(sentences)]]
-    seen: set[str] = set()
     for size, words in enumerate(args.piece_words):
         for number, document in enumerate(sentences):
             for text in cut_pieces(document, words):
-                if text not in seen:
+                if seen is None or text not in seen:
                     columns["text"].append(text)
                     columns["document"].append(size * len(sentences) + number)
-                if once:
+                if seen is not None:
                     seen.add(text)
-    if not columns["text"]:
-        raise DataError("there is no text that is not empty")
-    return Dataset.from_dict(columns)
+    types = Features({"text": Value("string"), "document": Value("int64"), "part": Value("int64")})
+    return Dataset.from_dict({**columns, "part": [part] * len(columns["text"])}, types)
