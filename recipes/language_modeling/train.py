@@ -14,6 +14,7 @@ from typing import Any
 import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
 from seqdyconv.data.language_modeling import DataArguments, load_documents, make_tokenizer, tokenize
 from seqdyconv.data.splits import HELD_OUT
+from seqdyconv.data.text_streams import StreamedBatches, TextStream
 from seqdyconv.errors import InputError, exit_on_error
 from seqdyconv.models.loading import check_packing, load_tokenizer
 from seqdyconv.training.arguments import command_line, parse_arguments
@@ -47,6 +48,10 @@ def train(
     check_model(model_args)  # what can't be stops here, before any work
     if args.packing and data_args.join_documents:
         raise InputError("packing puts documents that are not joined into a row: it needs join_documents: false")
+    if data_args.streaming and args.max_steps < 1:
+        raise InputError("streaming has no end: it needs max_steps")
+    if data_args.streaming and args.dataloader_num_workers > 0:
+        raise InputError("streaming reads in the process that trains: it needs dataloader_num_workers: 0")
     run = Run(args, (model_args, data_args), command)
     with run.preparation():
         if model_args.model_name_or_path is not None and data_args.tokenizer_name is None:
@@ -72,7 +77,7 @@ def train(
     trainer: LanguageModelTrainer = kind(
         model=model,
         args=args,
-        train_dataset=data["train"],
+        train_dataset=stream_batches(data_args, args, tokenizer) if data_args.streaming else data["train"],
         eval_dataset=data.get("validation"),
         processing_class=tokenizer,
     )
@@ -88,6 +93,13 @@ def train(
             examples = continuations(trainer, tokenizer, texts[split], model_args)
     if run.is_first:
         report(run, trainer, metrics, examples, model_args, data_args)
+
+
+def stream_batches(data_args: DataArguments, args: LanguageModelTrainingArguments, tokenizer: Any) -> StreamedBatches:
+    """As many batches as the training has, of documents that are read meanwhile."""
+    rows = max(1, args.max_tokens // data_args.block_size)
+    number = args.max_steps * args.gradient_accumulation_steps * args.world_size
+    return StreamedBatches(TextStream(data_args), tokenizer, data_args.block_size, rows, number)
 
 
 def describe(texts: Dataset, split: str) -> dict[str, float]:
@@ -141,7 +153,7 @@ def report(
         languages=[],
         data={
             "data set": data_args.source,
-            "training rows": len(trainer.train_dataset),
+            "training rows": "read while training" if data_args.streaming else len(trainer.train_dataset),
             **{f"{split} documents": metrics[f"{split}_documents"] for split in HELD_OUT if f"{split}_loss" in metrics},
         },
         usage=USAGE_OF_MASKED if model_args.is_masked else USAGE,

@@ -11,8 +11,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
-from datasets import Dataset, DatasetDict, Features, Value, concatenate_datasets
+from datasets import Dataset, DatasetDict, Features, IterableDataset, Value, concatenate_datasets
 from datasets import Sequence as ListOf
+from datasets.exceptions import DatasetGenerationError
 from tokenizers import AddedToken, processors
 from transformers import PreTrainedTokenizerBase
 
@@ -24,6 +25,7 @@ from seqdyconv.data.sentencepiece_tokenizers import TOKENIZER_TYPES, train_sente
 from seqdyconv.data.splits import SPLITS, HeldOutArguments, load_splits, rows_by, sample, split_files
 from seqdyconv.data.tables import DataError, load_hub_splits, load_lines, load_table, map_batches
 from seqdyconv.data.text_columns import text_columns
+from seqdyconv.errors import first_line
 from seqdyconv.files import strip_text
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.models.losses import IGNORED_LABEL
@@ -33,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 HELP = "libreoffice_help"
 MASK_TOKEN = "<mask>"
+_HEAD = 1000  # documents of a streamed split to evaluate on
 _INSTEAD = f"local files (train_file) or dataset: {' | '.join((HELP, *DATASETS))}"
 
 
@@ -52,6 +55,20 @@ class DataArguments(HeldOutArguments):
         },
     )
     language: str = field(default="en", metadata={"help": f"Of {HELP}: en, de, fr, ..."})
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read the documents of a Hub data set while training, not all of them before; needs max_steps."
+        },
+    )
+    shuffle_buffer: Count = field(
+        default=1000,
+        metadata={"help": "With streaming: the next document is drawn among so many; 1 keeps their order."},
+    )
+    tokenizer_documents: Count = field(
+        default=10_000,
+        metadata={"help": "With streaming: a vocabulary is trained on so many documents, the first."},
+    )
     text_column: str | None = field(
         default=None,
         metadata={"help": "Column of the text; by default text, sentence, content or review if one is there."},
@@ -80,6 +97,8 @@ class DataArguments(HeldOutArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.streaming and (self.dataset is None or self.is_packaged or not self.join_documents):
+            raise DataError("streaming needs a dataset on the Hub, or a folder in its manner, and join_documents: true")
         for name, least in (("block_size", 2), ("window", 2)):
             if (value := getattr(self, name)) is not None and value < least:
                 raise DataError(f"{name} must be at least {least}, got {value}")
@@ -89,13 +108,24 @@ class DataArguments(HeldOutArguments):
                 f"none, got {self.stride}"
             )
 
+    @property
+    def is_packaged(self) -> bool:
+        """Whether the data set is one or several of those that come from packages."""
+        return self.dataset is not None and {HELP, *DATASETS}.issuperset(self.dataset.split("+"))
+
 
 def load_documents(args: DataArguments, splits: Sequence[str] = SPLITS) -> DatasetDict:
     """Load the named splits that exist, with the column text: documents that are not empty.
 
+    With streaming these are the first ones: ``tokenizer_documents`` of train, for the others max_..._samples, by
+    default 1,000. Where there is no validation split, it is the first documents of train, which are not trained on.
+
     Raises:
         DataError: the data is missing or malformed; the message says what, where and what to do.
     """
+    if args.streaming:
+        column, streams = open_stream(args, splits)
+        return DatasetDict({split: _head(streams[split], column, args, split) for split in SPLITS if split in streams})
 
     def groups(table: Dataset) -> Sequence[Sequence[int]]:
         return list(rows_by(table["text"]).values())
@@ -128,7 +158,7 @@ def _load_tables(args: DataArguments, splits: Sequence[str]) -> dict[str, Datase
 
 def _load_named(name: str, args: DataArguments, splits: list[str]) -> dict[str, Any]:
     parts = name.split("+")
-    if not {HELP, *DATASETS}.issuperset(parts):
+    if not args.is_packaged:
         return load_hub_splits(
             name, splits, config=args.dataset_config, revision=args.dataset_revision, instead=_INSTEAD
         )
@@ -140,6 +170,47 @@ def _load_named(name: str, args: DataArguments, splits: list[str]) -> dict[str, 
         raise DataError(str(error)) from error
     common = [split for split in loaded[0] if all(split in part for part in loaded)]
     return {split: concatenate_datasets([part[split].select_columns("text") for part in loaded]) for split in common}
+
+
+def open_stream(args: DataArguments, splits: Sequence[str]) -> tuple[str, dict[str, IterableDataset]]:
+    """The column of texts and those of the splits that exist, to be read from their start.
+
+    Raises:
+        DataError: the data set is out of reach, has no training split, or no column of texts.
+    """
+    names = {split: name for split in SPLITS if (name := getattr(args, f"{split}_split")) is not None}
+    loaded = load_hub_splits(
+        str(args.dataset),
+        [*names.values()],
+        config=args.dataset_config,
+        revision=args.dataset_revision,
+        instead=_INSTEAD,
+        required=[args.train_split],
+        streaming=True,
+    )
+    found = {split: loaded[name] for split, name in names.items() if name in loaded}
+    where = f"the {args.train_split} split of {args.dataset}"
+    column = text_columns(_first(found["train"], 100, where), args.text_column, None, where)["text"]
+    if "validation" not in found:
+        number = args.max_validation_samples or _HEAD
+        found["validation"], found["train"] = found["train"].take(number), found["train"].skip(number)
+    return column, {split: stream for split, stream in found.items() if split in splits}
+
+
+def _head(stream: IterableDataset, column: str, args: DataArguments, split: str) -> Dataset:
+    number = args.tokenizer_documents if split == "train" else args.max_samples(split) or _HEAD
+    where = f"the {split} split of {args.dataset}"
+    return _read(_first(stream.select_columns([column]), number, where), args, split, where)
+
+
+def _first(stream: IterableDataset, number: int, where: str) -> Dataset:
+    try:
+        rows = list(stream.take(number))
+    except (OSError, ValueError, RuntimeError, DatasetGenerationError) as error:
+        raise DataError(f"{where} can't be read: {first_line(error)}") from error
+    if not rows:
+        raise DataError(f"{where} has no rows")
+    return Dataset.from_list(rows)
 
 
 def _load_file(file: str, name: str) -> Dataset:

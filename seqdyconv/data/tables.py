@@ -36,7 +36,8 @@ def load_hub_splits(
     revision: str | None,
     instead: str,
     required: Sequence[str] = (),
-) -> dict[str, Dataset]:
+    streaming: bool = False,
+) -> dict[str, Any]:
     """Load those of the splits that a data set of the Hub has.
 
     Args:
@@ -46,6 +47,7 @@ def load_hub_splits(
         revision: a branch, tag or commit.
         instead: what else could be used, such as "local files (train_file)"; it ends the error message.
         required: those of the splits that must exist.
+        streaming: they are ``IterableDataset``, of which nothing is read yet.
 
     Raises:
         DataError: a required split is missing, the data set is out of reach or needs a script, or there is no such
@@ -59,7 +61,9 @@ def load_hub_splits(
     try:
         available = get_dataset_split_names(name, config, revision=revision)
         loaded = {
-            split: load_dataset(name, config, split=split, revision=revision) for split in splits if split in available
+            split: load_dataset(name, config, split=split, revision=revision, streaming=streaming)
+            for split in splits
+            if split in available
         }
     except (OSError, ValueError, RuntimeError, DatasetGenerationError) as error:
         reason = first_line(error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error)

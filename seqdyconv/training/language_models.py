@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -11,9 +11,18 @@ import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+)
+from transformers.trainer_callback import ExportableState
 
 from seqdyconv.data.language_modeling import document_tokens
+from seqdyconv.data.text_streams import StreamedBatches, StreamPosition
 from seqdyconv.models import SeqDyConvCausalLMConfig, SeqDyConvConfig, SeqDyConvForCausalLM, SeqDyConvForMaskedLM
 from seqdyconv.models.loading import ModelError, check_vocabulary, load_pretrained
 from seqdyconv.models.losses import IGNORED_LABEL, precise
@@ -183,6 +192,45 @@ class LanguageModelTrainer(TokenBatches):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(data_collator=RowCollator(packing=False), **kwargs)
         self.train_collator = RowCollator(self.args.packing)
+        if self.stream is not None:
+            self.add_callback(StreamState())
+
+    @property
+    def stream(self) -> StreamedBatches | None:
+        """The training data, where they are read while training."""
+        data: Any = self.train_dataset
+        return data if isinstance(data, StreamedBatches) else None
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The training batches; each process reads a whole stream and takes its share of the batches."""
+        if self.stream is None:
+            return super().get_train_dataloader()
+        numbers = BatchSampler(SequentialSampler(self.stream), batch_size=1, drop_last=False)
+        collate = self.train_collator
+        dataloader: Any = DataLoader(self.stream, batch_sampler=numbers, collate_fn=lambda batches: collate(batches[0]))
+        return self.accelerator.prepare(dataloader)
+
+    @property
+    def stream_state(self) -> "StreamState":
+        """Where the stream was at the last checkpoint; the Trainer makes it anew from the one that it resumes."""
+        return next(found for found in self.callback_handler.callbacks if isinstance(found, StreamState))
+
+    def note_counts(self) -> None:
+        """Put the counts, and where the stream is, into the state."""
+        super().note_counts()
+        if self.stream is not None:
+            own = self.state.global_step * self.args.gradient_accumulation_steps
+            state, batch = self.stream_state, (own - 1) * self.args.world_size + 1
+            if own and self.is_world_process_zero():
+                state.batch, state.position = batch, list(self.stream.position(batch))
+            saved: Any = self.state.stateful_callbacks
+            saved[StreamState.__name__] = state.state()
+
+    def begin_counts(self) -> None:
+        """Go on counting, and reading, where the state has come to."""
+        super().begin_counts()
+        if self.stream is not None:
+            self.stream.start_at(self.stream_state.batch, StreamPosition(*self.stream_state.position))
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
@@ -208,6 +256,23 @@ class LanguageModelTrainer(TokenBatches):
                 if counts:
                     nats, tokens, size = nats + cost, tokens + number, size + sum(sizes[row] for row in rows)
         return costs(self.gather_mean(nats, tokens), self.gather_mean(nats, size))
+
+
+@dataclass
+class StreamState(TrainerCallback, ExportableState):
+    """Where a stream of training data is: the batch with this number begins at that position."""
+
+    batch: int = 0
+    position: list[int] = field(default_factory=lambda: list(StreamPosition()))
+
+    def __post_init__(self) -> None:
+        numbers = [self.batch, *self.position]
+        if len(numbers) != 1 + len(StreamPosition()) or not all(isinstance(number, int) for number in numbers):
+            raise TypeError(f"a place in a stream is four numbers, got {numbers}")
+
+    def state(self) -> dict[str, Any]:
+        """The numbers, as a checkpoint holds them."""
+        return {"args": asdict(self), "attributes": {}}
 
 
 def batch_cost(model: Any, inputs: dict[str, Tensor]) -> tuple[float, int]:

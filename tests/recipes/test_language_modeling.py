@@ -79,6 +79,17 @@ def trained(config, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def hub_folder(config):
+    """The documents as a data set of the Hub, without a validation split."""
+    folder = config.parent / "streamed"
+    folder.mkdir()
+    for split in ("train", "test"):
+        documents = (config.parent / f"{split}.txt").read_text().split("\n\n")
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    return folder
+
+
 def metrics_of(folder: Path) -> dict:
     return json.loads((folder / "metrics.json").read_text())
 
@@ -108,6 +119,19 @@ class TestTrain:
         check_overwrite(
             train.main, [str(config), "--max_steps=1"], trained, tmp_path, ["--train_file=nowhere.txt"], capsys
         )
+
+    @pytest.mark.parametrize("more", [[], ["--gradient_accumulation_steps", "2"]], ids=["plain", "accumulated"])
+    def test_documents_that_are_read_while_training(self, config, hub_folder, tmp_path, more):
+        """Killed and resumed, too: three times through 150 documents, in another order each time."""
+        kept = {name: value for name, value in yaml.safe_load(config.read_text()).items() if not name.endswith("_file")}
+        path = tmp_path / "streamed.yaml"
+        path.write_text(yaml.safe_dump(kept | {"dataset": str(hub_folder), "streaming": True, "shuffle_buffer": 20}))
+        words = ["--max_validation_samples", "15", *more]
+        check_crash_points(train.main, [str(path), *words], tmp_path, [0.6])
+        train.main([str(path), "--output_dir", str(tmp_path / "long"), *words, "--max_steps", "60"])
+        metrics = metrics_of(tmp_path / "long")
+        assert metrics["test_perplexity"] < 3
+        assert (metrics["validation_documents"], metrics["test_documents"]) == (15, 20)
 
     def test_a_model_is_trained_further_with_its_tokenizer(self, config, trained, tmp_path):
         values = yaml.safe_load(config.read_text())
@@ -142,6 +166,7 @@ class TestTrain:
             (["--label_smoothing_factor", "0.1"], "label_smoothing_factor has no effect"),
             (["--vocab_size", "9000"], "vocab_size 9000 is larger than the data allows"),
             (["--encoder_layer_types", "talk_conv"], "encoder_layer_types has no effect with objective: causal"),
+            (["--streaming", "true"], "streaming needs a dataset on the Hub"),
             (["--objective", "masked"], "decoder_layer_types has no effect with objective: masked"),
             (["--mlm_probability", "0.3"], "mlm_probability has no effect with objective: causal"),
             (["--position_type", "learned", "--max_position_embeddings", "8"], "the model has positions for 8"),
