@@ -9,7 +9,7 @@ from seqdyconv.layers import MIXERS, build_mixer, mixer_options
 from seqdyconv.layers.kernel_sizes import KernelSize
 from seqdyconv.layers.options import Option
 from seqdyconv.swap.families import Family
-from seqdyconv.swap.recognition import inner_width, linear_projection, projections_of
+from seqdyconv.swap.recognition import belongs_to_decoder, inner_width, linear_projection, projections_of
 from seqdyconv.swap.replacement import SwappedAttention
 
 # Options of the mixers that the replaced attention decides.
@@ -76,7 +76,7 @@ def unchanged(hidden: Tensor) -> Tensor:
 
 def _check_attention(number: int, attention: nn.Module, family: Family) -> None:
     """Raise ValueError for what a mixer can't replace."""
-    if getattr(attention, "is_causal", False) or getattr(attention, "is_decoder", False):
+    if belongs_to_decoder(attention):
         raise ValueError(f"layer {number} belongs to a decoder: only self-attention of encoders can be swapped")
     projections = projections_of(family)
     value = linear_projection(attention, projections.fused or projections.value)

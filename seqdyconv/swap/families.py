@@ -5,7 +5,6 @@ and what it returns. All of them map hidden states (batch, time, channels) to th
 """
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -54,12 +53,13 @@ class Family:
         projections: what the module holds; None: recognised by their names.
         results: what the module returns after the hidden states: None, or ``"position_bias"``. None instead of a tuple:
             it returns the hidden states alone, not in a tuple.
-        masks: keywords of the attention mask; the first positional argument after the hidden states is it too.
+        masks: names of the attention mask.
         mask_is_product: a float mask has 1 where a step may attend, and 0 elsewhere.
         position_bias: where the layers hand one on.
         output_dropout: name of a dropout inside the module, after the output projection.
         residual_norm: name of a layer norm inside the module, after the residual connection, which is inside too.
         shared: one module serves all layers.
+        own_names: the weights keep their names when the model is saved, where transformers has others in files.
     """
 
     name: str
@@ -73,6 +73,7 @@ class Family:
     output_dropout: str | None = None
     residual_norm: str | None = None
     shared: bool = False
+    own_names: bool = False
 
 
 _IN_BART = Projections("q_proj", "k_proj", "v_proj", "out_proj")
@@ -127,7 +128,7 @@ FAMILIES = (
     ),
     Family(
         "t5",
-        ("t5", "mt5"),
+        ("t5", "mt5", "switch_transformers"),
         "encoder.block.*.layer.0.SelfAttention",
         Projections("q", "k", "v", "o"),
         results=("position_bias", None),
@@ -172,8 +173,16 @@ FAMILIES = (
     ),
 )
 
-# Of a model that is in no row: named by a pattern, it is taken to follow the convention of most.
-UNKNOWN = Family("unknown", (), "", None, masks=("attention_mask", "mask"))
+# Of a model that is in no row: recognised by its modules or named by a pattern, it follows the convention of most.
+UNKNOWN = Family("unknown", (), "", None, masks=("attention_mask", "mask"), own_names=True)
+
+# What tells sequences in one row apart, as flash attention has it.
+OF_PACKED = ("cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k", "seq_idx")
+# What only cross-attention and decoders are given.
+OF_A_DECODER = (
+    *("encoder_hidden_states", "encoder_attention_mask", "key_value_states", "query_states"),
+    *("cache", "past_key_values", "past_key_value", "is_causal", "attn_prompt"),
+)
 
 _USUAL_NAMES = {
     "query": ("query", "q_proj", "query_proj", "q_lin", "linear_q", "q", "to_q"),
@@ -225,11 +234,16 @@ def recognise_projections(attention: nn.Module) -> Projections | None:
     return Projections(*(found[role][0] for role in ("query", "key", "value")), *found["output"])
 
 
-def candidate_patterns(model: nn.Module) -> Mapping[str, int]:
-    """Patterns of the modules that look like self-attention of an encoder, and how many each finds."""
-    patterns: dict[str, int] = {}
+def candidate_patterns(model: nn.Module) -> dict[str, list[nn.Module]]:
+    """Patterns of the modules that look like self-attention of an encoder, and what each finds."""
+    patterns: dict[str, list[nn.Module]] = {}
     for name, module in model.named_modules():
         if recognise_projections(module) and not re.search("decoder|cross|encoder_attn|EncDec", name):
-            pattern = re.sub(r"(?<=\.)\d+(?=\.|$)", "*", name)
-            patterns[pattern] = patterns.get(pattern, 0) + 1
+            patterns.setdefault(re.sub(r"(?<![^.])\d+(?![^.])", "*", name), []).append(module)
     return patterns
+
+
+def is_cross_attention(name: str, module: nn.Module) -> bool:
+    """Whether a module, by its name in the model or its class, attends to another sequence."""
+    of_a_decoder = re.search(r"(?<![^.])(cross_?att\w*|encoder_attn|encoder_attention|EncDecAttention)(?![^.])", name)
+    return of_a_decoder is not None or "CrossAtt" in type(module).__name__

@@ -102,6 +102,9 @@ def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **opt
     def init(self: Any, config: Any, *args: Any, **kwargs: Any) -> None:
         original.__init__(self, config, *args, **kwargs)
         _restore(self, swap)
+        if swap.own_names:  # transformers renames weights of some models, but of none whose code is not its own
+            for part in _parts(self):
+                part.is_custom_code = lambda: True
         guards = [re.escape(name.removeprefix(f"{self.base_model_prefix}.")) for name in guard_names(self)]
         self._keys_to_ignore_on_load_unexpected = {*(self._keys_to_ignore_on_load_unexpected or ()), *guards}
         self._keys_to_ignore_on_load_missing = {*(self._keys_to_ignore_on_load_missing or ()), *not_saved}
@@ -129,6 +132,10 @@ def load_swapped(path: str | os.PathLike[str], *, model_class: Any = None, **opt
             **_without(options, where),
         )
     model.__class__ = original
+    if swap.own_names:
+        vars(model)["_weight_conversions"] = []
+        for part in _parts(model):
+            vars(part).pop("is_custom_code", None)
     del model._keys_to_ignore_on_load_unexpected, model._keys_to_ignore_on_load_missing
     _check_keys(model, info, path, head_may_be_new=model_class is not None)
     guard_weights(model)
@@ -164,6 +171,11 @@ def load_trained(
     return model.eval()
 
 
+def _parts(model: Any) -> list[Any]:
+    """A model and the models inside it."""
+    return [part for part in model.modules() if isinstance(part, PreTrainedModel)]
+
+
 @contextmanager
 def _errors_in_one_line(what: str) -> Iterator[None]:
     """Errors inside as one line: transformers trusts its files, and stumbles over wrong ones in many ways."""
@@ -189,6 +201,7 @@ class _Swap:
     family: str | None  # None: short convolutions were added
     pattern: str | None
     results: int | None
+    own_names: bool
     entries: dict[int, dict[str, Any]]
 
 
@@ -230,15 +243,20 @@ def _read(saved: Any, path: Any) -> _Swap:
     check(isinstance(saved, dict), f"not a mapping, but {type(saved).__name__}")
     if "short_convs" in saved:
         check(len(saved) == 1, f"has the keys {', '.join(map(str, saved))}")
-        return _Swap(str(path), None, None, None, read_layers(saved["short_convs"], of_short_conv))
-    check(not set(saved) - {"family", "pattern", "results", "layers"}, f"has the keys {', '.join(map(str, saved))}")
+        return _Swap(str(path), None, None, None, False, read_layers(saved["short_convs"], of_short_conv))
+    check(
+        not set(saved) - {"family", "pattern", "results", "own_names", "layers"},
+        f"has the keys {', '.join(map(str, saved))}",
+    )
     families = [family.name for family in (*FAMILIES, UNKNOWN)]
     check(saved.get("family") in families, f"family is {saved.get('family')!r}, not one of {', '.join(families)}")
     pattern, results = saved.get("pattern"), saved.get("results")
     check(pattern is None or isinstance(pattern, str), f"pattern is {pattern!r}")
     check((saved["family"] == UNKNOWN.name) == (results is not None), f"results is {results!r}")
     check(results is None or (type(results) is int and -1 <= results <= 9), f"results is {results!r}")
-    return _Swap(str(path), saved["family"], pattern, results, read_layers(saved.get("layers"), of_mixer))
+    own_names = saved.get("own_names", False)
+    check(isinstance(own_names, bool), f"own_names is {own_names!r}")
+    return _Swap(str(path), saved["family"], pattern, results, own_names, read_layers(saved.get("layers"), of_mixer))
 
 
 def _restore(model: PreTrainedModel, swap: _Swap) -> None:
@@ -246,7 +264,7 @@ def _restore(model: PreTrainedModel, swap: _Swap) -> None:
     if swap.family is None:
         put_in_short_convs(model, swap.entries)
         return
-    family = find_family(model, swap.pattern)
+    family = replace(find_family(model, swap.pattern), own_names=swap.own_names)
     if family.name != swap.family:
         raise ValueError(
             f"{swap.path}: config.json has a model of the family {family.name}, but a swap of {swap.family}"

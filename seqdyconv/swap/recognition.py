@@ -10,18 +10,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.conversion_mapping import get_model_conversion_mapping
 
+from seqdyconv.errors import InputError
 from seqdyconv.swap.families import (
     FAMILIES,
+    OF_A_DECODER,
+    OF_PACKED,
     UNKNOWN,
     Family,
     Projections,
     candidate_patterns,
     find_modules,
+    is_cross_attention,
     number_modules,
     recognise_projections,
 )
+
+# What a self-attention may be given beside hidden states and mask, and a mixer has no use for: positions, biases of the
+# scores, and what is wanted of the result.
+_WITHOUT_USE = (
+    *("position_embeddings", "relative_position_embeddings", "position_ids", "position_mask", "rotary_pos_emb"),
+    *("pos_emb", "bbox_pos_emb", "sinusoidal_pos", "relative_pos", "rel_embeddings", "relative_position_bias"),
+    *("position_bias", "interpolate_pos_encoding", "resolution", "output_attentions", "use_cache", "head_mask"),
+    *("layer_head_mask", "index"),
+)
+
+
+# Parts of it with weights that a mixer has no use for: norms of queries and keys, positions.
+_OF_SCORES = re.compile(r"^(q|k|v|query|key|value)_?(layer)?norm|pos|rel|distance|bias")
 
 
 def check_model(model: Any) -> None:
@@ -41,10 +57,10 @@ def check_model(model: Any) -> None:
 
 
 def find_family(model: PreTrainedModel, pattern: str | None = None) -> Family:
-    """The family of a model; ``pattern`` replaces that of a known family and is needed where there is none.
+    """The family of a model; ``pattern`` replaces what is known or found of where its self-attention is.
 
     Raises:
-        ValueError: an unknown family without a pattern, saying what was found.
+        ValueError: an unknown family without a pattern, where not exactly one was found, saying what was.
     """
     if pattern is not None and not re.fullmatch(r"[\w.*]+", pattern):
         raise ValueError(f"pattern is the end of a module's name with * for numbers, got {pattern!r}")
@@ -52,15 +68,46 @@ def find_family(model: PreTrainedModel, pattern: str | None = None) -> Family:
     for family in FAMILIES:
         if model_type in family.model_types:
             return family if pattern is None else replace(family, pattern=pattern)
-    if pattern is not None:
-        return replace(UNKNOWN, pattern=pattern)
-    candidates = [f"{name!r} ({count})" for name, count in candidate_patterns(model).items()]
-    found = ", ".join(candidates) or "none"
-    known = ", ".join(name for family in FAMILIES for name in family.model_types)
-    raise ValueError(
-        f"the model type {model_type!r} is none of the known: {known}. Name its self-attention with pattern=; "
-        f"modules that look like it: {found}"
-    )
+    return replace(UNKNOWN, pattern=_only_pattern(model) if pattern is None else pattern)
+
+
+def _only_pattern(model: PreTrainedModel) -> str:
+    """The pattern of the only modules of a model that are, by all that can be seen, self-attention of an encoder."""
+    candidates = candidate_patterns(model)
+    refused = {pattern: why_not(modules[0]) for pattern, modules in candidates.items() if "*" in pattern}
+    usable = [pattern for pattern, reason in refused.items() if reason is None]
+    if len(usable) == 1:
+        return usable[0].removeprefix(f"{model.base_model_prefix}.")
+    what = f"the model type {model.config.model_type!r} is in no known family"
+    if usable:
+        found = ", ".join(f"{pattern!r} ({len(candidates[pattern])})" for pattern in usable)
+        raise ValueError(f"{what}, and has several self-attentions: choose one with pattern=, of {found}")
+    reasons = [f"{pattern!r} {reason}" for pattern, reason in refused.items()]
+    found = "; ".join(reasons) or "no modules of an encoder have query, key and value projections of usual names"
+    raise ValueError(f"{what}, and no self-attention that can be swapped was found: {found}")
+
+
+def why_not(attention: nn.Module) -> str | None:
+    """Why modules of an unknown family are not taken for self-attention of an encoder; None: they are."""
+    if belongs_to_decoder(attention):
+        return "belongs to a decoder"
+    parameters = inspect.signature(type(attention).forward).parameters
+    named = [name for name, parameter in parameters.items() if parameter.kind is not parameter.VAR_KEYWORD][1:]
+    if named[:1] != ["hidden_states"]:
+        return f"mixes {', '.join(named)}, not hidden_states"
+    optional = [name for name in OF_PACKED if name in named and parameters[name].default is None]
+    known = ("hidden_states", *UNKNOWN.masks, *_WITHOUT_USE, *OF_A_DECODER, *optional)
+    if unknown := [name for name in named if name not in known]:
+        return f"also gets {', '.join(unknown)}"
+    projections = vars(recognise_projections(attention) or Projections()).values()
+    others = [name for name, child in attention.named_children() if any(True for _ in child.parameters())]
+    if unknown := [name for name in others if name not in projections and not _OF_SCORES.search(name)]:
+        return f"also holds {', '.join(unknown)}"
+    return None
+
+
+def belongs_to_decoder(attention: nn.Module) -> bool:
+    return bool(getattr(attention, "is_causal", False) or getattr(attention, "is_decoder", False))
 
 
 def module_names(model: PreTrainedModel, family: Family) -> dict[int, str]:
@@ -71,6 +118,11 @@ def module_names(model: PreTrainedModel, family: Family) -> dict[int, str]:
         raise ValueError(
             f"{type(model).__name__} has no self-attention of an encoder, {family.pattern!r}"
             f"{hint if family.name == UNKNOWN.name else ''}"
+        )
+    if is_cross_attention(names[0], model.get_submodule(names[0])):
+        raise InputError(
+            f"{family.pattern!r} finds the cross-attention of a decoder, whose keys and values are another sequence's: "
+            "a mixer mixes one sequence, and can only replace the self-attention of an encoder"
         )
     return number_modules(names, family.pattern)
 
@@ -120,31 +172,31 @@ def _results(family: Family, attention: nn.Module) -> tuple[str | None, ...] | N
     return None if isinstance(returned, Tensor) else (None,) * (len(returned) - 1)
 
 
-def refuse_renamed_weights(model: PreTrainedModel, names: Mapping[int, str], new: Mapping[int, Any]) -> None:
-    """Raise ValueError if transformers, which renames and merges weights of some models in files, would touch ours."""
-    for conversion in get_model_conversion_mapping(model):
-        merged = conversion.target_patterns if len(conversion.target_patterns) > 1 else []
-        for number, module in new.items():
-            for weight in (*module.state_dict(), module.guarded_weight):
-                renames = [pattern for pattern in conversion.source_patterns if re.search(pattern, weight)]
-                merges = [pattern for pattern in merged if re.search(pattern, f"{names[number]}.{weight}")]
-                if renames or merges:
-                    raise ValueError(
-                        f"a swapped {type(model).__name__} could be saved but not loaded: in the files of "
-                        f"{model.config.model_type!r} transformers gives {(renames or merges)[0]} another name"
-                    )
-
-
 def projections_of(family: Family) -> Projections:
     assert family.projections is not None, "those of unknown families are recognised first"
     return family.projections
 
 
 def inner_width(attention: nn.Module, projections: Projections) -> int:
-    """The number of channels that an attention works on: those of all heads."""
-    if projections.fused is None:
-        return int(linear_projection(attention, projections.value).out_features)
-    return int(linear_projection(attention, projections.fused).out_features) // 3
+    """The number of channels that an attention works on: those of all heads.
+
+    Raises:
+        ValueError: keys or values of fewer heads that do not divide those of the queries, or that are fused with them.
+    """
+    if projections.fused is not None:
+        fused = linear_projection(attention, projections.fused)
+        inner = fused.out_features // 3
+        if projections.output is not None and linear_projection(attention, projections.output).in_features != inner:
+            raise ValueError(f"{projections.fused} of {type(attention).__name__} is not three projections of one size")
+        return inner
+    value = linear_projection(attention, projections.value).out_features
+    if projections.output is not None:
+        inner = linear_projection(attention, projections.output).in_features
+    else:
+        inner = linear_projection(attention, projections.query).out_features
+    if inner % value:
+        raise ValueError(f"{projections.value} of {type(attention).__name__} has {value} channels for {inner} of heads")
+    return inner
 
 
 def linear_projection(attention: nn.Module, name: str) -> nn.Linear:

@@ -1,5 +1,6 @@
 """The module that stands in for a self-attention: its call, our mixer, its result."""
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,20 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from seqdyconv.swap.copying import without_weights
-from seqdyconv.swap.families import Family, Projections
+from seqdyconv.swap.families import OF_A_DECODER, OF_PACKED, Family, Projections
 from seqdyconv.swap.initialization import keep_start
 from seqdyconv.swap.padding import padding_from_attention_mask
 
-# What only cross-attention and decoders get.
-_NOT_OF_AN_ENCODER = (
-    "encoder_hidden_states",
-    "key_value_states",
-    "query_states",
-    "cache",
-    "past_key_values",
-    "past_key_value",
-    "is_causal",
-)
 # Masks of heads, which are the attention's alone.
 _OF_HEADS = ("head_mask", "layer_head_mask")
 
@@ -55,6 +46,7 @@ class SwappedAttention(nn.Module):
         for name in (family.output_dropout, family.residual_norm):
             if name is not None:
                 self.add_module(name, attention.get_submodule(name))
+        self._argument_names = tuple(inspect.signature(type(attention).forward).parameters)[2:]
         # In tuples: they are no parts of this module, which would be trained and saved with it.
         self._replaced = (without_weights(attention),)
         self._named = (nn.Module(),)
@@ -78,16 +70,22 @@ class SwappedAttention(nn.Module):
         """Mix the hidden states (B, T, D); padding is read from the attention mask, all else is for the attention."""
         if hidden_states is None:
             raise ValueError(f"a swapped layer mixes hidden_states, but gets {', '.join(kwargs) or 'nothing'}")
-        for name in _NOT_OF_AN_ENCODER:
+        if hidden_states.dim() != 3:
+            raise ValueError(f"a swapped layer mixes (batch, time, channels), but gets {tuple(hidden_states.shape)}")
+        kwargs |= zip(self._argument_names, args)
+        for name in OF_A_DECODER:
             if kwargs.get(name) is not None and kwargs[name] is not False:
                 raise ValueError(f"a swapped layer mixes one sequence in both directions, and can't use {name}")
+        for name in OF_PACKED:
+            if kwargs.get(name) is not None:
+                raise ValueError(f"a swapped layer can't tell sequences packed in one row apart by {name}: pad them")
         for name, value in kwargs.items():
             if name.endswith("mask") and name not in (*self.family.masks, *_OF_HEADS) and value is not None:
                 raise ValueError(
                     f"a swapped layer reads padding from {', '.join(self.family.masks)}, and can't use {name}"
                 )
         masks = [kwargs[name] for name in self.family.masks if kwargs.get(name) is not None]
-        mask = masks[0] if masks else next(iter(args), None)
+        mask = masks[0] if masks else None
         padding_mask = padding_from_attention_mask(mask, is_product=self.family.mask_is_product)
         if padding_mask is not None and padding_mask.shape[0] == 1:
             padding_mask = padding_mask.expand(hidden_states.shape[0], -1)

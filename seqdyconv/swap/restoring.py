@@ -80,6 +80,8 @@ def restore_self_attention(model: Any, original: Any, *, layers: Layers = None) 
         model.set_submodule(names[number], module)
     for number, bias in biases.items():
         still[number].take_position_bias(bias)
+    if not still and family.own_names:
+        vars(model).pop("_weight_conversions", None)
     refuse_attentions_where_swapped(model)
     _capture_outputs_anew(model)
     describe_swap(model)

@@ -16,11 +16,11 @@ from seqdyconv.swap.output_attentions import attention_recorded, refuse_attentio
 from seqdyconv.swap.recognition import (
     check_model,
     find_family,
+    inner_width,
     module_names,
     num_heads_of,
     projections_of,
     recognise_attention,
-    refuse_renamed_weights,
 )
 from seqdyconv.swap.replacement import SwappedAttention, swapped_attention
 from seqdyconv.swap.transfer import average_attention, start_kernels, transfer_projections
@@ -47,16 +47,18 @@ def swap_self_attention(
 
     Args:
         model: of a family in ``seqdyconv.swap.FAMILIES``: BERT, RoBERTa, XLM-R, ELECTRA, DistilBERT, MPNet, ALBERT,
-            DeBERTa-v2, ModernBERT, BART, Marian, T5, Wav2Vec2, HuBERT, WavLM, Wav2Vec2-BERT, Whisper, ViT.
+            DeBERTa-v2, ModernBERT, BART, Marian, T5, Wav2Vec2, HuBERT, WavLM, Wav2Vec2-BERT, Whisper, ViT; or of
+            another one whose self-attention is recognised by its modules.
         mixer: a name in ``seqdyconv.layers.MIXERS``.
         layers: which to swap, by their numbers from 0 on. None: all. A number or several, negative ones from the last
             layer on; a string of numbers and ranges such as ``"0,2,4-6"``; ``"every 2"``: the last of each two, 1, 3,
             5 ...; or a function of the number that says whether.
         kernel_size: K of a convolution, or several, see :class:`seqdyconv.LightweightConv1d`; others ignore it.
         num_heads: H of the mixer; None: as many as the replaced attention has.
-        pattern: for a model of no known family, the end of its self-attention modules' names, with ``*`` for each
-            number, such as ``"encoder.layer.*.attention.self"``. The modules are then taken to work as most do:
-            hidden states first, ``attention_mask`` or ``mask``, usual names of the projections.
+        pattern: where a model has several stacks of layers, or none that is recognised, the end of its self-attention
+            modules' names, with ``*`` for each number, such as ``"encoder.layer.*.attention.self"``. Those of no known
+            family are taken to work as most do: hidden states first, ``attention_mask`` or ``mask``, usual names of
+            the projections.
         weights: ``"transfer"``: value and output projections, and for a mixer that attends query and key, are those of
             the replaced attention; ``"random"``: all are new.
         calibration: batches of the model's inputs. The kernels of a convolution start from the average attention over
@@ -101,11 +103,10 @@ def swap_self_attention(
         for number, module in attention.items()
     }
     new = build_replacements(family, attention, entries)
-    if family.name == UNKNOWN.name:
-        refuse_renamed_weights(model, names, new)
     if weights == "transfer":
         for number, module in attention.items():
-            transfer_projections(module, projections, new[number].mixer)
+            heads = num_heads_of(module, projections)
+            transfer_projections(module, projections, new[number].mixer, heads, inner_width(module, projections))
     if calibration is not None:
         with attention_recorded():
             averages = average_attention(model, attention, calibration)
@@ -152,6 +153,8 @@ def put_in(model: PreTrainedModel, new: Mapping[int, SwappedAttention]) -> None:
     if swapped.keys() == names.keys():
         for module in swapped.values():
             module.drop_position_bias()
+    if next(iter(new.values())).family.own_names:
+        vars(model)["_weight_conversions"] = []
     refuse_attentions_where_swapped(model)
     describe_swap(model)
 
@@ -167,5 +170,6 @@ def describe_swap(model: PreTrainedModel) -> None:
             told["pattern"] = family.pattern
         if family.name == UNKNOWN.name:
             told["results"] = -1 if family.results is None else len(family.results)
+            told["own_names"] = family.own_names
         told["layers"] = {str(number): module.options for number, module in swapped.items()}
     write_description(model, told)

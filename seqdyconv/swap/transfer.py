@@ -20,7 +20,9 @@ def _weight_and_bias(layer: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def transfer_projections(attention: nn.Module, projections: Projections, mixer: Any) -> None:
+def transfer_projections(
+    attention: nn.Module, projections: Projections, mixer: Any, num_heads: int, inner: int
+) -> None:
     """Copy the projections of a self-attention module into the mixer that replaces it.
 
     A mixer's ``in_proj_roles`` names the equal parts of its ``in_proj``: ``"query"``, ``"key"`` and ``"value"`` are
@@ -33,13 +35,16 @@ def transfer_projections(attention: nn.Module, projections: Projections, mixer: 
         attention: the module that is replaced.
         projections: the names of its projections.
         mixer: of :func:`seqdyconv.build_mixer`.
+        num_heads: of the queries of the replaced attention. Keys and values may have fewer heads, each of which serves
+            several neighbouring ones of the queries (https://arxiv.org/abs/2305.13245): it is copied for each.
+        inner: channels of all heads.
 
     Raises:
         ValueError: the projections do not have the mixer's shapes.
     """
     if projections.fused is None:
         layers = [attention.get_submodule(name) for name in (projections.query, projections.key, projections.value)]
-        parts = [_weight_and_bias(layer) for layer in layers]
+        parts = [_for_all_heads(_weight_and_bias(layer), num_heads, inner) for layer in layers]
     else:
         weight, bias = _weight_and_bias(attention.get_submodule(projections.fused))
         parts = list(zip(weight.chunk(3), bias.chunk(3)))
@@ -72,6 +77,14 @@ def transfer_projections(attention: nn.Module, projections: Projections, mixer: 
     _copy(mixer.in_proj, torch.cat(weights), torch.cat(biases), "in_proj")
     if projections.output is not None:
         _copy(mixer.out_proj, *_weight_and_bias(attention.get_submodule(projections.output)), "out_proj")
+
+
+def _for_all_heads(parts: tuple[Tensor, Tensor], num_heads: int, inner: int) -> tuple[Tensor, ...]:
+    """Rows of a projection of grouped heads, once for each head that a group serves."""
+    groups, head_dim = inner // len(parts[0]), inner // num_heads
+    if groups < 2:
+        return parts
+    return tuple(part.unflatten(0, (-1, head_dim)).repeat_interleave(groups, 0).flatten(0, 1) for part in parts)
 
 
 def _copy(layer: nn.Linear, weight: Tensor, bias: Tensor, name: str) -> None:

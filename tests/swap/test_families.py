@@ -9,11 +9,12 @@ import transformers
 from torch import nn
 from transformers import Trainer, TrainingArguments
 
-from seqdyconv.swap import load_swapped, swap_self_attention, swapped_attention
+from seqdyconv.swap import load_swapped, restore_self_attention, swap_self_attention, swapped_attention
 from seqdyconv.swap.families import FAMILIES
 from seqdyconv.swap.padding import padding_from_attention_mask
 from seqdyconv.swap.replacement import SwappedAttention, relative_buckets
 from tests.helpers import assert_close
+from tests.swap.any_model import REAL, first, run, tiny_model
 from tests.swap.zoo import CASES, LENGTH, SHORT, encoded, first_loss, shorter
 
 transformers.utils.logging.disable_progress_bar()
@@ -26,6 +27,7 @@ COPIES = {
     "pegasus",
     "m2m_100",
     "mt5",
+    "switch_transformers",
     "data2vec-audio",
     "unispeech",
     "unispeech-sat",
@@ -55,7 +57,8 @@ def labelled(name):
 
 
 def test_all_model_types_are_tested():
-    assert CASES.keys() == {name for family in FAMILIES for name in family.model_types}
+    known = {name for family in FAMILIES for name in family.model_types}
+    assert CASES.keys() == known | {"eurobert"}  # which is recognised by its modules
 
 
 @pytest.mark.parametrize("layers", [None, [0], [-1]], ids=["all", "first", "last"])
@@ -161,7 +164,7 @@ def test_attention_in_the_place_of_attention_changes_nothing(name):
             if any(bias in parameter for bias in ("relative_attention_bias", "rel_attn_embed")):
                 value.zero_()
     batch = case.batch()
-    if name == "modernbert":
+    if name in ("modernbert", "eurobert"):
         batch["position_ids"] = torch.zeros(1, LENGTH, dtype=torch.long)  # turned by no angle
         model.config.sliding_window = 99
     expected = encoded(model(**batch))
@@ -244,6 +247,48 @@ def test_kernels_start_from_the_attention(name):
         swap_self_attention(model, layers=[number], kernel_size=5, calibration=[batch])
         assert swapped_attention(model)[number].mixer.conv.generator.bias.unflatten(0, (4, 5)).std(1).all()
     assert encoded(model(**batch)).isfinite().all()
+
+
+class TestModelsRecognisedByTheirModules:
+    # The others are tried when docs/swap_families.md is made.
+    @pytest.mark.parametrize(
+        "name",
+        [
+            *("esmc", "gte", "jina_embeddings_v3", "layoutlm", "nomic_bert", "roformer", "t5gemma", "umt5"),
+            *("xlm-roberta-xl", "audio-spectrogram-transformer", "moonshine", "parakeet_ctc", "qwen2_audio_encoder"),
+            *("speech_to_text", "wav2vec2-conformer", "beit", "clip_vision_model", "data2vec-vision", "deit"),
+            *("dinov2", "dinov3_vit", "vit_mae"),
+        ],
+    )
+    def test_run_do_not_see_padding_and_come_back(self, name, tmp_path):
+        model = swap_self_attention(tiny_model(name), kernel_size=3)
+        assert next(iter(swapped_attention(model).values())).family.name == "unknown"
+        batch, outputs = run(model)
+        if "input_ids" in batch:
+            short = {key: value[1:, :REAL] if "decoder" not in key else value[1:] for key, value in batch.items()}
+            assert_close(outputs[1:, :REAL], first(model(**short)), 1e-5)
+        model.save_pretrained(tmp_path)
+        assert_close(run(load_swapped(tmp_path))[1], outputs, 1e-5)
+
+    def test_projections_of_grouped_heads_serve_each_of_their_heads(self):
+        model = CASES["eurobert"].model()
+        value = CASES["eurobert"].attention(model, 0).v_proj
+        swap_self_attention(model, layers=[0])
+        heads = swapped_attention(model)[0].mixer.in_proj.weight.view(4, 4, 16)
+        assert torch.equal(heads, value.weight.view(2, 4, 16).repeat_interleave(2, 0))
+
+    def test_take_weights_whose_names_in_files_are_others(self, tmp_path):
+        """Nomic's files have one projection instead of three; a swapped model's have those of the model."""
+        original = tiny_model("nomic_bert")
+        original.save_pretrained(tmp_path / "original")
+        model = type(original).from_pretrained(tmp_path / "original")
+        swap_self_attention(model, layers=[0], kernel_size=3).save_pretrained(tmp_path / "swapped")
+        loaded = load_swapped(tmp_path / "swapped")
+        assert_close(run(loaded)[1], run(model)[1], 1e-6)
+        loaded.save_pretrained(tmp_path / "again")
+        assert_close(run(load_swapped(tmp_path / "again"))[1], run(model)[1], 1e-6)
+        restore_self_attention(loaded, original).save_pretrained(tmp_path / "restored")
+        assert_close(run(type(original).from_pretrained(tmp_path / "restored"))[1], run(original)[1], 1e-6)
 
 
 class TestPositionBiasGoesOn:

@@ -230,7 +230,8 @@ class TestModelsThatCannotBeSwapped:
             "eos_token_id": 3,
         }
         model = getattr(transformers, f"{name}Model")(getattr(transformers, f"{name}Config")(**sizes))
-        assert_refused(model, f"model type '{name.lower()}' is none of the known: bert, roberta")
+        why = {"GPT2": "no modules of an encoder have query", "Llama": r"'layers.\*.self_attn' belongs to a decoder"}
+        assert_refused(model, f"'{name.lower()}' is in no known family, and no self-attention .* found: {why[name]}")
         if name == "Llama":
             assert_refused(model, "only self-attention of encoders", pattern="layers.*.self_attn")
 
@@ -241,6 +242,23 @@ class TestModelsThatCannotBeSwapped:
         config = CASES["bart"].config()
         config.is_decoder, config.is_encoder_decoder = True, False
         assert_refused(transformers.BartForCausalLM(config), "has no self-attention of an encoder")
+
+    @pytest.mark.parametrize(
+        ("name", "pattern"),
+        [
+            ("bart", "decoder.layers.*.encoder_attn"),
+            ("t5", "decoder.block.*.layer.1.EncDecAttention"),
+            ("whisper", "decoder.layers.*.encoder_attn"),
+        ],
+    )
+    def test_cross_attention_of_a_decoder(self, name, pattern):
+        assert_refused(
+            CASES[name].model(), "finds the cross-attention of a decoder, whose keys and values", pattern=pattern
+        )
+
+    def test_cross_attention_of_bert(self):
+        model = bert(2, is_decoder=True, add_cross_attention=True)
+        assert_refused(model, "finds the cross-attention of a decoder", pattern="layer.*.crossattention.self")
 
     def test_cross_attention_stays(self):
         model = bert(2, is_decoder=True, add_cross_attention=True)
@@ -340,6 +358,13 @@ class TestCallsThatAreNotOfAnEncoder:
         with pytest.raises(ValueError, match="mixes hidden_states, but gets query, key"):
             module(query=torch.randn(1, 4, 16), key=None)
 
+    def test_sequences_packed_in_one_row_are_refused(self):
+        module = swapped_attention(swap_self_attention(bert(1)))[0]
+        with pytest.raises(ValueError, match="can't tell sequences packed in one row apart by cu_seq_lens_q: pad them"):
+            module(torch.randn(1, 4, 16), cu_seq_lens_q=torch.tensor([0, 1, 4]))
+        with pytest.raises(ValueError, match=r"mixes \(batch, time, channels\), but gets \(2, 3, 4, 16\)"):
+            module(torch.randn(2, 3, 4, 16))
+
     def test_hidden_states_may_be_a_keyword(self):
         module = swapped_attention(swap_self_attention(bert(1)))[0]
         hidden = torch.randn(1, 4, 16)
@@ -357,13 +382,37 @@ class TestUnknownFamilies:
         return transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**sizes)).eval()
 
     def test_raise_with_what_was_found(self):
+        sizes = {**TEXT, "embedding_size": 16, "intra_bottleneck_size": 8, "true_hidden_size": 8}
         assert_refused(
-            self.splinter(),
-            r"'splinter' is none of the known: bert.*Name its self-attention with pattern=; modules that look like it: "
-            r"'encoder.layer.\*.attention.self' \(2\)$",
+            transformers.MobileBertModel(transformers.MobileBertConfig(**sizes)),
+            r"'mobilebert' is in no known family, and no self-attention that can be swapped was found: "
+            r"'encoder.layer.\*.attention.self' mixes query_tensor, key_tensor, value_tensor, attention_mask, not ",
         )
 
-    @pytest.mark.parametrize("pattern", ["encoder.layer.*.attention.self", "layer.*.attention.self"])
+    def test_with_several_stacks_are_asked_which(self):
+        config = transformers.CLIPConfig(text_config=TEXT, vision_config={**TEXT, "image_size": 12, "patch_size": 4})
+        assert_refused(
+            transformers.CLIPModel(config),
+            r"several self-attentions: choose one with pattern=, of 'text_model.encoder.layers.\*.self_attn' \(2\), "
+            r"'vision_model.encoder.layers.\*.self_attn' \(2\)$",
+        )
+
+    @pytest.mark.parametrize(
+        ("change", "match"),
+        [
+            (lambda module: setattr(module, "is_causal", True), "'encoder.layer.. belongs to a decoder"),
+            (lambda module: module.add_module("conv", nn.Conv1d(16, 16, 3)), "also holds conv"),
+            (lambda module: module.add_module("layer_norm", nn.LayerNorm(16)), "also holds layer_norm"),
+        ],
+        ids=["causal", "a convolution", "a norm"],
+    )
+    def test_are_not_taken_for_what_they_are_not(self, change, match):
+        model = self.splinter()
+        for layer in model.encoder.layer:
+            change(layer.attention.self)
+        assert_refused(model, match.replace("layer..", r"layer.\*.attention.self'"))
+
+    @pytest.mark.parametrize("pattern", [None, "encoder.layer.*.attention.self", "layer.*.attention.self"])
     def test_are_named_by_a_pattern(self, pattern):
         model, ids = self.splinter(), torch.randint(4, 40, (2, 7))
         mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
@@ -427,7 +476,7 @@ class TestUnknownFamilies:
         [
             # Layers that still attend would go on without their position bias.
             (
-                "SwitchTransformers",
+                "LongT5",
                 {
                     "vocab_size": 40,
                     "d_model": 16,
@@ -436,30 +485,15 @@ class TestUnknownFamilies:
                     "num_layers": 2,
                     "num_heads": 4,
                     "num_decoder_layers": 1,
-                    "num_experts": 2,
                 },
-                "encoder.block.*.layer.0.SelfAttention",
-                "SwitchTransformersAttention hands its position bias on to others.* families t5, wavlm alone",
-            ),
-            # Files have other names for the weights than the model.
-            ("NomicBert", TEXT, "layers.*.self_attn", "could be saved but not loaded: .* gives self_attn.k_proj"),
-            (
-                "JinaEmbeddingsV3",
-                TEXT,
-                "layers.*.self_attn",
-                "could be saved but not loaded: .* gives mixer.out_proj another",
+                "encoder.block.*.layer.0.LocalSelfAttention",
+                "LongT5LocalAttention hands its position bias on to others.* families t5, wavlm alone",
             ),
             (
                 "MobileBert",
                 {**TEXT, "embedding_size": 16, "intra_bottleneck_size": 8, "true_hidden_size": 8},
                 "encoder.layer.*.attention.self",
                 "query of layer 0 reads 8 channels and value 16",
-            ),
-            (
-                "EuroBert",
-                {**TEXT, "num_key_value_heads": 2},
-                "layers.*.self_attn",
-                r"a projection of \(16, 16\), the mixer's out_proj is \(16, 8\)",
             ),
         ],
         ids=lambda value: value if isinstance(value, str) and value.isalnum() else "",

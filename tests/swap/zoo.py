@@ -127,6 +127,11 @@ def _of(name: str, sizes: dict[str, Any], **more: Any) -> Callable[[], Any]:
     return lambda: getattr(transformers, name)(**{**sizes, **more})
 
 
+def _without_experts(config: Any) -> Any:
+    config.encoder_sparse_step = config.decoder_sparse_step = 0
+    return config
+
+
 BERT_PATH = "encoder.layer.{}.attention.self"
 BART_PATH = "encoder.layers.{}.self_attn"
 W2V_PATH = "encoder.layers.{}.attention"
@@ -196,6 +201,14 @@ CASES = {
         "T5Model", "T5ForConditionalGeneration", "encoder.block.{}.layer.0.SelfAttention", kind="seq2seq", layers=3,
         **_ids,
     ),
+    "switch_transformers": Case(
+        lambda: _without_experts(transformers.SwitchTransformersConfig(
+            vocab_size=40, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_decoder_layers=1, num_heads=4,
+            pad_token_id=1, eos_token_id=3, decoder_start_token_id=1,
+        )),
+        "SwitchTransformersModel", "SwitchTransformersForConditionalGeneration",
+        "encoder.block.{}.layer.0.SelfAttention", kind="seq2seq", **_ids,
+    ),
     "mt5": Case(
         _of("MT5Config", {"vocab_size": 40, "d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2,
                           "num_decoder_layers": 1, "num_heads": 4, "pad_token_id": 1, "eos_token_id": 3,
@@ -218,6 +231,10 @@ CASES = {
         _of("Wav2Vec2BertConfig", TEXT, feature_projection_input_dim=20, apply_spec_augment=False, layerdrop=0.0,
             conv_depthwise_kernel_size=3, left_max_position_embeddings=4, right_max_position_embeddings=2),
         "Wav2Vec2BertModel", "Wav2Vec2BertForCTC", BART_PATH, **{**_ctc, "inputs": filterbanks},
+    ),
+    "eurobert": Case(
+        _of("EuroBertConfig", TEXT, num_key_value_heads=2, mask_token_id=4), "EuroBertModel",
+        "EuroBertForSequenceClassification", "layers.{}.self_attn",
     ),
     "whisper": Case(
         _of("WhisperConfig", SEQ2SEQ, num_mel_bins=8, max_source_positions=20, max_target_positions=16,
