@@ -44,7 +44,7 @@ def native(kind, **options):
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache, and a process that has loaded no kernel yet."""
-    monkeypatch.setenv("SEQDYCONV_CACHE", str(tmp_path / "kernels"))
+    monkeypatch.setenv("SEQDYCONV_CACHE", str(tmp_path))
     monkeypatch.setattr(library, "loaded", {})
     return tmp_path / "kernels"
 

@@ -192,17 +192,18 @@ def _source() -> str:
 
 
 def _cache_folder() -> Path | None:
-    """The folder of the cache, which nobody else can write to; None where there is none."""
+    """The folder of kernels in the cache, both of which nobody else can write to; None where there is none."""
     given = os.environ.get("SEQDYCONV_CACHE")
     try:
-        folder = Path(given) if given else _user_cache() / "seqdyconv"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
+        cache = Path(given) if given else _user_cache() / "seqdyconv"
+        for folder in (cache, cache / "kernels"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = folder.stat()
+            if status.st_uid != os.getuid() or status.st_mode & 0o022:
+                logger.debug("kernels are not kept: others may write to %s", folder)
+                return None
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
         logger.debug("kernels are not kept: %s", error)
-        return None
-    if status.st_uid != os.getuid() or status.st_mode & 0o022:
-        logger.debug("kernels are not kept: others may write to %s", folder)
         return None
     return folder
 
