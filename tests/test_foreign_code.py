@@ -14,6 +14,7 @@ from tests.recipes.commands import RECIPES, REPOSITORY, error_of, script
 SCRIPTS = [
     *(("translation", name) for name in ("translate", "evaluate", "train")),
     *(("text_classification", name) for name in ("predict", "evaluate", "train")),
+    *(("sentence_embedding", name) for name in ("evaluate", "train")),
     *(("speech_recognition", name) for name in ("transcribe", "stream", "evaluate", "train")),
 ]
 
@@ -57,6 +58,7 @@ def words_for(recipe, name, folder, texts):
     data = {
         "translation": [f"--train_source_file={texts}/data.de", f"--train_target_file={texts}/data.en"],
         "text_classification": [f"--train_file={texts}/data.csv"],
+        "sentence_embedding": [f"--train_file={texts}/data.csv", "--swap_mixer=dynamic_conv"],
         "speech_recognition": [f"--train_file={texts}/speech.jsonl", f"--validation_file={texts}/speech.jsonl"],
     }[recipe]
     if name == "train":
