@@ -43,6 +43,8 @@ def small(kind: Any, **settings: Any) -> Any:
             sizes[name] = small(type(value))
         elif name in _SIZES and type(value) in (int, type(_SIZES[name])):
             sizes[name] = _SIZES[name]
+        elif name == "image_size" and isinstance(value, (list, tuple)):
+            sizes[name] = [16] * len(value)
     return kind(**{**sizes, **settings})
 
 
