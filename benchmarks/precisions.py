@@ -3,7 +3,8 @@
     python -m benchmarks.precisions outputs/translation_quickstart outputs/text_classification_quickstart ...
 
 Each folder is one that a recipe has written. Its model is exported and scored on the test data of its run by
-``seqdyconv.runtime``: BLEU of translations (4 beams), accuracy of labels, error rate of characters of transcripts.
+``seqdyconv.runtime``: BLEU of translations (4 beams), accuracy of labels, error rate of characters of transcripts, how
+far cosines of texts that follow each other agree with those of torch (Spearman's correlation, times 100).
 Start-up is the time from the start of Python to the first answer, memory the most that this process takes (on Linux).
 """
 
@@ -22,10 +23,14 @@ from seqdyconv.deploy.checking import run_data
 from seqdyconv.deploy.exporting import export_model
 from seqdyconv.deploy.precision import PRECISIONS
 from seqdyconv.runtime.classifier import Classifier
+from seqdyconv.runtime.embedder import Embedder
 from seqdyconv.runtime.recogniser import Recogniser
 from seqdyconv.runtime.translator import Translator
 from seqdyconv.scores import speech_recognition
+from seqdyconv.scores.sentence_embedding import agreement, cosines
 from seqdyconv.scores.translation import bleu_metric
+from seqdyconv.training.sentence_encoders import load_sentence_encoder
+from seqdyconv.training.sentence_evaluation import text_embedder
 
 import numpy as np
 
@@ -50,10 +55,18 @@ def transcripts(folder: Path, name: str) -> float:
     return speech_recognition.score(found, data["text"][:])["cer"]
 
 
+def agreements(folder: Path, name: str) -> float:
+    texts = run_data("embedding", name, "test")["text"][:1000]
+    theirs = text_embedder(*load_sentence_encoder(name), max_tokens=4096)(texts, "texts")
+    ours = Embedder(folder).embed(texts)
+    return agreement(cosines(ours[1:], ours[:-1]), cosines(theirs[1:], theirs[:-1]))["spearman"]
+
+
 # Of each task: how it is scored, and what a first answer takes.
 TASKS: dict[str, tuple[str, Callable[[Path, str], float], str]] = {
     "translation": ("BLEU", translations, "Translator({folder!r}).translate(['Klicken Sie auf das Symbol.'])"),
     "classification": ("accuracy", labels, "Classifier({folder!r}).classify(['wheat exports rose'])"),
+    "embedding": ("Spearman", agreements, "Embedder({folder!r}).embed(['Where is my file?'])"),
     "recognition": ("CER", transcripts, "Recogniser({folder!r}).transcribe([numpy.zeros(16000, 'f')])"),
 }
 START = "import numpy; from seqdyconv.runtime import *; {call}; print(open('/proc/self/status').read())"
