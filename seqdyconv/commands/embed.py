@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import datasets
-from datasets import Dataset, DatasetDict
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.commands.streams import end_with_the_reader
 from seqdyconv.commands.vectors import VectorOptions, write_vectors
-from seqdyconv.data.sentence_embedding import tokenize
+from seqdyconv.data.sentence_embedding import rows_of
 from seqdyconv.errors import exit_on_error
 from seqdyconv.training.arguments import parse_arguments
 from seqdyconv.training.evaluation import ModelDirArguments
@@ -38,8 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         model.to(args.device)
 
         def embed(texts: list[str]) -> Any:
-            data = DatasetDict({"input": Dataset.from_dict({"text": texts})})
-            rows = tokenize(data, tokenizer, reading.max_length)["input"]
+            rows = rows_of(texts, tokenizer, reading.max_length)
             longest = max(map(len, rows["input_ids"]))
             return embed_rows(model, tokenizer, rows, reading, args.batch_size * longest)
 

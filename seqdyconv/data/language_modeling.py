@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 from datasets import Dataset, DatasetDict, Features, IterableDataset, Value, concatenate_datasets
 from datasets import Sequence as ListOf
-from datasets.exceptions import DatasetGenerationError
 from tokenizers import AddedToken, processors
 from transformers import PreTrainedTokenizerBase
 
@@ -23,7 +22,7 @@ from seqdyconv.data.libreoffice_help import load_help_pages
 from seqdyconv.data.packages import PackageUnavailableError
 from seqdyconv.data.sentencepiece_tokenizers import TOKENIZER_TYPES, train_sentencepiece_tokenizer
 from seqdyconv.data.splits import SPLITS, HeldOutArguments, load_splits, rows_by, sample, split_files
-from seqdyconv.data.tables import DataError, load_hub_splits, load_lines, load_table, map_batches
+from seqdyconv.data.tables import READING_ERRORS, DataError, load_hub_splits, load_lines, load_table, map_batches
 from seqdyconv.data.text_columns import text_columns
 from seqdyconv.errors import first_line
 from seqdyconv.files import strip_text
@@ -206,7 +205,7 @@ def _head(stream: IterableDataset, column: str, args: DataArguments, split: str)
 def _first(stream: IterableDataset, number: int, where: str) -> Dataset:
     try:
         rows = list(stream.take(number))
-    except (OSError, ValueError, RuntimeError, DatasetGenerationError) as error:
+    except READING_ERRORS as error:
         raise DataError(f"{where} can't be read: {first_line(error)}") from error
     if not rows:
         raise DataError(f"{where} has no rows")

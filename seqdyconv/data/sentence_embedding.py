@@ -123,6 +123,11 @@ def tokenize(texts: DatasetDict, tokenizer: PreTrainedTokenizerBase, max_length:
     return text_rows.tokenize(plain, tokenizer, text_rows.LengthArguments(max_length=max_length))
 
 
+def rows_of(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
+    """The rows of :func:`tokenize` of texts that are of no split."""
+    return tokenize(DatasetDict({"texts": Dataset.from_dict({"text": texts})}), tokenizer, max_length)["texts"]
+
+
 def split_rows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, most: int) -> Dataset:
     """Split rows of tokens that are longer than ``most`` into windows side by side, each with the special tokens.
 

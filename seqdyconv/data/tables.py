@@ -21,6 +21,8 @@ from seqdyconv.data.file_builder import FORMAT, FileBuilder
 from seqdyconv.errors import InputError, first_line
 from seqdyconv.files import shorten
 
+READING_ERRORS = (OSError, ValueError, RuntimeError, DatasetGenerationError)
+"""What is raised where a data set of the Hub can't be read, or the network fails."""
 FILE_TYPES = {".tsv": "csv", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
@@ -65,7 +67,7 @@ def load_hub_splits(
             for split in splits
             if split in available
         }
-    except (OSError, ValueError, RuntimeError, DatasetGenerationError) as error:
+    except READING_ERRORS as error:
         reason = first_line(error.__cause__ if isinstance(error, DatasetGenerationError) and error.__cause__ else error)
         raise DataError(
             f"the data set {name} cannot be loaded ({reason}): check its name, dataset_config, "

@@ -7,11 +7,10 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from datasets import IterableDataset
-from datasets.exceptions import DatasetGenerationError
 from torch.utils.data import Dataset as TorchDataset
 
 from seqdyconv.data.language_modeling import DataArguments, document_tokens, open_stream
-from seqdyconv.data.tables import DataError
+from seqdyconv.data.tables import READING_ERRORS, DataError
 from seqdyconv.errors import first_line
 from seqdyconv.files import strip_text
 
@@ -59,7 +58,7 @@ class TextStream:
         try:
             for row in dataset:
                 yield strip_text(row[self.column] or "")
-        except (OSError, ValueError, RuntimeError, DatasetGenerationError) as error:
+        except READING_ERRORS as error:
             raise DataError(f"the data set {self.args.dataset} can't be read on: {first_line(error)}") from error
 
 

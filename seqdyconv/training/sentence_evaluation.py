@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy.typing as npt
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from seqdyconv.data.retrieval import Retrieval, help_retrieval, read_retrieval
-from seqdyconv.data.sentence_embedding import split_rows, tokenize
+from seqdyconv.data.sentence_embedding import rows_of, split_rows
 from seqdyconv.data.tables import DataError
 from seqdyconv.data.text_classification import DataArguments, load_classification_datasets
 from seqdyconv.ranges import Count, Options
@@ -103,8 +103,7 @@ def text_embedder(
     """
 
     def embed(texts: list[str], what: str) -> npt.NDArray[Any]:
-        table = DatasetDict({"texts": Dataset.from_dict({"text": texts})})
-        rows = tokenize(table, tokenizer, reading.max_length)["texts"]
+        rows = rows_of(texts, tokenizer, reading.max_length)
         if window is not None:
             rows = split_rows(rows, tokenizer, window)
         with tqdm(total=len(rows), desc=f"Embedding {what}") as bar:
