@@ -111,6 +111,14 @@ class SelfAttention(nn.Module):
         )
         return self.out_proj(mixed)
 
+    def attention_maps(self, input: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """How much each step attends to each, without dropout: (B, H, T, T) for the input (B, T, D)."""
+        query, key, _ = self._project(input, padding_mask)
+        steps = torch.eye(input.shape[1], dtype=query.dtype, device=query.device)
+        value = steps.repeat(1, self.num_heads).expand(len(input), -1, -1)  # which tell where they come from
+        attended = self_attend(query, key, value, self.num_heads, padding_mask, causal=self.causal)
+        return attended.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
     def initial_state(self, batch_size: int) -> Any:
         """The state before the first chunk: no steps yet, and where there is a short convolution its state beside."""
         state = initial_attention_state(self.in_proj, batch_size, self.dim)

@@ -12,6 +12,7 @@ from seqdyconv.swap.choice import Layers, number_ranges, select_layers
 from seqdyconv.swap.copying import with_weights
 from seqdyconv.swap.families import Family
 from seqdyconv.swap.output_attentions import refuse_attentions_where_swapped
+from seqdyconv.swap.own_models import refuse_own
 from seqdyconv.swap.recognition import check_model, module_names
 from seqdyconv.swap.replacement import SwappedAttention, swapped_attention
 from seqdyconv.swap.swapping import describe_swap
@@ -56,6 +57,7 @@ def restore_self_attention(model: Any, original: Any, *, layers: Layers = None) 
         )
     """
     check_model(model)
+    refuse_own(model, "load the model as it was before the swap, whose weights were not kept")
     swapped = swapped_attention(model)
     if not swapped:
         raise ValueError(f"this {type(model).__name__} has no swapped layers to restore")

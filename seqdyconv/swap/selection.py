@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from seqdyconv.swap.choice import Layers, select_layers
+from seqdyconv.swap.own_models import refuse_own
 from seqdyconv.swap.replacement import SwappedAttention, swapped_attention
 from seqdyconv.swap.restoring import restore_self_attention
 from seqdyconv.swap.swapping import attention_modules, put_in, swap_self_attention
@@ -65,6 +66,7 @@ def choose_layers(
     """
     if max_loss < 0:
         raise ValueError(f"max_loss must be >= 0, got {max_loss}")
+    refuse_own(model, "swap layers of copies, and measure these")
     batches = None if calibration is None else list(calibration)
     candidates = select_layers(layers, attention_modules(model, swap_options.get("pattern")))
     current = copy.deepcopy(model)

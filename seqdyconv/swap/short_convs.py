@@ -14,6 +14,7 @@ from seqdyconv.layers.short import IdentityShortConv1d, JointShortConv1d
 from seqdyconv.swap.choice import Layers, number_ranges, select_layers
 from seqdyconv.swap.description import write_description
 from seqdyconv.swap.guard import guard_weights
+from seqdyconv.swap.own_models import refuse_own
 from seqdyconv.swap.recognition import check_model
 from seqdyconv.swap.short_conv_calls import stop_watching, watch_layer, watch_model
 from seqdyconv.swap.short_conv_places import PLACES, Place, attention_name, decoder_layers, places_of, read_places
@@ -102,6 +103,7 @@ def add_short_conv(
         )
     """
     check_model(model)
+    refuse_own(model, 'build it with decoder_mixer_options={"short_conv": "dynamic"}, or "static"')
     names = _layer_names(model)
     places = read_places(on, [places_of(model.get_submodule(name)) for name in names.values()])
     entry = {"on": places, "kernel_size": kernel_size, "num_heads": num_heads, **_plain_options(conv_options)}

@@ -13,6 +13,7 @@ from seqdyconv.swap.description import write_description
 from seqdyconv.swap.families import FAMILIES, UNKNOWN, Family
 from seqdyconv.swap.guard import guard_weights
 from seqdyconv.swap.output_attentions import attention_recorded, refuse_attentions_where_swapped
+from seqdyconv.swap.own_models import is_own, swap_own_attention
 from seqdyconv.swap.recognition import (
     check_model,
     find_family,
@@ -86,6 +87,10 @@ def swap_self_attention(
     check_model(model)
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")
+    if is_own(model):
+        return swap_own_attention(
+            model, mixer, layers, kernel_size, num_heads, pattern, weights, calibration, mixer_options
+        )
     options = checked_options(mixer, kernel_size, mixer_options)
     family = find_family(model, pattern)
     names = module_names(model, family)

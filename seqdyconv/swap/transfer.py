@@ -1,7 +1,7 @@
 """What a replaced attention leaves to its mixer: its projections, and the average of its attention by offset."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import repeat
 from typing import Any
 
@@ -97,28 +97,30 @@ def _copy(layer: nn.Linear, weight: Tensor, bias: Tensor, name: str) -> None:
     layer.bias.copy_(bias)
 
 
+Maps = Callable[[int, tuple[Any, ...], Mapping[str, Any], Any], tuple[Tensor, Tensor]]
+"""Of a module's number, what it is called with and what it returns: its attention (B, H, T, T), and which of the steps
+(B, T) are real."""
+
+
 @torch.no_grad()
 def average_attention(
     model: Any, attention: Mapping[int, nn.Module], calibration: Iterable[Mapping[str, Tensor]]
 ) -> dict[int, Tensor]:
-    """The average attention by relative offset of each head, over a few batches.
+    """The average attention by relative offset of each head of a Hugging Face model, over a few batches.
 
     Args:
-        model: the Hugging Face model, whose attention implementation is set to ``"eager"`` meanwhile.
+        model: the model, whose attention implementation is set to ``"eager"`` meanwhile.
         attention: the self-attention modules, by number.
         calibration: inputs of the model.
 
     Returns:
-        By number (H, 2·M − 1) for sequences of up to M steps: at M − 1 + o the average over all real steps t, for which
-        step t + o is real too, of the attention from t to t + o.
+        As :func:`average_by_offset`.
 
     Raises:
         ValueError: no batches, or a module that does not return its attention.
     """
-    sums: dict[int, Tensor] = {}
-    counts: dict[int, Tensor] = {}
 
-    def record(number: int, output: Any) -> None:
+    def returned(number: int, args: Any, kwargs: Any, output: Any) -> tuple[Tensor, Tensor]:
         maps = (
             [part for part in output if isinstance(part, Tensor) and part.dim() == 4] if type(output) is tuple else []
         )
@@ -127,9 +129,46 @@ def average_attention(
                 f"layer {number} ({type(attention[number]).__name__}) does not return its attention, so kernels can't "
                 "start from it: swap without calibration"
             )
-        attended = maps[-1].double()  # (B, H, T, T)
+        return maps[-1], maps[-1].sum((1, 2)) > 0  # nothing attends to padding
+
+    implementation = model.config._attn_implementation
+    try:
+        model.set_attn_implementation("eager")
+        return average_by_offset(model, attention, calibration, returned, output_attentions=True)
+    finally:
+        model.set_attn_implementation(implementation)
+
+
+@torch.no_grad()
+def average_by_offset(
+    model: Any,
+    attention: Mapping[int, nn.Module],
+    calibration: Iterable[Mapping[str, Tensor]],
+    maps: Maps,
+    **options: Any,
+) -> dict[int, Tensor]:
+    """The average attention by relative offset of each head, over a few batches, in evaluation mode.
+
+    Args:
+        model: what is called.
+        attention: the self-attention modules in it, by number.
+        calibration: its inputs.
+        maps: what tells the attention of a call of one of these modules.
+        options: other arguments of the model.
+
+    Returns:
+        By number (H, 2·M − 1) for sequences of up to M steps: at M − 1 + o the average over all real steps t, for which
+        step t + o is real too, of the attention from t to t + o.
+
+    Raises:
+        ValueError: no batches.
+    """
+    sums: dict[int, Tensor] = {}
+    counts: dict[int, Tensor] = {}
+
+    def record(number: int, attended: Tensor, real: Tensor) -> None:
+        attended = attended.double()
         time = attended.shape[-1]
-        real = attended.sum((1, 2)) > 0  # nothing attends to padding
         pairs = (real[:, :, None] & real[:, None, :]).double()
         step = torch.arange(time, device=attended.device)
         offset = (step - step[:, None] + time - 1).flatten()
@@ -144,22 +183,22 @@ def average_attention(
             ]
             store[number] = torch.stack(grown).sum(0)
 
-    implementation = model.config._attn_implementation
     modes = {module: module.training for module in model.modules()}
     handles = [
-        module.register_forward_hook(lambda _, __, output, number=number: record(number, output))
+        module.register_forward_hook(
+            lambda _, args, kwargs, output, number=number: record(number, *maps(number, args, kwargs, output)),
+            with_kwargs=True,
+        )
         for number, module in attention.items()
     ]
     try:
-        model.set_attn_implementation("eager")
         model.eval()
         for batch in calibration:
             batch = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
-            model(**batch, output_attentions=True)
+            model(**batch, **options)
     finally:
         for handle in handles:
             handle.remove()
-        model.set_attn_implementation(implementation)
         for module, mode in modes.items():
             module.training = mode
     if not sums:
