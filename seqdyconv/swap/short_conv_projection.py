@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from seqdyconv.layers import ShortConv1d
-from seqdyconv.layers.masking import zero_padding
 from seqdyconv.layers.short import JointShortConv1d
+from seqdyconv.swap.decoder_calls import DecoderCall
 from seqdyconv.swap.initialization import keep_start
 from seqdyconv.swap.short_conv_places import Place
-from seqdyconv.swap.short_conv_states import ShortConvStates
 
 INPUT_CONV = "input_short_conv"
 """What an attention or a feed-forward block calls the convolution of its input."""
@@ -53,7 +52,7 @@ class ShortConvInput(PlacedShortConv):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(B, T, D) → (B, T, D)."""
-        return current_call.convolve(self.key, self.short_conv, hidden_states)
+        return current_call.call.convolve(self.key, self.short_conv, hidden_states)
 
 
 class ShortConvProjection(PlacedShortConv):
@@ -90,7 +89,7 @@ class ShortConvProjection(PlacedShortConv):
     def convolve(self, hidden_states: Tensor, projected: Tensor) -> Tensor:
         """What comes after the projection."""
         query = None if self.short_conv.query_dim is None else hidden_states
-        return current_call.convolve(self.key, self.short_conv, projected, query)
+        return current_call.call.convolve(self.key, self.short_conv, projected, query)
 
 
 # Of each projection the one module that stands for it in lists.
@@ -180,10 +179,7 @@ class CurrentCall(threading.local):
     well, but ``torch.compile`` can't trace one.
     """
 
-    padding_mask: Tensor | None = None
-    states: ShortConvStates | None = None
-    cu_seqlens: Tensor | None = None
-    """Where packed sequences begin and end, (N + 1,), in the rows of the batch one after the other."""
+    call: DecoderCall = DecoderCall()
     joint: tuple[ShortConvProjection, ...] = ()
     """Projections that are convolved as one."""
     joint_conv: JointShortConv1d | None = None
@@ -192,29 +188,16 @@ class CurrentCall(threading.local):
 
     def begin(
         self,
-        padding_mask: Tensor | None,
-        states: ShortConvStates | None,
-        cu_seqlens: Tensor | None,
+        call: DecoderCall,
         joint: tuple[ShortConvProjection, ...] = (),
         joint_conv: JointShortConv1d | None = None,
     ) -> None:
         """Begin a call, with what it is told by."""
-        self.padding_mask, self.states, self.cu_seqlens = padding_mask, states, cu_seqlens
-        self.joint, self.joint_conv, self.joint_outputs = joint, joint_conv, None
+        self.call, self.joint, self.joint_conv, self.joint_outputs = call, joint, joint_conv, None
 
     def forget(self) -> None:
         """End the call."""
-        self.begin(None, None, None)
-
-    def convolve(self, key: tuple[int, str], conv: Any, input: Tensor, query: Tensor | None = None) -> Tensor:
-        """The output (B, T, C) of the convolution with that key."""
-        if self.states is not None:
-            return self.states.stream(key, conv, input, self.padding_mask, query)
-        if self.cu_seqlens is None:
-            return conv(input, padding_mask=self.padding_mask, query=query)
-        row, queries = (None if x is None else zero_padding(x, self.padding_mask).reshape(1, -1, x.shape[-1])
-                        for x in (input, query))  # fmt: skip
-        return conv(row, query=queries, cu_seqlens=self.cu_seqlens).view(input.shape)
+        self.begin(DecoderCall())
 
     def convolve_jointly(self, asking: ShortConvProjection, hidden_states: Tensor) -> Tensor:
         """The output of one of the joint projections; the first one that asks computes them all."""
@@ -222,7 +205,7 @@ class CurrentCall(threading.local):
             projected = [projection.linear(hidden_states) for projection in self.joint]
             conv: Any = self.joint_conv
             query = None if conv.query_dim is None else hidden_states
-            output = self.convolve((asking.layer, "qkv"), conv, torch.cat(projected, dim=-1), query)
+            output = self.call.convolve((asking.layer, "qkv"), conv, torch.cat(projected, dim=-1), query)
             # No split: where that is a view of several, nobody may change it in place.
             ends = [*accumulate(part.shape[-1] for part in projected)]
             self.joint_outputs = [output[..., end - part.shape[-1] : end] for end, part in zip(ends, projected)]

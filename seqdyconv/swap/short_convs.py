@@ -12,11 +12,12 @@ from seqdyconv.errors import InputError
 from seqdyconv.layers import ShortConv1d
 from seqdyconv.layers.short import IdentityShortConv1d, JointShortConv1d
 from seqdyconv.swap.choice import Layers, number_ranges, select_layers
+from seqdyconv.swap.decoder_calls import stop_watching_model, watch_model
 from seqdyconv.swap.description import write_description
 from seqdyconv.swap.guard import guard_weights
 from seqdyconv.swap.own_models import refuse_own
 from seqdyconv.swap.recognition import check_model
-from seqdyconv.swap.short_conv_calls import stop_watching, watch_layer, watch_model
+from seqdyconv.swap.short_conv_calls import stop_watching, watch_layer
 from seqdyconv.swap.short_conv_places import PLACES, Place, attention_name, decoder_layers, places_of, read_places
 from seqdyconv.swap.short_conv_projection import (
     INPUT_CONV,
@@ -166,7 +167,7 @@ def remove_short_conv(model: Any, *, layers: Layers = None) -> Any:
         vars(getattr(layer, attention_name(layer))).pop("short_conv_joint", None)
         stop_watching(layer, *layer.children())
     if not short_convs_of(model):
-        stop_watching(_body(model, names))
+        stop_watching_model(_body(model, names))
     _describe(model)
     return model
 

@@ -33,7 +33,7 @@ from seqdyconv.swap import (
 )
 from seqdyconv.swap.short_conv_places import PLACES
 from seqdyconv.swap.short_conv_projection import Joint, current_call
-from seqdyconv.swap.short_conv_states import ShortConvStates
+from seqdyconv.swap.conv_states import ConvStates
 from seqdyconv.swap.short_convs import DECODERS, MIXING
 from tests.helpers import assert_close
 from tests.swap.short_conv_decoders import IDS, LEFT, PACKED, check, decoder, with_random_convolutions
@@ -215,7 +215,7 @@ class TestPackedSequences:
         assert_close(model(IDS[:1], None, PACKED, use_cache=False).logits[0], expected, 1e-5)
         told = {"cu_seq_lens_q": self.ENDS, "cu_seq_lens_k": self.ENDS, "max_length_q": 7, "max_length_k": 7}
         assert_close(model(IDS[:1], position_ids=PACKED, use_cache=False, **told).logits[0], expected, 1e-5)
-        assert current_call.cu_seqlens is None
+        assert current_call.call.cu_seqlens is None
 
     def test_in_several_rows(self, model):
         positions = torch.tensor([[*range(5), *range(7)], [*range(1), *range(1), *range(10)]])
@@ -257,7 +257,7 @@ class TestPackedSequences:
             model(
                 IDS[:1], use_cache="attention_mask" not in arguments and "cu_seq_lens_q" not in arguments, **arguments
             )
-        assert current_call.cu_seqlens is None
+        assert current_call.call.cu_seqlens is None
 
     def test_of_a_model_that_mixes_them_are_refused(self):
         with pytest.raises(InputError, match="the attention of opt mixes packed sequences"):
@@ -295,7 +295,7 @@ class TestForward:
         model = trained()
         before = [set(vars(module)) for module in model.modules()]
         model(IDS, attention_mask=LEFT, use_cache=True)
-        assert (current_call.padding_mask, current_call.states) == (None, None)
+        assert (current_call.call.padding_mask, current_call.call.states) == (None, None)
         assert [set(vars(module)) for module in model.modules()] == before
 
     def test_nothing_of_a_call_that_raised_stays(self):
@@ -304,7 +304,7 @@ class TestForward:
         with pytest.raises(ZeroDivisionError):
             model(IDS, attention_mask=LEFT, use_cache=True)
         stop.remove()
-        assert (current_call.padding_mask, current_call.states) == (None, None)
+        assert (current_call.call.padding_mask, current_call.call.states) == (None, None)
         projection, hidden = model.model.layers[0].self_attn.q_proj, torch.randn(2, 12, 32)
         assert torch.equal(projection(hidden), projection.short_conv(projection.linear(hidden), query=hidden))
 
@@ -542,7 +542,7 @@ class TestCache:
         model = everywhere()
         cache = self.prefilled(model, torch.randint(3, 40, (2, 100)))
         states = cache.layers[-1]
-        assert isinstance(states, ShortConvStates) and len(states.inputs) == 2 * 7  # one for q, k and v
+        assert isinstance(states, ConvStates) and len(states.inputs) == 2 * 7  # one for q, k and v
         assert {tuple(inputs.shape) for inputs in states.inputs.values()} == {(2, 67, 64), (2, 67, 32), (2, 67, 24)}
         self.next_logits(model, cache)
         assert {tuple(inputs.shape) for inputs in states.inputs.values()} == {(2, 4, 64), (2, 4, 32), (2, 4, 24)}

@@ -1,4 +1,4 @@
-"""What short convolutions of a decoder remember between calls: one more layer of the model's cache."""
+"""What convolutions in other people's decoders remember between calls: one more layer of the model's cache."""
 
 from typing import Any
 
@@ -15,12 +15,12 @@ from seqdyconv.layers.window import WindowConv
 # Steps of the last call that can be taken back from a cache that was not asked before to record.
 _TAKEN_BACK = 64
 _OF_OTHERS = (
-    "the cache holds steps, but not the states of the model's short convolutions: fill a new one with this model"
+    "the cache holds steps, but not the states of the model's convolutions: fill a new one with this model"
 )
 
 
-class ShortConvStates(DummyLayer):
-    """The last inputs of all short convolutions of a model: a layer of its cache, after those of the attention.
+class ConvStates(DummyLayer):
+    """The last inputs of all convolutions in a decoder: a layer of its cache, after those of the attention.
 
     Whatever reorders, repeats, selects, crops or resets the cache then does so with them. To transformers the layer is
     one without keys and values.
@@ -79,12 +79,12 @@ class ShortConvStates(DummyLayer):
     def crop(self, tokens_to_remove: int) -> None:
         """Take the last ``-tokens_to_remove`` steps back, and forget what is older than the state."""
         if tokens_to_remove > 0:
-            raise RuntimeError(f"inputs of short convolutions are cropped by minus a number, got {tokens_to_remove}")
+            raise RuntimeError(f"inputs of convolutions are cropped by minus a number, got {tokens_to_remove}")
         for key, inputs in self.inputs.items():
             end = inputs.shape[1] + tokens_to_remove
             if end < self.reach[key]:
                 raise RuntimeError(
-                    f"short convolutions don't remember the inputs of {-tokens_to_remove} steps back: call the cache's "
+                    f"convolutions don't remember the inputs of {-tokens_to_remove} steps back: call the cache's "
                     "activate_past_recording() before these steps"
                 )
             self.inputs[key] = inputs[:, end - self.reach[key] : end].clone()
@@ -106,14 +106,14 @@ class ShortConvStates(DummyLayer):
         self.inputs = {key: inputs.repeat_interleave(repeats, dim=0) for key, inputs in self.inputs.items()}
 
 
-def states_in(cache: Any, attention: Any) -> ShortConvStates:
+def states_in(cache: Any, attention: Any) -> ConvStates:
     """The layer of states in a cache, made where there is none yet."""
     if not isinstance(cache, Cache) or not hasattr(cache, "layers"):
-        raise InputError(f"short convolutions keep their states in a Cache of layers, got {type(cache).__name__}")
+        raise InputError(f"convolutions keep their states in a Cache of layers, got {type(cache).__name__}")
     seen = cache.get_seq_length(attention.layer_idx)
     goes_on = isinstance(seen, int) and seen > 0
     for layer in cache.layers:
-        if isinstance(layer, ShortConvStates):
+        if isinstance(layer, ConvStates):
             layer.goes_on = goes_on
             return layer
     if goes_on:
@@ -121,6 +121,6 @@ def states_in(cache: Any, attention: Any) -> ShortConvStates:
     if cache.layer_class_to_replicate is not None:  # it makes its layers when they are used, each at its number
         while len(cache.layers) < attention.config.num_hidden_layers:
             cache.layers.append(cache.layer_class_to_replicate())
-    states = ShortConvStates(static=cache.is_compileable)
+    states = ConvStates(static=cache.is_compileable)
     cache.layers.append(states)
     return states
