@@ -104,11 +104,11 @@ class ConvMixer(AroundWindow, nn.Module):
         check_input(input, self.dim, layer_dtype(self.in_proj), padding_mask)
         real = RealSteps.where_faster(padding_mask)
         if real is not None:
-            mixed = self.conv(real.put(self._enter(real.take(input))), padding_mask=padding_mask)
+            mixed = self.conv(real.put(self._project(real.take(input))), padding_mask=padding_mask)
             return real.put(self.out_proj(real.take(mixed)))
         # Zeros before the projection keep NaN out of its gradient; those after it, in the convolution, are what keeps
         # padding from its neighbours.
-        projected = self._enter(zero_padding(input, padding_mask))
+        projected = self._project(zero_padding(input, padding_mask))
         output = self.out_proj(self.conv(projected, padding_mask=padding_mask, cu_seqlens=cu_seqlens))
         return zero_padding(output, padding_mask)
 
@@ -118,12 +118,23 @@ class ConvMixer(AroundWindow, nn.Module):
 
     def stream(self, input: Tensor, state: Any, padding_mask: Tensor | None = None) -> tuple[Tensor, Any]:
         """Mix the next chunk (B, T, D); returns its output (B, T, D), ``lookahead`` steps late, and the next state."""
-        check_input(input, self.dim, layer_dtype(self.in_proj), padding_mask)
-        projected = self._enter(zero_padding(input, padding_mask))
+        projected, *_ = self.enter(input, padding_mask)
         output, state = self.conv.stream(projected, state, padding_mask)
-        return self.out_proj(output), state
+        return self.leave(output), state
 
-    def _enter(self, steps: Tensor) -> Tensor:
+    def enter(self, input: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, None, None]:
+        """What ``conv`` gets of (B, T, D): its input (B, T, C), no query, and no gate for :meth:`leave`.
+
+        For who runs the convolution in another way: ``leave(conv(...), gate)`` is what :meth:`forward` gives.
+        """
+        check_input(input, self.dim, layer_dtype(self.in_proj), padding_mask)
+        return self._project(zero_padding(input, padding_mask)), None, None
+
+    def leave(self, mixed: Tensor, gate: None = None) -> Tensor:
+        """The block's output (B, T, D) from that of ``conv``."""
+        return self.out_proj(mixed)
+
+    def _project(self, steps: Tensor) -> Tensor:
         projected = self.in_proj(F.dropout(steps, self.input_dropout, self.training))
         return F.glu(projected, dim=-1) if self.glu else projected
 

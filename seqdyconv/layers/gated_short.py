@@ -96,9 +96,8 @@ class GatedShortConv(AroundWindow, nn.Module):
             (B, T, D).
         """
         check_packed(cu_seqlens, input, padding_mask)
-        gated, gate, query = self._project(input, padding_mask)
-        mixed = self.conv(gated, padding_mask=padding_mask, query=query, cu_seqlens=cu_seqlens)
-        return self.out_proj(gate * mixed)
+        gated, query, gate = self.enter(input, padding_mask)
+        return self.leave(self.conv(gated, padding_mask=padding_mask, query=query, cu_seqlens=cu_seqlens), gate)
 
     def initial_state(self, batch_size: int) -> Tensor:
         """The state before the first chunk: that of the convolution."""
@@ -106,15 +105,21 @@ class GatedShortConv(AroundWindow, nn.Module):
 
     def stream(self, input: Tensor, state: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Mix the next chunk (B, T, D) of a causal mixer; returns its output (B, T, D) and the next state."""
-        gated, gate, query = self._project(input, padding_mask)
+        gated, query, gate = self.enter(input, padding_mask)
         mixed, state = self.conv.stream(gated, state, padding_mask, query)
-        return self.out_proj(gate * mixed), state
+        return self.leave(mixed, gate), state
 
-    def _project(self, input: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The gated values, the output gate, and what the kernels are predicted from, if they are."""
+    def enter(self, input: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None, Tensor]:
+        """What ``conv`` gets of (B, T, D): the gated values (B, T, C), and what its kernels are predicted from, if they
+        are; and the output gate for :meth:`leave`.
+        """
         check_input(input, self.dim, layer_dtype(self.in_proj), padding_mask)
         # Zeros before the projection keep NaN out of its gradient; those after it, in the convolution, are what keeps
         # padding from its neighbours.
         input = zero_padding(input, padding_mask)
         input_gate, output_gate, values = self.in_proj(input).chunk(3, dim=-1)
-        return input_gate * values, output_gate, input if self.dynamic_kernel else None
+        return input_gate * values, input if self.dynamic_kernel else None, output_gate
+
+    def leave(self, mixed: Tensor, gate: Tensor) -> Tensor:
+        """The block's output (B, T, D) from that of ``conv`` and the output gate."""
+        return self.out_proj(gate * mixed)

@@ -10,7 +10,7 @@ from seqdyconv.layers.kernel_sizes import KernelSize
 from seqdyconv.layers.options import Option
 from seqdyconv.swap.families import Family
 from seqdyconv.swap.recognition import belongs_to_decoder, inner_width, linear_projection, projections_of
-from seqdyconv.swap.replacement import SwappedAttention
+from seqdyconv.swap.replacement import SwappedAttention, SwappedCausalAttention
 
 # Options of the mixers that the replaced attention decides.
 _DECIDED = ("causal", "conv_dim")
@@ -55,6 +55,8 @@ def _build(number: int, attention: nn.Module, family: Family, entry: Mapping[str
                 f"{inner}"
             )
         options["conv_dim"] = inner
+    if family.causal:
+        options["causal"] = True
     mixer: Any = build_mixer(
         entry["mixer"],
         value.in_features,
@@ -63,10 +65,16 @@ def _build(number: int, attention: nn.Module, family: Family, entry: Mapping[str
         dtype=value.weight.dtype,
         **options,
     )
+    if family.causal and not (hasattr(mixer, "enter") and isinstance(mixer.initial_state(1), Tensor)):
+        raise ValueError(
+            f"{entry['mixer']} with these options can't stand in a decoder: there the state of a mixer must be its "
+            "convolution's last inputs, as that of dynamic_conv, lightweight_conv, short_conv and gated_short_conv is"
+        )
     if projections.output is None:
         del mixer.out_proj
         mixer.out_proj = unchanged  # no module: it would be found by its name, as a linear layer that it is not
-    return SwappedAttention(number, family, mixer, entry, attention)
+    kind = SwappedCausalAttention if family.causal else SwappedAttention
+    return kind(number, family, mixer, entry, attention)
 
 
 def unchanged(hidden: Tensor) -> Tensor:
@@ -76,8 +84,11 @@ def unchanged(hidden: Tensor) -> Tensor:
 
 def _check_attention(number: int, attention: nn.Module, family: Family) -> None:
     """Raise ValueError for what a mixer can't replace."""
-    if belongs_to_decoder(attention):
-        raise ValueError(f"layer {number} belongs to a decoder: only self-attention of encoders can be swapped")
+    if belongs_to_decoder(attention) and not family.causal:
+        raise ValueError(
+            f"layer {number} belongs to a decoder: besides encoders, those of seqdyconv.swap.decoders.DECODERS can be "
+            "swapped"
+        )
     projections = projections_of(family)
     value = linear_projection(attention, projections.fused or projections.value)
     for role in (projections.query, projections.key):

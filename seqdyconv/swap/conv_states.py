@@ -14,9 +14,7 @@ from seqdyconv.layers.window import WindowConv
 
 # Steps of the last call that can be taken back from a cache that was not asked before to record.
 _TAKEN_BACK = 64
-_OF_OTHERS = (
-    "the cache holds steps, but not the states of the model's convolutions: fill a new one with this model"
-)
+_OF_OTHERS = "the cache holds steps, but not the states of the model's convolutions: fill a new one with this model"
 
 
 class ConvStates(DummyLayer):

@@ -1,6 +1,7 @@
 """A call of a decoder's layer, as convolutions in it must know it: padding, cache, and where packed sequences begin."""
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,7 @@ class DecoderCall:
         return conv(row, query=queries, cu_seqlens=self.cu_seqlens).view(input.shape)
 
 
-def read_call(attention: Any, hidden_states: Tensor, given: dict[str, Any]) -> DecoderCall:
+def read_call(attention: Any, hidden_states: Tensor, given: Mapping[str, Any]) -> DecoderCall:
     """What a self-attention of a decoder is told by its arguments.
 
     Args:
@@ -71,7 +72,7 @@ def read_call(attention: Any, hidden_states: Tensor, given: dict[str, Any]) -> D
     return DecoderCall(padding_mask, states, sequences)
 
 
-def cache_of(given: dict[str, Any]) -> Any:
+def cache_of(given: Mapping[str, Any]) -> Any:
     """The cache among the arguments of a decoder's module, or None."""
     return next((given[name] for name in _CACHES if given.get(name) is not None), None)
 
@@ -111,9 +112,7 @@ def _find_sequences(body: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         return None
     mask = given.get("attention_mask")
     is_flat = isinstance(mask, Tensor) and mask.dim() == 2
-    if cache_of(given) is not None and (
-        torch.compiler.is_compiling() or not (mask is None or is_flat)
-    ):
+    if cache_of(given) is not None and (torch.compiler.is_compiling() or not (mask is None or is_flat)):
         return None  # as the attention, which tells no sequences apart where there is a cache
     mask = mask if is_flat else None
     begins = None

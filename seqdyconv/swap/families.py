@@ -59,6 +59,7 @@ class Family:
         output_dropout: name of a dropout inside the module, after the output projection.
         residual_norm: name of a layer norm inside the module, after the residual connection, which is inside too.
         shared: one module serves all layers.
+        causal: of a decoder, whose steps see earlier ones alone, and whose calls may go on by a cache.
         own_names: the weights keep their names when the model is saved, where transformers has others in files.
     """
 
@@ -73,6 +74,7 @@ class Family:
     output_dropout: str | None = None
     residual_norm: str | None = None
     shared: bool = False
+    causal: bool = False
     own_names: bool = False
 
 
@@ -175,6 +177,9 @@ FAMILIES = (
 
 # Of a model that is in no row: recognised by its modules or named by a pattern, it follows the convention of most.
 UNKNOWN = Family("unknown", (), "", None, masks=("attention_mask", "mask"), own_names=True)
+# A causal decoder of seqdyconv.swap.decoders, recognised by its layers.
+DECODER = Family("decoder", (), "", None, causal=True)
+RECOGNISED = (UNKNOWN.name, DECODER.name)
 
 # What tells sequences in one row apart, as flash attention has it.
 OF_PACKED = ("cu_seqlens", "cu_seq_lens_q", "cu_seq_lens_k", "seq_idx")

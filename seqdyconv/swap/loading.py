@@ -25,7 +25,7 @@ from seqdyconv.models.loading import (
 )
 from seqdyconv.swap.building import build_replacements, swap_options
 from seqdyconv.swap.choice import select_layers
-from seqdyconv.swap.families import FAMILIES, UNKNOWN
+from seqdyconv.swap.families import DECODER, FAMILIES, RECOGNISED, UNKNOWN
 from seqdyconv.swap.guard import guard_configuration, guard_names, guard_weights
 from seqdyconv.swap.recognition import find_family, module_names, with_projections
 from seqdyconv.swap.short_conv_places import PLACES
@@ -248,11 +248,11 @@ def _read(saved: Any, path: Any) -> _Swap:
         not set(saved) - {"family", "pattern", "results", "own_names", "layers"},
         f"has the keys {', '.join(map(str, saved))}",
     )
-    families = [family.name for family in (*FAMILIES, UNKNOWN)]
+    families = [family.name for family in (*FAMILIES, UNKNOWN, DECODER)]
     check(saved.get("family") in families, f"family is {saved.get('family')!r}, not one of {', '.join(families)}")
     pattern, results = saved.get("pattern"), saved.get("results")
     check(pattern is None or isinstance(pattern, str), f"pattern is {pattern!r}")
-    check((saved["family"] == UNKNOWN.name) == (results is not None), f"results is {results!r}")
+    check((saved["family"] in RECOGNISED) == (results is not None), f"results is {results!r}")
     check(results is None or (type(results) is int and -1 <= results <= 9), f"results is {results!r}")
     own_names = saved.get("own_names", False)
     check(isinstance(own_names, bool), f"own_names is {own_names!r}")

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from seqdyconv.errors import InputError
+from seqdyconv.swap.decoders import DECODERS, layer_names
 from seqdyconv.swap.families import (
+    DECODER,
     FAMILIES,
     OF_A_DECODER,
     OF_PACKED,
@@ -25,6 +27,8 @@ from seqdyconv.swap.families import (
     number_modules,
     recognise_projections,
 )
+from seqdyconv.swap.replacement import swapped_attention
+from seqdyconv.swap.short_conv_places import attention_name
 
 # What a self-attention may be given beside hidden states and mask, and a mixer has no use for: positions, biases of the
 # scores, and what is wanted of the result.
@@ -68,7 +72,25 @@ def find_family(model: PreTrainedModel, pattern: str | None = None) -> Family:
     for family in FAMILIES:
         if model_type in family.model_types:
             return family if pattern is None else replace(family, pattern=pattern)
+    if model_type in DECODERS:
+        return replace(DECODER, pattern=_decoder_pattern(model) if pattern is None else pattern)
     return replace(UNKNOWN, pattern=_only_pattern(model) if pattern is None else pattern)
+
+
+def _decoder_pattern(model: PreTrainedModel) -> str:
+    """The pattern of the self-attention in the layers of a decoder, swapped or not."""
+    for swapped in swapped_attention(model).values():
+        return swapped.family.pattern
+    names = layer_names(model)
+    found = {
+        f"{name.rpartition('.')[0]}.*.{attention_name(model.get_submodule(name))}".removeprefix(
+            f"{model.base_model_prefix}."
+        )
+        for name in names.values()
+    }
+    if len(found) != 1:
+        raise InputError(f"the layers of this {model.config.model_type} have several self-attentions: {sorted(found)}")
+    return found.pop()
 
 
 def _only_pattern(model: PreTrainedModel) -> str:
@@ -99,6 +121,11 @@ def why_not(attention: nn.Module) -> str | None:
     known = ("hidden_states", *UNKNOWN.masks, *_WITHOUT_USE, *OF_A_DECODER, *optional)
     if unknown := [name for name in named if name not in known]:
         return f"also gets {', '.join(unknown)}"
+    return holds_more(attention)
+
+
+def holds_more(attention: nn.Module) -> str | None:
+    """What a self-attention computes beside attending, so that no mixer can take its place; None: nothing."""
     projections = vars(recognise_projections(attention) or Projections()).values()
     others = [name for name, child in attention.named_children() if any(True for _ in child.parameters())]
     if unknown := [name for name in others if name not in projections and not _OF_SCORES.search(name)]:
@@ -135,6 +162,12 @@ def recognise_attention(model: PreTrainedModel, family: Family, attention: Mappi
     """
     _refuse_handed_on_bias([model.get_submodule(name) for name in module_names(model, family).values()])
     family = with_projections(family, attention)
+    for number, module in attention.items() if family.causal else ():
+        if reason := holds_more(module):
+            raise InputError(f"the self-attention of layer {number}, {type(module).__name__}, {reason}")
+        query = linear_projection(module, projections_of(family).query).out_features
+        if query != (inner := inner_width(module, projections_of(family))):
+            raise InputError(f"the self-attention of layer {number} has {inner} channels, and queries of {query}")
     return replace(family, results=_results(family, next(iter(attention.values()))))
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seqdyconv.layers.masking import zero_padding
 from seqdyconv.swap.copying import without_weights
+from seqdyconv.swap.decoder_calls import cache_of, read_call
 from seqdyconv.swap.families import OF_A_DECODER, OF_PACKED, Family, Projections
 from seqdyconv.swap.initialization import keep_start
 from seqdyconv.swap.padding import padding_from_attention_mask
@@ -30,7 +32,7 @@ class SwappedAttention(nn.Module):
     Args:
         number: of the layer.
         family: of the model.
-        mixer: of :func:`seqdyconv.build_mixer`, not causal.
+        mixer: of :func:`seqdyconv.build_mixer`, not causal but in :class:`SwappedCausalAttention`.
         options: what the mixer was built from: ``mixer``, its name, ``num_heads`` and its own options.
         attention: the module to replace; nothing in it changes.
     """
@@ -73,23 +75,12 @@ class SwappedAttention(nn.Module):
         if hidden_states.dim() != 3:
             raise ValueError(f"a swapped layer mixes (batch, time, channels), but gets {tuple(hidden_states.shape)}")
         kwargs |= zip(self._argument_names, args)
-        for name in OF_A_DECODER:
-            if kwargs.get(name) is not None and kwargs[name] is not False:
-                raise ValueError(f"a swapped layer mixes one sequence in both directions, and can't use {name}")
-        for name in OF_PACKED:
-            if kwargs.get(name) is not None:
-                raise ValueError(f"a swapped layer can't tell sequences packed in one row apart by {name}: pad them")
         for name, value in kwargs.items():
             if name.endswith("mask") and name not in (*self.family.masks, *_OF_HEADS) and value is not None:
                 raise ValueError(
                     f"a swapped layer reads padding from {', '.join(self.family.masks)}, and can't use {name}"
                 )
-        masks = [kwargs[name] for name in self.family.masks if kwargs.get(name) is not None]
-        mask = masks[0] if masks else None
-        padding_mask = padding_from_attention_mask(mask, is_product=self.family.mask_is_product)
-        if padding_mask is not None and padding_mask.shape[0] == 1:
-            padding_mask = padding_mask.expand(hidden_states.shape[0], -1)
-        output = self.mixer(hidden_states, padding_mask=padding_mask)
+        output = self.mix(hidden_states, kwargs)
         if self.family.output_dropout is not None:
             output = self.get_submodule(self.family.output_dropout)(output)
         if self.family.residual_norm is not None:
@@ -100,6 +91,21 @@ class SwappedAttention(nn.Module):
         if bias is None and "position_bias" in self.family.results:
             bias = self._position_bias(hidden_states)
         return output, *(bias if result == "position_bias" else None for result in self.family.results)
+
+    def mix(self, hidden_states: Tensor, given: Mapping[str, Any]) -> Tensor:
+        """The mixer's output (B, T, D), from hidden states and what else the module was given, by name."""
+        for name in OF_A_DECODER:
+            if given.get(name) is not None and given[name] is not False:
+                raise ValueError(f"a swapped layer mixes one sequence in both directions, and can't use {name}")
+        for name in OF_PACKED:
+            if given.get(name) is not None:
+                raise ValueError(f"a swapped layer can't tell sequences packed in one row apart by {name}: pad them")
+        masks = [given[name] for name in self.family.masks if given.get(name) is not None]
+        mask = masks[0] if masks else None
+        padding_mask = padding_from_attention_mask(mask, is_product=self.family.mask_is_product)
+        if padding_mask is not None and padding_mask.shape[0] == 1:
+            padding_mask = padding_mask.expand(hidden_states.shape[0], -1)
+        return self.mixer(hidden_states, padding_mask=padding_mask)
 
     # The names of the replaced projections
 
@@ -180,6 +186,27 @@ class SwappedAttention(nn.Module):
         buckets = relative_buckets(time, embedding.num_embeddings, max_distance, hidden_states.device)
         bias: Tensor = embedding(buckets).permute(2, 0, 1)  # (H, T, T)
         return bias.repeat(batch, 1, 1) if spec.per_row else bias[None]
+
+
+class SwappedCausalAttention(SwappedAttention):
+    """A causal mixer in the place of a decoder's self-attention, (batch, time, channels).
+
+    In a cache, the last inputs of its convolution stand in the place of keys and values, and do not grow with the text.
+    What the cache asks its layers for, the number of steps, it gets by a key and a value of one number each.
+    """
+
+    def mix(self, hidden_states: Tensor, given: Mapping[str, Any]) -> Tensor:
+        attention: Any = self.replaced
+        call = read_call(attention, hidden_states, given)
+        if call.states is None and call.cu_seqlens is None:
+            return self.mixer(hidden_states, padding_mask=call.padding_mask)
+        if call.states is not None:
+            steps = hidden_states.new_zeros(hidden_states.shape[0], 1, hidden_states.shape[1], 1)
+            cache_of(given).update(steps, steps, attention.layer_idx)
+        mixer: Any = self.mixer
+        input, query, gate = mixer.enter(hidden_states, call.padding_mask)
+        mixed = call.convolve((self.number, "mixer"), mixer.conv, input, query)
+        return zero_padding(mixer.leave(mixed, gate), call.padding_mask)
 
 
 def relative_buckets(time: int, num_buckets: int, max_distance: int, device: torch.device) -> Tensor:

@@ -10,6 +10,8 @@ from transformers.utils import output_capturing
 from seqdyconv.layers.states import initial_zeros
 from seqdyconv.swap.choice import Layers, number_ranges, select_layers
 from seqdyconv.swap.copying import with_weights
+from seqdyconv.swap.decoder_calls import stop_watching_model
+from seqdyconv.swap.decoders import body_of
 from seqdyconv.swap.families import Family
 from seqdyconv.swap.output_attentions import refuse_attentions_where_swapped
 from seqdyconv.swap.own_models import refuse_own
@@ -84,6 +86,8 @@ def restore_self_attention(model: Any, original: Any, *, layers: Layers = None) 
         still[number].take_position_bias(bias)
     if not still and family.own_names:
         vars(model).pop("_weight_conversions", None)
+    if not still and family.causal:
+        stop_watching_model(body_of(model, [name.rpartition(".")[0] for name in names.values()]))
     refuse_attentions_where_swapped(model)
     _capture_outputs_anew(model)
     describe_swap(model)

@@ -13,12 +13,14 @@ from seqdyconv.layers import ShortConv1d
 from seqdyconv.layers.short import IdentityShortConv1d, JointShortConv1d
 from seqdyconv.swap.choice import Layers, number_ranges, select_layers
 from seqdyconv.swap.decoder_calls import stop_watching_model, watch_model
+from seqdyconv.swap.decoders import body_of, layer_names, tells_packed_sequences_apart
 from seqdyconv.swap.description import write_description
 from seqdyconv.swap.guard import guard_weights
 from seqdyconv.swap.own_models import refuse_own
 from seqdyconv.swap.recognition import check_model
+from seqdyconv.swap.replacement import swapped_attention
 from seqdyconv.swap.short_conv_calls import stop_watching, watch_layer
-from seqdyconv.swap.short_conv_places import PLACES, Place, attention_name, decoder_layers, places_of, read_places
+from seqdyconv.swap.short_conv_places import PLACES, Place, attention_name, places_of, read_places
 from seqdyconv.swap.short_conv_projection import (
     INPUT_CONV,
     Joint,
@@ -28,26 +30,6 @@ from seqdyconv.swap.short_conv_projection import (
     short_convs_of,
 )
 
-DECODERS = (
-    *("afmoe", "apertus", "apertus1p5_text", "arcee", "aria_text", "beam", "biogpt", "bitnet", "bloom"),
-    *("codegen", "cohere", "cohere2", "cohere2_moe", "cwm", "diffllama", "doge", "dots1", "ernie4_5"),
-    *("ernie4_5_moe", "exaone4", "exaone_moe", "falcon", "flex_olmo", "flint", "fuyu", "gemma", "gemma2"),
-    *("gemma3_text", "gemma4_unified_text", "glm", "glm4", "glm4_moe", "gpt_neox", "gpt_neox_japanese"),
-    *("gpt_oss", "gptj", "granite", "granitemoe", "granitemoeshared", "helium", "hunyuan_v1_dense"),
-    *("hunyuan_v1_moe", "hy_v3", "hyperclovax", "jais2", "kolibri1", "laguna", "lara_mini", "lfm2"),
-    *("lfm2_moe", "lfm3", "llama", "llama4_text", "mellum", "mimo_v2_flash", "minimax_m2"),
-    *("minimax_m3_vl_text", "ministral", "ministral3", "mistral", "mixtral", "modernbert-decoder"),
-    *("nanochat", "nemotron", "olmo", "olmo2", "olmo3", "olmo_hybrid", "olmoe", "opt", "persimmon"),
-    *("phi", "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_5_moe_text", "qwen3_5_text"),
-    *("qwen3_moe", "qwen3_next", "seed_oss", "smollm3", "solar_open", "stablelm", "starcoder2"),
-    *("vaultgemma", "whisper", "xglm"),
-)
-"""Values of config.model_type: decoders that are known to do right, see docs/short_conv_decoders.md."""
-MIXING = (
-    *("afmoe", "biogpt", "bloom", "codegen", "falcon", "gpt_neox", "gpt_neox_japanese", "gpt_oss"),
-    *("gptj", "lara_mini", "nemotron", "olmo_hybrid", "opt", "stablelm", "xglm"),
-)
-"""Those of them that can't tell packed sequences apart, and refuse them."""
 # Options of the convolution that its place decides.
 _DECIDED = ("channels", "padding", "bias", "query_dim", "device", "dtype")
 
@@ -71,7 +53,7 @@ def add_short_conv(
     this raises.
 
     Args:
-        model: a decoder of a type in ``seqdyconv.swap.short_convs.DECODERS``: Llama, Mistral, Qwen, Gemma, OLMo, Phi
+        model: a decoder of a type in ``seqdyconv.swap.decoders.DECODERS``: Llama, Mistral, Qwen, Gemma, OLMo, Phi
             and some fifty others, with any head.
         on: the places: behind the projections ``"q"``, ``"k"``, ``"v"`` and ``"o"`` of the attention, and ``"gate"``,
             ``"up"`` and ``"down"`` of the feed-forward block, the last being its output (``"down_proj"`` is the same);
@@ -105,7 +87,11 @@ def add_short_conv(
     """
     check_model(model)
     refuse_own(model, 'build it with decoder_mixer_options={"short_conv": "dynamic"}, or "static"')
-    names = _layer_names(model)
+    if swapped := swapped_attention(model):
+        raise InputError(
+            f"layers {number_ranges(list(swapped))} are swapped: short convolutions are for a model without such layers"
+        )
+    names = layer_names(model)
     places = read_places(on, [places_of(model.get_submodule(name)) for name in names.values()])
     entry = {"on": places, "kernel_size": kernel_size, "num_heads": num_heads, **_plain_options(conv_options)}
     put_in_short_convs(model, dict.fromkeys(select_layers(layers, names), entry))
@@ -142,7 +128,7 @@ def remove_short_conv(model: Any, *, layers: Layers = None) -> Any:
     having = sorted({placed.layer for placed in short_convs_of(model)})
     if not having:
         raise InputError(f"this {type(model).__name__} has no short convolutions to remove")
-    names = _layer_names(model)
+    names = layer_names(model)
     chosen = having if layers is None else select_layers(layers, names)
     if wrong := [number for number in chosen if number not in having]:
         raise InputError(
@@ -167,7 +153,7 @@ def remove_short_conv(model: Any, *, layers: Layers = None) -> Any:
         vars(getattr(layer, attention_name(layer))).pop("short_conv_joint", None)
         stop_watching(layer, *layer.children())
     if not short_convs_of(model):
-        stop_watching_model(_body(model, names))
+        stop_watching_model(body_of(model, names.values()))
     _describe(model)
     return model
 
@@ -198,24 +184,9 @@ def _plain_options(given: Mapping[str, Any]) -> dict[str, Any]:
     return dict(given)
 
 
-def _layer_names(model: PreTrainedModel) -> dict[int, str]:
-    model_type = model.config.model_type
-    if model_type not in DECODERS:
-        raise InputError(
-            f"short convolutions are added to causal decoders such as llama or qwen3, got {model_type!r}; all are "
-            "in seqdyconv.swap.short_convs.DECODERS"
-        )
-    return decoder_layers(model)
-
-
-def _body(model: PreTrainedModel, names: Mapping[int, str]) -> nn.Module:
-    """The module that holds the list of the layers, and calls them."""
-    return model.get_submodule(".".join(next(iter(names.values())).split(".")[:-2]))
-
-
 def put_in_short_convs(model: PreTrainedModel, entries: Mapping[int, Mapping[str, Any]]) -> None:
     """Build the convolutions that ``entries`` describe, by layer, and put them in."""
-    names = _layer_names(model)
+    names = layer_names(model)
     select_layers(list(entries), names)
     layers: dict[int, nn.Module] = {number: model.get_submodule(names[number]) for number in entries}
     if twice := [number for number, layer in layers.items() if short_convs_of(layer)]:
@@ -230,7 +201,7 @@ def put_in_short_convs(model: PreTrainedModel, entries: Mapping[int, Mapping[str
         watch_layer(layer, attention, getattr(layer, behind.pop()) if behind else None)
         if joint := _joint([placed for placed in new if placed.layer == number]):
             attention.short_conv_joint = joint
-    watch_model(_body(model, names), packs=model.config.model_type not in MIXING)
+    watch_model(body_of(model, names.values()), packs=tells_packed_sequences_apart(model))
     _describe(model)
 
 

@@ -6,11 +6,14 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from seqdyconv.errors import InputError
 from seqdyconv.layers.kernel_sizes import KernelSize
 from seqdyconv.swap.building import build_replacements, checked_options
 from seqdyconv.swap.choice import Layers, number_ranges, select_layers
+from seqdyconv.swap.decoder_calls import watch_model
+from seqdyconv.swap.decoders import body_of, tells_packed_sequences_apart
 from seqdyconv.swap.description import write_description
-from seqdyconv.swap.families import FAMILIES, UNKNOWN, Family
+from seqdyconv.swap.families import FAMILIES, RECOGNISED, Family
 from seqdyconv.swap.guard import guard_weights
 from seqdyconv.swap.output_attentions import attention_recorded, refuse_attentions_where_swapped
 from seqdyconv.swap.own_models import is_own, swap_own_attention
@@ -41,16 +44,20 @@ def swap_self_attention(
     calibration: Iterable[Mapping[str, Tensor]] | None = None,
     **mixer_options: Any,
 ) -> Any:
-    """Replace self-attention by a mixer, in all layers of a Hugging Face encoder or in chosen ones.
+    """Replace self-attention by a mixer, in all layers of a Hugging Face model or in chosen ones.
 
     The model, of any head, is changed in place and stays what it was: it trains, saves with ``save_pretrained`` and
-    loads with :func:`load_swapped`. In an encoder-decoder the encoder is swapped. Nothing changes where this raises.
+    loads with :func:`load_swapped`. In an encoder-decoder the encoder is swapped. In a causal decoder the mixer is
+    causal, and ``generate()`` keeps the last inputs of its convolution in the model's cache. Nothing changes where this
+    raises.
 
     Args:
         model: of a family in ``seqdyconv.swap.FAMILIES``: BERT, RoBERTa, XLM-R, ELECTRA, DistilBERT, MPNet, ALBERT,
             DeBERTa-v2, ModernBERT, BART, Marian, T5, Wav2Vec2, HuBERT, WavLM, Wav2Vec2-BERT, Whisper, ViT; or of
-            another one whose self-attention is recognised by its modules.
-        mixer: a name in ``seqdyconv.layers.MIXERS``.
+            another one whose self-attention is recognised by its modules; or a decoder of a type in
+            ``seqdyconv.swap.decoders.DECODERS`` with three projections: Llama, Mistral, Qwen, Gemma, OLMo ...
+        mixer: a name in ``seqdyconv.layers.MIXERS``; in a decoder one whose state is the last inputs of its
+            convolution: ``"dynamic_conv"``, ``"lightweight_conv"``, ``"short_conv"``, ``"gated_short_conv"``.
         layers: which to swap, by their numbers from 0 on. None: all. A number or several, negative ones from the last
             layer on; a string of numbers and ranges such as ``"0,2,4-6"``; ``"every 2"``: the last of each two, 1, 3,
             5 ...; or a function of the number that says whether.
@@ -71,7 +78,7 @@ def swap_self_attention(
         ``model``. Its ``config.seqdyconv`` tells what was swapped. It refuses ``output_attentions=True``.
 
     Raises:
-        ValueError: a model, layers or options that do not work, layers that are swapped already, a decoder.
+        ValueError: a model, layers or options that do not work, layers that are swapped already.
 
     Example:
         >>> from seqdyconv.swap import swap_self_attention
@@ -92,6 +99,8 @@ def swap_self_attention(
             model, mixer, layers, kernel_size, num_heads, pattern, weights, calibration, mixer_options
         )
     options = checked_options(mixer, kernel_size, mixer_options)
+    if "short_convs" in (getattr(model.config, "seqdyconv", None) or {}):
+        raise InputError("this model has short convolutions: swap a model without them, or remove_short_conv first")
     family = find_family(model, pattern)
     names = module_names(model, family)
     chosen = _choose(model, family, layers, list(names))
@@ -154,6 +163,9 @@ def put_in(model: PreTrainedModel, new: Mapping[int, SwappedAttention]) -> None:
     names = module_names(model, next(iter(new.values())).family)
     for number, module in new.items():
         model.set_submodule(names[number], module)
+    if next(iter(new.values())).family.causal:
+        layers = [name.rpartition(".")[0] for name in names.values()]
+        watch_model(body_of(model, layers), packs=tells_packed_sequences_apart(model))
     swapped = swapped_attention(model)
     if swapped.keys() == names.keys():
         for module in swapped.values():
@@ -173,7 +185,7 @@ def describe_swap(model: PreTrainedModel) -> None:
         told["family"] = family.name
         if family not in FAMILIES:
             told["pattern"] = family.pattern
-        if family.name == UNKNOWN.name:
+        if family.name in RECOGNISED:
             told["results"] = -1 if family.results is None else len(family.results)
             told["own_names"] = family.own_names
         told["layers"] = {str(number): module.options for number, module in swapped.items()}

@@ -16,6 +16,7 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from seqdyconv.swap import FAMILIES, load_swapped, swap_self_attention, swapped_attention
+from seqdyconv.swap.decoders import DECODERS
 from tests.swap.any_model import REAL, first, run, tiny_model
 
 PAGE = Path(__file__).parents[2] / "docs" / "swap_families.md"
@@ -46,14 +47,16 @@ ABOUT = {
     SEVERAL: "They have several stacks of layers: `pattern=` says which to swap, one at a time.",
     WHEN_IT_RUNS: "What they are is only seen when they run; the first forward raises.",
     REFUSED: "`swap_self_attention` raises, and nothing is changed.",
-    DECODER: "They are causal, and have no encoder: `swap_self_attention` raises. "
-    "[`add_short_conv`](hugging_face.md#short-convolutions-in-decoders) adds to many of them.",
+    DECODER: "They are causal. [The page of decoders](decoders.md) tells which of them `swap_self_attention` swaps, "
+    "and which `add_short_conv` adds to.",
     NOT_BUILT: "A model of their default configuration could not be built here.",
 }
 
 
 def explore(model_type: str) -> tuple[str, str]:
     """The section of a type, and what is told of it there."""
+    if model_type in DECODERS and not any(model_type in family.model_types for family in FAMILIES):
+        return DECODER, ""
     try:
         model = _model(model_type)
     except Exception as error:  # whatever a configuration without arguments leads to

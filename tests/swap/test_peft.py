@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
 from seqdyconv.swap import add_short_conv, remove_short_conv, swap_self_attention
 from tests.helpers import assert_close
-from tests.swap.short_conv_decoders import all_places
+from tests.swap.any_decoder import all_places
 from tests.swap.zoo import CASES
 
 IDS = torch.tensor([[5, 17, 30, 8, 9, 4]])

@@ -31,12 +31,12 @@ from seqdyconv.swap import (
     remove_short_conv,
     swap_self_attention,
 )
+from seqdyconv.swap.conv_states import ConvStates
+from seqdyconv.swap.decoders import DECODERS, MIXING
 from seqdyconv.swap.short_conv_places import PLACES
 from seqdyconv.swap.short_conv_projection import Joint, current_call
-from seqdyconv.swap.conv_states import ConvStates
-from seqdyconv.swap.short_convs import DECODERS, MIXING
 from tests.helpers import assert_close
-from tests.swap.short_conv_decoders import IDS, LEFT, PACKED, check, decoder, with_random_convolutions
+from tests.swap.any_decoder import IDS, LEFT, PACKED, check, decoder, with_random_convolutions
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -142,9 +142,7 @@ class TestPlaces:
         check(model_type)
 
     def test_the_table_tells_of_all_types_that_are_known(self):
-        rows = re.findall(
-            r"^\| `(.*)` \| .* \| (yes|refused) \|$", Path("docs/short_conv_decoders.md").read_text(), re.M
-        )
+        rows = re.findall(r"^\| `(.*)` \| .* \| (yes|refused) \| .* \|$", Path("docs/decoders.md").read_text(), re.M)
         assert dict(rows) == {name: "refused" if name in MIXING else "yes" for name in DECODERS}
 
     def test_only_what_a_layer_has(self):

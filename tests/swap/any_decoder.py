@@ -1,6 +1,6 @@
-"""The causal decoders of transformers and what short convolutions do in them, each of a tiny configuration.
+"""The causal decoders of transformers and what our layers do in them, each of a tiny configuration.
 
-    python -m tests.swap.short_conv_decoders docs/short_conv_decoders.md
+    python -m tests.swap.any_decoder docs/decoders.md
 
 goes through them all and writes the table. The suite tries a few of them.
 """
@@ -17,7 +17,14 @@ from transformers import AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from seqdyconv.errors import InputError
-from seqdyconv.swap import add_short_conv, load_swapped, remove_short_conv, short_convs
+from seqdyconv.swap import (
+    add_short_conv,
+    decoders,
+    load_swapped,
+    remove_short_conv,
+    restore_self_attention,
+    swap_self_attention,
+)
 from seqdyconv.swap.short_conv_places import decoder_layers, places_of
 
 SIZES = {
@@ -99,21 +106,45 @@ def check(model_type):
     assert not torch.allclose(changed, expected, atol=1e-3), "no effect"
     assert ignores_left_padding(model), "left padding"
     for options in ({}, {"num_beams": 2}):
-        runs = [
-            model.generate(IDS, attention_mask=LEFT, max_new_tokens=6, pad_token_id=0, use_cache=use_cache, **options)
-            for use_cache in (True, False)
-        ]
-        assert torch.equal(*runs), f"generation with a cache {options or ''}"
+        assert_cached_is_uncached(model, **options)
     packs = packs and tells_packed_sequences_apart(model)
     if not packs:
-        assert model_type in short_convs.MIXING, "packed sequences are mixed"
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        loaded = load_swapped(folder)
-        assert torch.equal(loaded(IDS, attention_mask=LEFT).logits, changed), "saved and loaded"
+        assert model_type in decoders.MIXING, "packed sequences are mixed"
+    assert_comes_back(model, changed)
     assert str(remove_short_conv(model)) == names, "removed"
     assert torch.allclose(model(IDS, attention_mask=LEFT).logits[LEFT > 0], expected[LEFT > 0], atol=1e-5), "removed"
     return places, packs
+
+
+@torch.no_grad()
+def check_swap(model_type):
+    """AssertionError where a decoder whose attention is swapped in all layers doesn't do right."""
+    model, original = decoder(model_type), decoder(model_type)
+    expected = original(IDS, attention_mask=LEFT).logits
+    swap_self_attention(model, kernel_size=5)
+    changed = model(IDS, attention_mask=LEFT).logits
+    assert not torch.allclose(changed, expected, atol=1e-4), "no effect"
+    assert ignores_left_padding(model), "left padding"
+    for options in ({}, {"num_beams": 2}):
+        assert_cached_is_uncached(model, **options)
+    assert tells_packed_sequences_apart(model) == (model_type not in decoders.MIXING), "packed sequences"
+    assert_comes_back(model, changed)
+    assert str(restore_self_attention(model, original)) == str(original), "restored"
+    assert torch.allclose(model(IDS, attention_mask=LEFT).logits[LEFT > 0], expected[LEFT > 0], atol=1e-5), "restored"
+
+
+def assert_cached_is_uncached(model, **options):
+    runs = [
+        model.generate(IDS, attention_mask=LEFT, max_new_tokens=6, pad_token_id=0, use_cache=use_cache, **options)
+        for use_cache in (True, False)
+    ]
+    assert torch.equal(*runs), f"generation with a cache {options or ''}"
+
+
+def assert_comes_back(model, expected):
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        assert torch.equal(load_swapped(folder)(IDS, attention_mask=LEFT).logits, expected), "saved and loaded"
 
 
 def ignores_left_padding(model):
@@ -146,6 +177,18 @@ def tiny(model_type):
     return False
 
 
+def swapped(model_type):
+    """Whether its attention can be swapped, or why not."""
+    try:
+        check_swap(model_type)
+    except InputError as error:
+        return str(error).rpartition("Attention, ")[2]
+    except ValueError as error:
+        assert "not told by their names" in str(error), error
+        return "no three projections of usual names"
+    return "yes"
+
+
 def raise_timeout(*_):
     raise TimeoutError("not done within a minute")
 
@@ -157,30 +200,34 @@ def main(path):
     signal.signal(signal.SIGALRM, raise_timeout)
     rows, others = [], []
     for model_type in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
-        known, short_convs.DECODERS = short_convs.DECODERS, (model_type,)
+        known, decoders.DECODERS = decoders.DECODERS, (model_type,)
         signal.alarm(60)
         try:
             assert tiny(model_type), "no small configuration by the usual names of sizes"
-            rows.append((model_type, *check(model_type)))
+            rows.append((model_type, *check(model_type), swapped(model_type)))
         except Exception as error:  # whatever a model stumbles over is the reason
             said = re.sub(rf"{re.escape(tempfile.gettempdir())}/\w+", "the folder", " ".join(str(error).split()))
             others.append((model_type, said[:120]))
         signal.alarm(0)
-        short_convs.DECODERS = known
+        decoders.DECODERS = known
         print((rows or others)[-1] if rows and rows[-1][0] == model_type else others[-1], flush=True)
     total = len(rows) + len(others)
     page = [
-        "# Decoders of transformers and short convolutions",
+        "# Decoders of transformers",
         "",
-        f"Written by `python -m tests.swap.short_conv_decoders {path}` with transformers {transformers.__version__}.",
-        f"Of its {total} types of causal decoders {len(rows)} pass. Each has a tiny configuration and convolutions at",
-        "all places that its layers have in common; it starts as it was, generates with its cache what",
-        "it generates without, greedily and with beams, does not depend on left padding, and comes back from disk.",
-        "Packed: each sequence gets what it gets alone; else such rows are refused.",
+        f"Written by `python -m tests.swap.any_decoder {path}` with transformers {transformers.__version__}.",
+        f"Of its {total} types of causal decoders {len(rows)} pass. Each has a tiny configuration and short",
+        "convolutions at all places that its layers have in common (`add_short_conv`); it starts as it was, generates",
+        "with its cache what it generates without, greedily and with beams, does not depend on left padding, and comes",
+        "back from disk. Packed: each sequence gets what it gets alone; else such rows are refused. Swapped: it does",
+        "all that, but the start, with dynamic convolutions instead of self-attention, too (`swap_self_attention`).",
         "",
-        "| `model_type` | places | packed |",
-        "|---|---|---|",
-        *(f"| `{name}` | {', '.join(places)} | {'yes' if packs else 'refused'} |" for name, places, packs in rows),
+        "| `model_type` | places of short convolutions | packed | swapped |",
+        "|---|---|---|---|",
+        *(
+            f"| `{name}` | {', '.join(places)} | {'yes' if packs else 'refused'} | {swap} |"
+            for name, places, packs, swap in rows
+        ),
         "",
         "| others | what stops them |",
         "|---|---|",
