@@ -181,11 +181,10 @@ def swapped(model_type):
     """Whether its attention can be swapped, or why not."""
     try:
         check_swap(model_type)
-    except InputError as error:
-        return str(error).rpartition("Attention, ")[2]
     except ValueError as error:
-        assert "not told by their names" in str(error), error
-        return "no three projections of usual names"
+        if "not told by their names" in str(error):
+            return "no three projections of usual names"
+        return str(error).rpartition("Attention, ")[2].partition(", '")[0]
     return "yes"
 
 
