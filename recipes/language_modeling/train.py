@@ -8,7 +8,6 @@ Several processes: torchrun --nproc_per_node 2 recipes/language_modeling/train.p
 import lzma
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
@@ -18,6 +17,8 @@ from seqdyconv.data.text_streams import StreamedBatches, TextStream
 from seqdyconv.errors import InputError, exit_on_error
 from seqdyconv.models.loading import check_packing, load_tokenizer
 from seqdyconv.training.arguments import command_line, parse_arguments
+from seqdyconv.training.distilling import TeacherArguments
+from seqdyconv.training.hybrid_language_models import check_together, costs_of, make_teacher, make_trainer
 from seqdyconv.training.language_models import (
     ContinuationArguments,
     LanguageModelTrainer,
@@ -27,13 +28,14 @@ from seqdyconv.training.language_models import (
     check_model,
     go_on,
 )
-from seqdyconv.training.masked_language_models import MaskedLanguageModelTrainer, TokenMasks, fill_in
+from seqdyconv.training.masked_language_models import fill_in
 from seqdyconv.training.runs import Run
+from seqdyconv.training.swapping import NamedSwapArguments, check_swap, swap_layers
 
 from datasets import Dataset
 from transformers import set_seed
 
-ARGUMENTS = (ModelArguments, DataArguments, LanguageModelTrainingArguments)
+ARGUMENTS = (ModelArguments, NamedSwapArguments, TeacherArguments, DataArguments, LanguageModelTrainingArguments)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -43,16 +45,22 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def train(
-    model_args: ModelArguments, data_args: DataArguments, args: LanguageModelTrainingArguments, command: str
+    model_args: ModelArguments,
+    swap_args: NamedSwapArguments,
+    teacher_args: TeacherArguments,
+    data_args: DataArguments,
+    args: LanguageModelTrainingArguments,
+    command: str,
 ) -> None:
     check_model(model_args)  # what can't be stops here, before any work
+    check_together(model_args, swap_args, teacher_args)
     if args.packing and data_args.join_documents:
         raise InputError("packing puts documents that are not joined into a row: it needs join_documents: false")
     if data_args.streaming and args.max_steps < 1:
         raise InputError("streaming has no end: it needs max_steps")
     if data_args.streaming and args.dataloader_num_workers > 0:
         raise InputError("streaming reads in the process that trains: it needs dataloader_num_workers: 0")
-    run = Run(args, (model_args, data_args), command)
+    run = Run(args, (model_args, swap_args, teacher_args, data_args), command)
     with run.preparation():
         if model_args.model_name_or_path is not None and data_args.tokenizer_name is None:
             data_args.tokenizer_name = model_args.model_name_or_path
@@ -68,31 +76,33 @@ def train(
         model = build_model(model_args, tokenizer, data)
         if args.packing:
             check_packing(model)
+        check_swap(model, tokenizer, data, swap_args, args)
+        teacher = make_teacher(model, tokenizer, data, teacher_args, model_args, args)
         if run.begin(data):
             tokenizer.save_pretrained(run.output_dir)
 
-    kind: Any = LanguageModelTrainer
-    if model_args.is_masked:
-        kind = partial(MaskedLanguageModelTrainer, masks=TokenMasks(tokenizer, model_args.mlm_probability))
-    trainer: LanguageModelTrainer = kind(
+    swap_layers(model, tokenizer, data["train"], swap_args, args)
+    trainer = make_trainer(
+        model_args,
+        tokenizer,
+        teacher,
+        teacher_args,
         model=model,
         args=args,
         train_dataset=stream_batches(data_args, args, tokenizer) if data_args.streaming else data["train"],
         eval_dataset=data.get("validation"),
-        processing_class=tokenizer,
     )
     metrics = run.train(trainer, "tokens")
 
     examples: list[dict[str, str]] = []
     for split in run.held_out(texts):
         start = time.perf_counter()
-        found = trainer.cost(data[split])
-        metrics |= {f"{split}_{name}": value for name, value in found.items()}
+        metrics |= {f"{split}_{name}": value for name, value in costs_of(trainer, data[split]).items()}
         metrics |= describe(texts[split], split) | {f"{split}_seconds": time.perf_counter() - start}
         if run.is_first:
             examples = continuations(trainer, tokenizer, texts[split], model_args)
     if run.is_first:
-        report(run, trainer, metrics, examples, model_args, data_args)
+        report(run, trainer, metrics, examples, model_args, swap_args, data_args)
 
 
 def stream_batches(data_args: DataArguments, args: LanguageModelTrainingArguments, tokenizer: Any) -> StreamedBatches:
@@ -133,6 +143,7 @@ def report(
     metrics: dict[str, Any],
     examples: list[dict[str, str]],
     model_args: ModelArguments,
+    swap_args: NamedSwapArguments,
     data_args: DataArguments,
 ) -> None:
     """Metrics, learning curves, the model card, and a summary on the screen."""
@@ -145,6 +156,8 @@ def report(
     kind = f"A {'masked ' * model_args.is_masked}language model with {' and '.join(sorted(set(layer_types)))} layers"
     if model_args.model_name_or_path is not None:
         kind = f"{model_args.model_name_or_path}, trained further,"
+        if swap_args.swap_mixer is not None:
+            kind += f" with {swap_args.swap_mixer} for self-attention in layers: {swap_args.swap_layers or 'all'},"
     run.write_model_card(
         "language model",
         metrics,
@@ -167,6 +180,8 @@ def report(
                 rows[f"{split}, right masked tokens"] = f"{metrics[f'{split}_masked_accuracy']:.2f}%"
             else:
                 rows[f"{split} bits per byte"] = f"{metrics[f'{split}_bits_per_byte']:.3f}"
+                if (taught := metrics.get(f"{split}_teacher_bits_per_byte")) is not None:
+                    rows[f"{split}, the teacher"] = f"{taught:.3f} bits per byte"
                 rows[f"{split}, xz"] = f"{metrics[f'{split}_xz_bits_per_byte']:.3f} bits per byte"
     run.print_summary(metrics, examples, rows)
 

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
+from seqdyconv.models.losses import IGNORED_LABEL
+from seqdyconv.models.modeling import to_padding_mask
+from seqdyconv.models.modeling_causal import next_token_labels
 from seqdyconv.swap.replacement import swapped_attention
 
 
@@ -45,11 +48,40 @@ def hidden_state_loss(
     return torch.stack(losses).mean()
 
 
+def logits_loss(student: Tensor, teacher: Tensor, counted: Tensor | None = None, temperature: float = 1.0) -> Tensor:
+    """KL(teacher ‖ student) of the distributions that logits give (Hinton et al. 2015, arXiv 1503.02531).
+
+    Args:
+        student, teacher: each (B, C), or (B, T, C).
+        counted: (B, T) bool, the steps that count; None: all.
+        temperature: of both.
+
+    Returns:
+        A scalar ≥ 0: the mean over what counts, 0 where nothing does, in nats times the square of the temperature.
+
+    Example:
+        >>> import torch
+        >>> teacher = torch.tensor([[0.9, 0.1], [0.5, 0.5]]).log()
+        >>> counted = torch.tensor([True, False])
+        >>> round(logits_loss(torch.zeros(2, 2), teacher, counted).item(), 4)  # log 2 − entropy
+        0.3681
+    """
+    if counted is not None:
+        student, teacher = student[counted], teacher[counted]
+    ours, theirs = ((logits.float() / temperature).flatten(0, -2).log_softmax(-1) for logits in (student, teacher))
+    divergence = F.kl_div(ours, theirs, log_target=True, reduction="sum")
+    return temperature**2 * divergence / max(1, len(ours))
+
+
 class DistillationTrainer(Trainer):
     """A Trainer whose loss matches a teacher; with labels in the batch, beside the task's own loss.
 
     The loss of a batch is ``task loss + matching_weight · hidden_state_loss + logits_weight · KL(teacher ‖ student)``.
     Without labels, as in unlabelled text, there is no task loss; such data may be evaluated too, by the rest of it.
+
+    The divergence is a mean over the rows of a classifier, or over the tokens that count: those with a label, of a
+    causal language model those whose next one has one; without labels those that the mask keeps. Hidden states are
+    matched where tokens are real: by the mask, or of a language model without one up to a row's last label.
 
     Of an encoder-decoder the encoders' hidden states are matched, and the decoders' logits. Both decoders get the
     batch's ``decoder_input_ids``, or what its labels make of them; without either, as for unlabelled text, one start
@@ -59,7 +91,7 @@ class DistillationTrainer(Trainer):
         teacher: the original model, of the same number of layers and width; it is put into eval mode and not trained.
         matching_weight: weight of :func:`hidden_state_loss`.
         matching_until: the fraction of all steps after which the matching term is dropped; 1: never.
-        logits_weight: weight of the divergence of the logits, in nats per row; 0: none.
+        logits_weight: weight of :func:`logits_loss`, in nats per row, or per token; 0: none.
         temperature: of both models' logits in it; the term is multiplied by its square (Hinton et al. 2015).
         mixers_only: train the mixers of the swapped layers alone.
         args, kwargs: of :class:`transformers.Trainer`.
@@ -99,6 +131,8 @@ class DistillationTrainer(Trainer):
         is_base_model = type(teacher).__name__ in MODEL_MAPPING_NAMES.values()
         self.needs_decoder_inputs = has_decoder and (teacher.can_generate() or is_base_model)
         """Whether the models have decoders that don't read the source."""
+        self.predicts_next = teacher.can_generate() and not self.teacher.config.is_encoder_decoder
+        """Whether each step's logits are those of the next one's label."""
         self.matching_weight = matching_weight
         self.matching_until = matching_until
         self.logits_weight = logits_weight
@@ -125,6 +159,8 @@ class DistillationTrainer(Trainer):
         distils = self.logits_weight > 0 and (not labelled or model.training)
         inputs = {**inputs, **self.decoder_inputs(inputs)}
         known = {name: value for name, value in inputs.items() if name != "labels"}
+        if self.predicts_next:
+            known["use_cache"] = False
         if labelled:
             wanted = {**inputs, "output_hidden_states": True} if matches else inputs
             loss, outputs = super().compute_loss(model, wanted, return_outputs=True)
@@ -134,17 +170,29 @@ class DistillationTrainer(Trainer):
             with torch.no_grad():
                 taught = self.teacher(**known, output_hidden_states=matches)
         if matches:
-            mask = known.get("attention_mask")
-            loss = loss + self.matching_weight * hidden_state_loss(
-                _hidden_states(outputs), _hidden_states(taught), mask
-            )
+            distance = hidden_state_loss(_hidden_states(outputs), _hidden_states(taught), self._real_steps(inputs))
+            loss = loss + self.matching_weight * distance
         if distils:
-            ours, theirs = (
-                (x.logits.float() / self.temperature).flatten(0, -2).log_softmax(-1) for x in (outputs, taught)
-            )
-            divergence = F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
-            loss = loss + self.logits_weight * self.temperature**2 * divergence
+            counted = self._counted_steps(outputs.logits, inputs)
+            loss = loss + self.logits_weight * logits_loss(outputs.logits, taught.logits, counted, self.temperature)
         return (loss, outputs) if return_outputs else loss
+
+    def _real_steps(self, inputs: dict[str, Any]) -> Tensor | None:
+        """Which steps (B, T) are no padding; None: all."""
+        mask, labels = inputs.get("attention_mask"), inputs.get("labels")
+        if mask is None and labels is not None and self.predicts_next:  # padding on the right needs no mask
+            return (labels != IGNORED_LABEL).flip(1).cumsum(1).flip(1) > 0
+        return mask
+
+    def _counted_steps(self, logits: Tensor, inputs: dict[str, Any]) -> Tensor | None:
+        """Which steps (B, T) of logits (B, T, C) are matched; None: all."""
+        labels = inputs.get("labels")
+        mask = inputs.get("decoder_attention_mask" if self.needs_decoder_inputs else "attention_mask")
+        if labels is not None and logits.dim() == 3 and labels.shape == logits.shape[:2]:
+            if self.predicts_next:
+                labels = next_token_labels(labels, to_padding_mask(mask), inputs.get("cu_seqlens"))
+            return labels != IGNORED_LABEL
+        return mask != 0 if mask is not None and mask.shape == logits.shape[:-1] else None
 
     def decoder_inputs(self, inputs: dict[str, Any]) -> dict[str, Tensor]:
         """What student and teacher need beside the batch, where they have decoders that don't read the source."""

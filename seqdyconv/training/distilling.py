@@ -34,7 +34,53 @@ METRICS_FILE = "metrics.json"
 
 
 @dataclass
-class DistillationArguments(Options):
+class TeacherArguments(Options):
+    """A model learns from a teacher beside its task."""
+
+    teacher_name_or_path: str | None = field(
+        default=None, metadata={"help": "The teacher; None is the pretrained model as it was before the swap."}
+    )
+    matching_weight: Weight = field(
+        default=0.0, metadata={"help": "Weight of matching the teacher's hidden states beside the task's loss."}
+    )
+    matching_until: Share = field(
+        default=0.4, metadata={"help": "Drop that term after this fraction of the steps of the fine-tuning."}
+    )
+    distil_logits_weight: Weight = field(
+        default=0.0, metadata={"help": "Weight of the divergence of the teacher's logits and the model's."}
+    )
+    distil_temperature: Positive = field(default=1.0, metadata={"help": "Temperature of the logits in that."})
+
+    @property
+    def beside_the_task(self) -> bool:
+        """Whether there is a teacher in the training for the task."""
+        return bool(self.distil_logits_weight or self.matching_weight)
+
+    @property
+    def used(self) -> bool:
+        """Whether there is a teacher at all."""
+        return self.beside_the_task
+
+    def check_teacher(self, swap_mixer: str | None) -> None:
+        """Raise ModelError where there is no teacher to learn from, or nothing to learn from it."""
+        if swap_mixer is None and self.used and self.teacher_name_or_path is None:
+            raise ModelError("without swap_mixer the model would be its own teacher: give teacher_name_or_path")
+        if self.teacher_name_or_path is not None and not self.used:
+            raise ModelError("teacher_name_or_path has no effect without matching_weight or distil_logits_weight")
+
+    def trainer_options(self, teacher: PreTrainedModel) -> dict[str, Any]:
+        """Those of a :class:`DistillationTrainer` for the task."""
+        return {
+            "teacher": teacher,
+            "matching_weight": self.matching_weight,
+            "matching_until": self.matching_until,
+            "logits_weight": self.distil_logits_weight,
+            "temperature": self.distil_temperature,
+        }
+
+
+@dataclass
+class DistillationArguments(TeacherArguments):
     """A swapped model learns from a teacher: first on texts without labels, then beside its task."""
 
     distil_epochs: Weight = field(
@@ -51,36 +97,11 @@ class DistillationArguments(Options):
         default=0.0,
         metadata={"help": "Weight of matching the logits of a teacher that is trained for the task, in both stages."},
     )
-    distil_temperature: Positive = field(default=1.0, metadata={"help": "Temperature of the logits in that."})
-    teacher_name_or_path: str | None = field(
-        default=None, metadata={"help": "The teacher; None is the pretrained model as it was before the swap."}
-    )
-    matching_weight: Weight = field(
-        default=0.0, metadata={"help": "Weight of matching the teacher's hidden states beside the task's loss."}
-    )
-    matching_until: Share = field(
-        default=0.4, metadata={"help": "Drop that term after this fraction of the steps of the fine-tuning."}
-    )
 
     @property
     def used(self) -> bool:
         """Whether there is a teacher at all."""
         return bool(self.distil_epochs or self.beside_the_task)
-
-    @property
-    def beside_the_task(self) -> bool:
-        """Whether there is one in the training for the task too."""
-        return bool(self.distil_logits_weight or self.matching_weight)
-
-    def trainer_options(self, teacher: PreTrainedModel) -> dict[str, Any]:
-        """Those of a :class:`DistillationTrainer` for the task."""
-        return {
-            "teacher": teacher,
-            "matching_weight": self.matching_weight,
-            "matching_until": self.matching_until,
-            "logits_weight": self.distil_logits_weight,
-            "temperature": self.distil_temperature,
-        }
 
 
 class MatchingTrainer(TokenBatches, DistillationTrainer):
@@ -125,13 +146,18 @@ def make_teacher(
             raise ModelError(f"the teacher {name} has {key} {theirs}, but the model {ours}")
     if distil_args.distil_logits_weight and teacher.config.id2label != model.config.id2label:
         raise ModelError(f"the teacher {name} is trained for other labels, or has them in another order")
-    own = load_tokenizer(name).get_vocab() if (Path(name) / "tokenizer_config.json").is_file() else {}
-    if not own.items() <= tokenizer.get_vocab().items():
-        raise ModelError(f"the teacher {name} has another tokenizer than the model: its tokens have other numbers")
+    check_same_tokens(name, tokenizer)
     if teacher.config.pad_token_id is None:
         teacher.config.pad_token_id = tokenizer.pad_token_id
     check_reads(teacher, data, f"the teacher {name}")
     return teacher
+
+
+def check_same_tokens(name: str, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ModelError where the tokenizer in a teacher's folder gives other numbers to tokens than the model's."""
+    own = load_tokenizer(name).get_vocab() if (Path(name) / "tokenizer_config.json").is_file() else {}
+    if not own.items() <= tokenizer.get_vocab().items():
+        raise ModelError(f"the teacher {name} has another tokenizer than the model: its tokens have other numbers")
 
 
 def distil(

@@ -24,9 +24,10 @@ from transformers.trainer_callback import ExportableState
 from seqdyconv.data.language_modeling import document_tokens
 from seqdyconv.data.text_streams import StreamedBatches, StreamPosition
 from seqdyconv.models import SeqDyConvCausalLMConfig, SeqDyConvConfig, SeqDyConvForCausalLM, SeqDyConvForMaskedLM
-from seqdyconv.models.loading import ModelError, check_vocabulary, load_pretrained
+from seqdyconv.models.loading import ModelError, check_vocabulary
 from seqdyconv.models.losses import IGNORED_LABEL, precise
 from seqdyconv.ranges import Beams, Count, KernelSize, OneOf, Options, Positive, Range, Seed
+from seqdyconv.swap.loading import load_trained
 from seqdyconv.training.arguments import declared_defaults
 from seqdyconv.training.decoding import most_tokens
 from seqdyconv.training.model_arguments import (
@@ -137,14 +138,14 @@ def build_model(args: ModelArguments, tokenizer: PreTrainedTokenizerBase, data: 
 
 
 def load_language_model(name_or_path: str, objective: str = "causal") -> PreTrainedModel:
-    """Load a language model in float32 in evaluation mode: a causal one, or a masked one.
+    """Load a language model, swapped or not, in float32 in evaluation mode: a causal one, or a masked one.
 
     Raises:
         ModelError: There is no such model, it is of another kind, or its weights are cut off or don't fit.
     """
     if objective == "masked":
-        return load_pretrained(AutoModelForMaskedLM, name_or_path, "masked language model")
-    return load_pretrained(AutoModelForCausalLM, name_or_path, "language model")
+        return load_trained(AutoModelForMaskedLM, name_or_path, "masked language model")
+    return load_trained(AutoModelForCausalLM, name_or_path, "language model")
 
 
 def check_positions(model: PreTrainedModel, data: dict[str, Dataset]) -> None:

@@ -19,7 +19,8 @@ from seqdyconv.errors import first_line
 from seqdyconv.layers import MIXERS, mixer_options
 from seqdyconv.models.loading import ModelError
 from seqdyconv.ranges import Count, KernelSize, Number, OneOf, Options, Weight
-from seqdyconv.swap import choose_layers, swap_self_attention
+from seqdyconv.swap import choose_layers, swap_self_attention, swapped_attention
+from seqdyconv.swap.own_models import is_own
 from seqdyconv.training.checkpoints import latest_checkpoint
 from seqdyconv.training.distilling import DISTILLATION_FOLDER
 from seqdyconv.training.model_arguments import Mixer
@@ -30,8 +31,8 @@ _OPTIONS = ", ".join(sorted({option for mixer in MIXERS for option in mixer_opti
 
 
 @dataclass
-class SwapArguments(Options):
-    """What takes the place of the self-attention of a pretrained model, and how it starts."""
+class NamedSwapArguments(Options):
+    """What takes the place of the self-attention of a pretrained model, where, and how it starts."""
 
     swap_mixer: Mixer | None = field(
         default=None,
@@ -62,6 +63,17 @@ class SwapArguments(Options):
         default=None,
         metadata={"help": "Other arguments of swap_self_attention, such as pattern, or options of the mixer as above."},
     )
+
+    def __post_init__(self) -> None:
+        for name in ("swap_mixer_options", "swap_options"):
+            setattr(self, name, _mapping(name, getattr(self, name)))
+        super().__post_init__()
+
+
+@dataclass
+class SwapArguments(NamedSwapArguments):
+    """The same, and whether the layers are chosen by what they cost."""
+
     swap_greedy_max_loss: Weight | None = field(
         default=None,
         metadata={
@@ -70,17 +82,12 @@ class SwapArguments(Options):
         },
     )
 
-    def __post_init__(self) -> None:
-        for name in ("swap_mixer_options", "swap_options"):
-            setattr(self, name, _mapping(name, getattr(self, name)))
-        super().__post_init__()
-
 
 def check_swap(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     data: DatasetDict,
-    swap_args: SwapArguments,
+    swap_args: NamedSwapArguments,
     args: TokenBatchArguments,
 ) -> None:
     """Try the swap on a copy of the model, before anything is written.
@@ -90,7 +97,7 @@ def check_swap(
     """
     if swap_args.swap_mixer is None:
         return
-    if swap_args.swap_greedy_max_loss is not None and "validation" not in data:
+    if _max_loss(swap_args) is not None and "validation" not in data:
         raise DataError("swap_greedy_max_loss measures on validation data, of which there are none")
     calibration = list(calibration_batches(data["train"].select([0]), tokenizer, swap_args, args))
     _swap(copy.deepcopy(model), swap_args, calibration, swap_args.swap_layers)
@@ -100,9 +107,9 @@ def swap_layers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     train: Dataset,
-    swap_args: SwapArguments,
+    swap_args: NamedSwapArguments,
     args: TokenBatchArguments,
-    quality: Callable[[PreTrainedModel], float],
+    quality: Callable[[PreTrainedModel], float] | None = None,
 ) -> None:
     """Swap the layers that the arguments say, or the greedily chosen ones; a resumed run takes those it had.
 
@@ -113,6 +120,7 @@ def swap_layers(
         swap_args: Which mixer, where, and how it starts.
         args: Of the training: output_dir, device, seed, bound of a batch.
         quality: Of a model, higher is better, in the unit of ``swap_greedy_max_loss``; it measures on validation data.
+            None where the arguments can't ask for that.
 
     Raises:
         ModelError: This swap can't work, or every swap costs too much.
@@ -121,14 +129,16 @@ def swap_layers(
         return
     layers: Any = swap_args.swap_layers
     calibration: list[dict[str, Tensor]] = []
-    if (before := _layers_before(Path(args.output_dir or "."))) is not None:
-        layers = before  # All weights come from the checkpoint.
+    if (before := _trained_before(Path(args.output_dir or "."))) is not None:
+        # All weights come from there. Only models of others let layers be chosen greedily, and tell which it were.
+        if not is_own(model):
+            layers = [number for number in _layers_of(before) if number not in swapped_attention(model)]
     else:
         model.to(args.device)  # type: ignore[arg-type]
         calibration = list(calibration_batches(train, tokenizer, swap_args, args))
-        if swap_args.swap_greedy_max_loss is not None:
+        if (max_loss := _max_loss(swap_args)) is not None and quality is not None:
             # All processes must go on with the same model, whatever their last digits say.
-            layers = broadcast_object_list([_choose(model, swap_args, calibration, quality)])[0]
+            layers = broadcast_object_list([_choose(model, swap_args, calibration, quality, max_loss)])[0]
             if not layers:
                 raise ModelError("every swap costs more than swap_greedy_max_loss allows: there is nothing to train")
     set_seed(args.seed)
@@ -136,7 +146,7 @@ def swap_layers(
 
 
 def calibration_batches(
-    data: Dataset, tokenizer: PreTrainedTokenizerBase, swap_args: SwapArguments, args: TokenBatchArguments
+    data: Dataset, tokenizer: PreTrainedTokenizerBase, swap_args: NamedSwapArguments, args: TokenBatchArguments
 ) -> Iterator[dict[str, Tensor]]:
     """A few training batches as inputs of the model."""
     sampler = TokenBatchSampler(example_lengths(data, ["input_ids"]), args.max_tokens, seed=args.seed)
@@ -146,22 +156,32 @@ def calibration_batches(
         yield dict(collator([{name: data[row][name] for name in columns} for row in rows]))
 
 
-def _layers_before(output_dir: Path) -> list[int] | None:
-    """The layers that a checkpoint of this run has swapped, where there is one."""
+def _max_loss(swap_args: NamedSwapArguments) -> float | None:
+    """What greedily chosen layers may cost; None: they are not chosen so."""
+    return swap_args.swap_greedy_max_loss if isinstance(swap_args, SwapArguments) else None
+
+
+def _trained_before(output_dir: Path) -> Path | None:
+    """What this run, or its distillation, has trained already: a model, or the newest checkpoint."""
     for folder in (output_dir, output_dir / DISTILLATION_FOLDER):
         path = folder if is_finished(folder) else latest_checkpoint(folder)
         if path is not None:
-            try:
-                config = json.loads((path / "config.json").read_text(encoding="utf-8"))
-                return sorted(map(int, config["seqdyconv"]["layers"]))
-            except (OSError, ValueError, TypeError, KeyError) as error:
-                raise ModelError(f"{path / 'config.json'} does not say which layers are swapped: {error}") from None
+            return path
     return None
+
+
+def _layers_of(path: Path) -> list[int]:
+    """The layers that a model in a folder has swapped."""
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        return sorted(map(int, config["seqdyconv"]["layers"]))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"{path / 'config.json'} does not say which layers are swapped: {error}") from None
 
 
 def _swap(
     model: PreTrainedModel,
-    args: SwapArguments,
+    args: NamedSwapArguments,
     calibration: Sequence[Mapping[str, Tensor]],
     layers: Sequence[int] | str | None,
 ) -> None:
@@ -171,23 +191,23 @@ def _swap(
 
 def _choose(
     model: PreTrainedModel,
-    args: SwapArguments,
+    args: NamedSwapArguments,
     calibration: Sequence[Mapping[str, Tensor]],
     quality: Callable[[Any], float],
+    max_loss: float,
 ) -> list[int]:
-    """The layers whose swaps together cost at most `swap_greedy_max_loss` of the quality; the model is as it was.
+    """The layers whose swaps together cost at most `max_loss` of the quality; the model is as it was.
 
     Raises:
         ModelError: This swap can't work.
     """
     with _swap_errors():
         options = _swap_options(args, calibration)
-        max_loss = args.swap_greedy_max_loss or 0.0
         found = choose_layers(model, quality, max_loss=max_loss, layers=args.swap_layers, progress=print, **options)
     return sorted(found.layers)
 
 
-def _swap_options(args: SwapArguments, calibration: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
+def _swap_options(args: NamedSwapArguments, calibration: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
     fixed: dict[str, Any] = {
         "mixer": args.swap_mixer,
         "kernel_size": args.swap_kernel_size,

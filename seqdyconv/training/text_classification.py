@@ -170,10 +170,7 @@ def check_together(
                 f"swap_greedy_max_loss measures a model that does its task, and {model_args.model_name_or_path} isn't "
                 "trained for classification: fine-tune it first"
             )
-    if swap_args.swap_mixer is None and distil_args.used and distil_args.teacher_name_or_path is None:
-        raise ModelError("without swap_mixer the model would be its own teacher: give teacher_name_or_path")
-    if distil_args.teacher_name_or_path is not None and not distil_args.used:
-        raise ModelError("teacher_name_or_path has no effect without distil_epochs or matching_weight")
+    distil_args.check_teacher(swap_args.swap_mixer)
 
 
 def draw_kernels(trainer: ClassificationTrainer, texts: Dataset, path: Path) -> None:

@@ -141,6 +141,24 @@ class TestTrain:
         train.main([str(file), "--output_dir", str(tmp_path / "run"), "--max_steps", "1"])
         assert metrics_of(tmp_path / "run")["test_perplexity"] < 3
 
+    def test_a_model_turned_hybrid_learns_from_what_it_was(self, config, trained, tmp_path, capsys):
+        """Killed and resumed, too."""
+        kept = {name: value for name, value in yaml.safe_load(config.read_text()).items() if name not in ARCHITECTURE}
+        swap = {"swap_mixer": "lightweight_conv", "swap_layers": "1", "swap_kernel_size": 5}
+        teaching = {"matching_weight": 1, "distil_logits_weight": 1}
+        file = tmp_path / "hybrid.yaml"
+        file.write_text(yaml.safe_dump(kept | {"model_name_or_path": str(trained)} | swap | teaching))
+        check_crash_points(train.main, [str(file)], tmp_path, [0.6])
+        metrics, before = metrics_of(tmp_path / "all"), metrics_of(trained)
+        assert metrics["test_teacher_bits_per_byte"] == pytest.approx(before["test_bits_per_byte"], rel=1e-5)
+        assert metrics["test_bits_per_byte"] < 1.5 * before["test_bits_per_byte"] and metrics["train_tokens"] > 0
+        hybrid = AutoModelForCausalLM.from_pretrained(tmp_path / "all")
+        assert hybrid.config.decoder_layer_types == ["dynamic_conv", "lightweight_conv"]
+        assert "lightweight_conv for self-attention in layers: 1," in (tmp_path / "all" / "README.md").read_text()
+        words = [str(file), "--output_dir", str(tmp_path / "none"), "--swap_layers", "0"]
+        assert "layers without self-attention: 0 (dynamic_conv)" in error_of(train.main, words, capsys)
+        assert not list((tmp_path / "none").glob("*"))
+
     def test_a_model_that_can_not_be_packed_stops_before_anything_is_written(self, trained, config, tmp_path, capsys):
         other = tmp_path / "other"
         tokenizer = AutoTokenizer.from_pretrained(trained)
@@ -169,6 +187,9 @@ class TestTrain:
             (["--streaming", "true"], "streaming needs a dataset on the Hub"),
             (["--objective", "masked"], "decoder_layer_types has no effect with objective: masked"),
             (["--mlm_probability", "0.3"], "mlm_probability has no effect with objective: causal"),
+            (["--swap_mixer", "talk_conv"], "swap_mixer swaps the self-attention of a pretrained model"),
+            (["--matching_weight", "1"], "without swap_mixer the model would be its own teacher"),
+            (["--teacher_name_or_path", "x"], "no effect without matching_weight or distil_logits_weight"),
             (["--position_type", "learned", "--max_position_embeddings", "8"], "the model has positions for 8"),
         ],
         ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -271,6 +292,6 @@ def test_the_command_of_the_readme(config, tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", sorted((RECIPE / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_parses_and_carries_its_command(path):
     assert f"recipes/language_modeling/train.py recipes/language_modeling/configs/{path.name}" in path.read_text()
-    model_args, _, args = train.parse_arguments(train.ARGUMENTS, [str(path), "--use_cpu"])
+    model_args, *_, args = train.parse_arguments(train.ARGUMENTS, [str(path), "--use_cpu"])
     assert Path(args.output_dir).parent == Path("outputs")
     train.check_model(model_args)

@@ -7,8 +7,12 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
+from seqdyconv.models import SeqDyConvForCausalLM, SeqDyConvForMaskedLM
 from seqdyconv.swap import DistillationTrainer, swap_self_attention, swapped_attention
-from seqdyconv.swap.distillation import hidden_state_loss
+from seqdyconv.swap.distillation import hidden_state_loss, logits_loss
+from tests.helpers import assert_close, randomize
+from tests.models.test_modeling import pad, sentences
+from tests.models.test_packing import pack
 from tests.swap.zoo import CASES, Case
 
 
@@ -167,6 +171,65 @@ def test_mixers_alone_need_a_swapped_model(teacher, tmp_path):
 def test_bad_options_raise(student, teacher, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         trainer(student, teacher, tmp_path, rows(2, labelled=False), **options)
+
+
+class TestTokens:
+    """Of models that predict tokens those count that are predicted, in nats for each, however they are batched."""
+
+    LENGTHS = (9, 5)
+
+    def models(self, kind: type) -> tuple[Any, Any]:
+        sizes = {"vocab_size": 50, "hidden_size": 16, "dropout": 0.0}
+        for side in ("encoder", "decoder"):
+            sizes |= {f"{side}_attention_heads": 4, f"{side}_kernel_sizes": [3, 1], f"{side}_ffn_dim": 16}
+            sizes[f"{side}_layer_types"] = ["dynamic_conv", "self_attention"]
+        config = kind.config_class(**sizes, is_encoder_decoder=False)
+        return randomize(kind(config), seed=1), randomize(kind(config), seed=2)
+
+    def batches(self, texts: list[torch.Tensor], labels: list[torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+        (left, mask), (right, right_mask) = pad(texts, "left", filler=7), pad(texts, filler=7)
+        of_left, of_right = pad(labels, "left", filler=-100)[0], pad(labels, filler=-100)[0]
+        return {
+            "left": {"input_ids": left, "attention_mask": mask, "labels": of_left},
+            "right": {"input_ids": right, "attention_mask": right_mask, "labels": of_right},
+            "without a mask": {"input_ids": right, "labels": of_right},
+            "packed": {**pack(texts), "labels": torch.cat(labels)[None]},
+        }
+
+    @pytest.mark.parametrize("kind", [SeqDyConvForCausalLM, SeqDyConvForMaskedLM], ids=["causal", "masked"])
+    def test_the_terms_are_those_by_hand(self, kind, tmp_path):
+        student, teacher = self.models(kind)
+        texts = sentences(*self.LENGTHS)
+        causal = kind is SeqDyConvForCausalLM
+        labels = [text.where(torch.arange(len(text)) % 3 != 1, -100) for text in texts]
+        labels[1][-1] = texts[1][-1]
+        divergence, number, distances, squares = 0.0, 0, torch.zeros(2), torch.zeros(2)
+        for text, of_text in zip(texts, labels):
+            ours, theirs = (model(text[None], output_hidden_states=True) for model in (student, teacher))
+            counts = (of_text != -100).roll(-1) if causal else of_text != -100
+            counts[-1] &= not causal
+            p, q = (one.logits[0].log_softmax(-1) for one in (theirs, ours))
+            divergence += (p.exp() * (p - q)).sum(-1)[counts].sum()
+            number += int(counts.sum())
+            pairs = [*zip(ours.hidden_states[1:], theirs.hidden_states[1:])]
+            distances += torch.stack([(one - other).square().sum() for one, other in pairs])
+            squares += torch.stack([other.square().sum() for _, other in pairs])
+        for name, batch in self.batches(texts, labels).items():
+            if name == "without a mask" and not causal:
+                continue
+            task = student(**batch).loss
+            for options, expected in (
+                ({"matching_weight": 0.0, "logits_weight": 1.0}, divergence / number),
+                ({"matching_weight": 1.0}, (distances / squares).mean()),
+            ):
+                distilling = trainer(student, teacher, tmp_path, [], **options)
+                distilling.state.max_steps = 1
+                student.train()
+                assert_close(distilling.compute_loss(student, dict(batch)) - task, expected, 1e-5, name)
+                student.eval()
+
+    def test_where_nothing_counts_there_is_nothing_to_match(self):
+        assert logits_loss(torch.randn(2, 3, 5), torch.randn(2, 3, 5), torch.zeros(2, 3, dtype=torch.bool)) == 0
 
 
 @pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning")  # of WavLM
