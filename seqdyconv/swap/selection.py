@@ -66,7 +66,7 @@ def choose_layers(
     """
     if max_loss < 0:
         raise ValueError(f"max_loss must be >= 0, got {max_loss}")
-    refuse_own(model, "swap layers of copies, and measure these")
+    refuse_own(model, "name the layers, for none can be restored after a trial")
     batches = None if calibration is None else list(calibration)
     candidates = select_layers(layers, attention_modules(model, swap_options.get("pattern")))
     current = copy.deepcopy(model)

@@ -99,6 +99,8 @@ def check_swap(
         return
     if _max_loss(swap_args) is not None and "validation" not in data:
         raise DataError("swap_greedy_max_loss measures on validation data, of which there are none")
+    if _max_loss(swap_args) is not None and is_own(model):
+        raise ModelError("swap_greedy_max_loss chooses layers of Hugging Face models: name swap_layers instead")
     calibration = list(calibration_batches(data["train"].select([0]), tokenizer, swap_args, args))
     _swap(copy.deepcopy(model), swap_args, calibration, swap_args.swap_layers)
 

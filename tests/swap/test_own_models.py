@@ -220,7 +220,7 @@ class TestRefusals:
         [
             (lambda model: restore_self_attention(model, model), "load the model as it was before the swap"),
             (add_short_conv, r"build it with decoder_mixer_options=\{"),
-            (lambda model: choose_layers(model, float, max_loss=1), "swap layers of copies"),
+            (lambda model: choose_layers(model, float, max_loss=1), "name the layers"),
         ],
         ids=["restore", "short convolutions", "choice"],
     )
