@@ -142,7 +142,7 @@ def _average_attention(
 
     def maps(number: int, args: Any, kwargs: Any, output: Any) -> tuple[Tensor, Tensor]:
         rows, padding_mask = args[0], kwargs["padding_mask"]
-        if kwargs["cu_seqlens"] is not None:
+        if kwargs.get("cu_seqlens") is not None:
             rows, padding_mask = unpack(rows, kwargs["cu_seqlens"])
         real = torch.ones_like(rows[..., 0], dtype=torch.bool) if padding_mask is None else ~padding_mask
         return attention[number].attention_maps(rows, padding_mask), real

@@ -110,6 +110,12 @@ class TestWeights:
             assert_close(mixer.conv.generator.bias.view(HEADS, 3).softmax(-1), average / average.sum(-1, keepdim=True))
             assert mixer.training and not mixer.conv.generator.weight.any()
 
+    @pytest.mark.parametrize("block", ["transformer", "conformer"])
+    def test_a_recogniser_has_an_average_attention_too(self, block):
+        model = build(SeqDyConvForCTC, encoder_block=block)
+        swap_self_attention(model, layers=1, kernel_size=3, calibration=[batch(model)])
+        assert not model.encoder.layers[1].mixer.conv.generator.weight.any()
+
     def test_the_new_mixer_is_in_the_state_of_the_old_one(self):
         model = build().to(torch.bfloat16).train()
         model.decoder.layers[1].mixer.requires_grad_(False)
