@@ -32,10 +32,34 @@ def padding_from_attention_mask(mask: Any, *, is_product: bool = False) -> Tenso
             "a swapped layer reads the padding from a mask (B, T), (B, 1, 1, T) or (B, 1, T, T), got "
             f"{tuple(mask.shape)}"
         )
-    is_added = mask.is_floating_point() and mask.dim() == 4 and not is_product
     if mask.dim() == 4:
-        mask = mask[:, 0, 0] if mask.shape[2] == 1 else _diagonal(mask[:, 0])
-    return mask != 0 if is_added else mask == 0
+        mask, is_added = mask[:, 0, 0] if mask.shape[2] == 1 else _diagonal(mask[:, 0]), _is_added(mask, is_product)
+        return mask != 0 if is_added else mask == 0
+    return mask == 0
+
+
+def hides_later_steps(mask: Any, padding_mask: Tensor | None, *, is_product: bool = False) -> bool:
+    """Whether an attention mask hides more than padding from a step: the next one, if both are real.
+
+    So do those of causal encoders, of such that look a limited number of steps ahead, and of packed sequences; those of
+    windows on both sides do not.
+
+    Args:
+        mask: as above.
+        padding_mask: what it tells of.
+        is_product: as above.
+    """
+    if not isinstance(mask, Tensor) or mask.dim() != 4 or min(mask.shape[2:]) < 2:
+        return False
+    following = mask[:, 0].diagonal(1, dim1=1, dim2=2)
+    hidden = following != 0 if _is_added(mask, is_product) else following == 0
+    if padding_mask is not None:
+        hidden = hidden & ~padding_mask[:, 1:] & ~padding_mask[:, :-1]
+    return bool(hidden.any())
+
+
+def _is_added(mask: Tensor, is_product: bool) -> bool:
+    return mask.is_floating_point() and not is_product
 
 
 def _diagonal(mask: Tensor) -> Tensor:

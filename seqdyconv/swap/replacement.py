@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from seqdyconv.functional.context import in_transform
 from seqdyconv.layers.masking import zero_padding
 from seqdyconv.swap.copying import without_weights
 from seqdyconv.swap.decoder_calls import cache_of, read_call
 from seqdyconv.swap.families import OF_A_DECODER, OF_PACKED, Family, Projections
 from seqdyconv.swap.initialization import keep_start
-from seqdyconv.swap.padding import padding_from_attention_mask
+from seqdyconv.swap.padding import hides_later_steps, padding_from_attention_mask
 
 # Masks of heads, which are the attention's alone.
 _OF_HEADS = ("head_mask", "layer_head_mask")
@@ -52,6 +53,7 @@ class SwappedAttention(nn.Module):
         # In tuples: they are no parts of this module, which would be trained and saved with it.
         self._replaced = (without_weights(attention),)
         self._named = (nn.Module(),)
+        self._has_asked = False
         self._dropped_position_bias: tuple[nn.Module, ...] = ()
         if (bias := self.position_bias_of(attention)) is not None:
             self.take_position_bias(bias)
@@ -103,9 +105,25 @@ class SwappedAttention(nn.Module):
         masks = [given[name] for name in self.family.masks if given.get(name) is not None]
         mask = masks[0] if masks else None
         padding_mask = padding_from_attention_mask(mask, is_product=self.family.mask_is_product)
+        if self._asks_for_hidden_steps(mask) and hides_later_steps(
+            mask, padding_mask, is_product=self.family.mask_is_product
+        ):
+            raise ValueError(
+                "the attention mask hides later steps from earlier ones (of a causal or streaming encoder, or of "
+                "packed texts), which a swapped layer would see"
+            )
         if padding_mask is not None and padding_mask.shape[0] == 1:
             padding_mask = padding_mask.expand(hidden_states.shape[0], -1)
         return self.mixer(hidden_states, padding_mask=padding_mask)
+
+    def _asks_for_hidden_steps(self, mask: Any) -> bool:
+        """Whether a mask is looked through: on a CPU each, elsewhere the first, since the device has to be waited for;
+        none where a graph may not depend on it."""
+        if mask is None or torch.compiler.is_compiling() or in_transform():
+            return False
+        asks = mask.device.type == "cpu" or not self._has_asked
+        self._has_asked = True
+        return asks
 
     # The names of the replaced projections
 

@@ -461,6 +461,27 @@ class TestPaddingFromAttentionMask:
         mask = keep[:, None, :, None] * keep[:, None, None, :]
         assert torch.equal(padding_from_attention_mask(mask, is_product=True), self.PADDING)
 
+    @pytest.mark.parametrize("name", ["causal", "chunks", "packed", "window", "padding"])
+    @pytest.mark.parametrize("kind", ["bool", "added"])
+    def test_what_hides_more_than_padding_is_refused(self, name, kind):
+        module = swapped_attention(swapped("bert"))[0]
+        keep = (~self.PADDING)[:, None, None, :].expand(2, 1, 4, 4)
+        ones = torch.ones(4, 4)
+        hidden = {
+            "causal": ones.tril(),
+            "chunks": ones.tril() + torch.block_diag(ones[:2, :2], ones[:2, :2]),
+            "packed": torch.block_diag(ones[:2, :2], ones[:2, :2]),
+            "window": ones.tril(1).triu(-1),
+            "padding": ones,
+        }
+        mask = keep & hidden[name].bool()
+        mask = mask if kind == "bool" else torch.zeros(2, 1, 4, 4).masked_fill(~mask, -1e9)
+        if name in ("window", "padding"):
+            module(torch.randn(2, 4, 16), mask)
+        else:
+            with pytest.raises(ValueError, match="hides later steps"):
+                module(torch.randn(2, 4, 16), mask)
+
     def test_a_mask_for_all_rows(self):
         model = swapped("bert")
         module = swapped_attention(model)[0]
