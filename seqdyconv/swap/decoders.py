@@ -6,6 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from seqdyconv.errors import InputError
+from seqdyconv.swap.families import Projections
 from seqdyconv.swap.short_conv_places import decoder_layers
 
 DECODERS = (
@@ -28,6 +29,14 @@ MIXING = (
     *("gptj", "lara_mini", "nemotron", "olmo_hybrid", "opt", "stablelm", "xglm"),
 )
 """Those of them that can't tell packed sequences apart, and refuse them."""
+
+# Those of them with one projection for queries, keys and values, in an order that is known.
+FUSED = {
+    "phi3": Projections(fused="qkv_proj", output="o_proj"),
+    "gpt_neox": Projections(fused="query_key_value", output="dense", by_head=True),
+    "persimmon": Projections(fused="query_key_value", output="dense", by_head=True),
+    "fuyu": Projections(fused="query_key_value", output="dense", by_head=True),
+}
 
 
 def layer_names(model: PreTrainedModel) -> dict[int, str]:

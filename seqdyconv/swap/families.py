@@ -18,6 +18,7 @@ class Projections:
         query, key, value: empty where they are one.
         output: None where the output projection is outside of the module, and stays.
         fused: query, key and value in one layer, stacked in this order.
+        by_head: they are stacked so for each head, one head after the other.
     """
 
     query: str = ""
@@ -25,6 +26,7 @@ class Projections:
     value: str = ""
     output: str | None = None
     fused: str | None = None
+    by_head: bool = False
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,8 @@ def recognise_projections(attention: nn.Module) -> Projections | None:
     known = {name for names in found.values() for name in names}
     if not found["output"] and set(linear) - known:
         return None  # one of the others may be the output projection
-    return Projections(*(found[role][0] for role in ("query", "key", "value")), *found["output"])
+    query, key, value = (found[role][0] for role in ("query", "key", "value"))
+    return Projections(query, key, value, output=next(iter(found["output"]), None))
 
 
 def candidate_patterns(model: nn.Module) -> dict[str, list[nn.Module]]:

@@ -274,7 +274,7 @@ def _restore(model: PreTrainedModel, swap: _Swap) -> None:
     attention = {number: model.get_submodule(names[number]) for number in swap.entries}
     if swap.results is not None:
         results = None if swap.results < 0 else (None,) * swap.results
-        family = replace(with_projections(family, attention), results=results)
+        family = replace(with_projections(family, attention, model.config.model_type), results=results)
     put_in(model, build_replacements(family, attention, swap.entries))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from seqdyconv.errors import InputError
-from seqdyconv.swap.decoders import DECODERS, layer_names
+from seqdyconv.swap.decoders import DECODERS, FUSED, layer_names
 from seqdyconv.swap.families import (
     DECODER,
     FAMILIES,
@@ -124,9 +124,14 @@ def why_not(attention: nn.Module) -> str | None:
     return holds_more(attention)
 
 
-def holds_more(attention: nn.Module) -> str | None:
-    """What a self-attention computes beside attending, so that no mixer can take its place; None: nothing."""
-    projections = vars(recognise_projections(attention) or Projections()).values()
+def holds_more(attention: nn.Module, known: Projections | None = None) -> str | None:
+    """What a self-attention computes beside attending, so that no mixer can take its place; None: nothing.
+
+    Args:
+        attention: the module.
+        known: its projections, where their names don't tell them.
+    """
+    projections = vars(recognise_projections(attention) or known or Projections()).values()
     others = [name for name, child in attention.named_children() if any(True for _ in child.parameters())]
     if unknown := [name for name in others if name not in projections and not _OF_SCORES.search(name)]:
         return f"also holds {', '.join(unknown)}"
@@ -161,18 +166,20 @@ def recognise_attention(model: PreTrainedModel, family: Family, attention: Mappi
         ValueError: projections that their names don't tell, or a layer that computes something for others.
     """
     _refuse_handed_on_bias([model.get_submodule(name) for name in module_names(model, family).values()])
-    family = with_projections(family, attention)
+    family = with_projections(family, attention, model.config.model_type)
     for number, module in attention.items() if family.causal else ():
-        if reason := holds_more(module):
+        if reason := holds_more(module, family.projections):
             raise InputError(f"the self-attention of layer {number}, {type(module).__name__}, {reason}")
-        query = linear_projection(module, projections_of(family).query).out_features
-        if query != (inner := inner_width(module, projections_of(family))):
-            raise InputError(f"the self-attention of layer {number} has {inner} channels, and queries of {query}")
+        inner, query = inner_width(module, projections_of(family)), projections_of(family).query
+        if query and (width := linear_projection(module, query).out_features) != inner:
+            raise InputError(f"the self-attention of layer {number} has {inner} channels, and queries of {width}")
     return replace(family, results=_results(family, next(iter(attention.values()))))
 
 
-def with_projections(family: Family, attention: Mapping[int, nn.Module]) -> Family:
+def with_projections(family: Family, attention: Mapping[int, nn.Module], model_type: str) -> Family:
     """A family of unknown models with the projections that its modules hold, told by their names."""
+    if family.causal and model_type in FUSED:
+        return replace(family, projections=FUSED[model_type])
     module = next(iter(attention.values()))
     found = {recognise_projections(other) for other in attention.values()}
     if None in found or len(found) > 1:
@@ -196,7 +203,8 @@ def _refuse_handed_on_bias(attention: list[nn.Module]) -> None:
 
 def _results(family: Family, attention: nn.Module) -> tuple[str | None, ...] | None:
     """How many results a module of unknown models has beside hidden states: it is tried on two steps."""
-    value = linear_projection(attention, projections_of(family).value)
+    projections = projections_of(family)
+    value = linear_projection(attention, projections.fused or projections.value)
     try:
         with torch.no_grad():
             returned = copy.deepcopy(attention).eval()(value.weight.new_zeros(1, 2, value.in_features))
@@ -217,10 +225,15 @@ def inner_width(attention: nn.Module, projections: Projections) -> int:
         ValueError: keys or values of fewer heads that do not divide those of the queries, or that are fused with them.
     """
     if projections.fused is not None:
-        fused = linear_projection(attention, projections.fused)
-        inner = fused.out_features // 3
-        if projections.output is not None and linear_projection(attention, projections.output).in_features != inner:
-            raise ValueError(f"{projections.fused} of {type(attention).__name__} is not three projections of one size")
+        fused = linear_projection(attention, projections.fused).out_features
+        inner = fused // 3
+        if projections.output is not None:
+            inner = linear_projection(attention, projections.output).in_features
+        groups = (fused - inner) / 2
+        if groups < 1 or inner % groups:
+            raise ValueError(
+                f"{projections.fused} of {type(attention).__name__} does not hold queries, keys and values of {inner}"
+            )
         return inner
     value = linear_projection(attention, projections.value).out_features
     if projections.output is not None:
@@ -245,6 +258,7 @@ def num_heads_of(attention: nn.Module, projections: Projections) -> int:
     for name in ("num_attention_heads", "num_heads", "n_heads", "heads"):
         if isinstance(heads := getattr(attention, name, None), int):
             return heads
-    if isinstance(head_dim := getattr(attention, "head_dim", None), int):
-        return inner_width(attention, projections) // head_dim
+    for name in ("head_dim", "head_size"):
+        if isinstance(head_dim := getattr(attention, name, None), int):
+            return inner_width(attention, projections) // head_dim
     raise ValueError(f"{type(attention).__name__} does not tell its number of heads: give num_heads")

@@ -1,7 +1,7 @@
 """What a replaced attention leaves to its mixer: its projections, and the average of its attention by offset."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -44,11 +44,11 @@ def transfer_projections(
     """
     if projections.fused is None:
         layers = [attention.get_submodule(name) for name in (projections.query, projections.key, projections.value)]
-        parts = [_for_all_heads(_weight_and_bias(layer), num_heads, inner) for layer in layers]
+        parts = [_weight_and_bias(layer) for layer in layers]
     else:
-        weight, bias = _weight_and_bias(attention.get_submodule(projections.fused))
-        parts = list(zip(weight.chunk(3), bias.chunk(3)))
-    attended = dict(zip(("query", "key", "value"), parts))
+        fused = _weight_and_bias(attention.get_submodule(projections.fused))
+        parts = list(zip(*(_of_fused(rows, projections.by_head, num_heads, inner) for rows in fused)))
+    attended = dict(zip(("query", "key", "value"), (_for_all_heads(part, num_heads, inner) for part in parts)))
     weight, bias = attended["value"]
     roles = mixer.in_proj_roles
     size = mixer.in_proj.out_features // len(roles)
@@ -77,6 +77,14 @@ def transfer_projections(
     _copy(mixer.in_proj, torch.cat(weights), torch.cat(biases), "in_proj")
     if projections.output is not None:
         _copy(mixer.out_proj, *_weight_and_bias(attention.get_submodule(projections.output)), "out_proj")
+
+
+def _of_fused(rows: Tensor, by_head: bool, num_heads: int, inner: int) -> Sequence[Tensor]:
+    """The rows of queries, keys and values in those of one projection for all three."""
+    if by_head:
+        return [part.flatten(0, 1) for part in rows.unflatten(0, (num_heads, 3, -1)).unbind(1)]
+    groups = (len(rows) - inner) // 2
+    return rows.split([inner, groups, groups])
 
 
 def _for_all_heads(parts: tuple[Tensor, Tensor], num_heads: int, inner: int) -> tuple[Tensor, ...]:

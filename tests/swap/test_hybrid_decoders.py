@@ -19,6 +19,7 @@ from seqdyconv.swap import (
     swapped_attention,
 )
 from seqdyconv.swap.conv_states import ConvStates
+from seqdyconv.swap.decoders import FUSED
 from tests.helpers import assert_close
 from tests.swap.any_decoder import IDS, LEFT, PACKED, check_swap, decoder
 
@@ -51,8 +52,9 @@ def generate(model, ids, mask=None, **options):
 
 
 class TestSwap:
-    def test_one_tap_gives_a_single_token_what_attention_gives_it(self):
-        model = decoder()  # two of its heads share keys and values
+    @pytest.mark.parametrize("model_type", ["llama", "qwen3", *FUSED])
+    def test_one_tap_gives_a_single_token_what_attention_gives_it(self, model_type):
+        model = decoder(model_type)  # most have two heads that share keys and values
         expected = model(IDS[:, :1]).logits
         swap_self_attention(model, kernel_size=1)
         assert_close(model(IDS[:, :1]).logits, expected, 1e-5)
@@ -87,7 +89,7 @@ class TestSwap:
         found = choose_layers(decoder(), lambda model: -float(model(IDS, labels=IDS).loss.detach()), max_loss=9.0)
         assert sorted(found.layers) == [0, 1]
 
-    @pytest.mark.parametrize("model_type", ["qwen3_moe", "gemma3_text", "opt", "lfm2"])
+    @pytest.mark.parametrize("model_type", ["qwen3_moe", "gemma3_text", "opt", "lfm2", "phi3", "gpt_neox"])
     def test_decoders_of_all_kinds(self, model_type):
         check_swap(model_type)
 
@@ -215,7 +217,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("model_type", "options", "message"),
         [
-            ("phi3", {}, "projections are not told by their names: o_proj (Linear), qkv_proj (Linear)"),
+            ("codegen", {}, "are not told by their names: out_proj (Linear), resid_dropout (Dropout), qkv_proj (Lin"),
             ("afmoe", {}, "self-attention of layer 0, AfmoeAttention, also holds gate_proj"),
             ("llama", {"mixer": "parallel"}, "parallel with these options can't stand in a decoder"),
             ("llama", {"mixer": "span_dynamic_conv"}, "span_dynamic_conv with these options can't stand in a decoder"),
