@@ -1,4 +1,4 @@
-"""Speed and cache of a causal decoder as it is and turned hybrid, after texts of several lengths, side by side in one run:
+"""Speed and cache of a causal decoder as it is and turned hybrid, after texts of several lengths, in one run:
 
     python -m benchmarks.decoding                            # a Llama of eight layers of 512, one thread, some minutes
     python -m benchmarks.decoding --model FOLDER --threads 2 --output table.md
