@@ -29,7 +29,6 @@ from seqdyconv.swap import (
     add_short_conv,
     load_swapped,
     remove_short_conv,
-    swap_self_attention,
 )
 from seqdyconv.swap.conv_states import ConvStates
 from seqdyconv.swap.decoders import DECODERS, MIXING
@@ -798,10 +797,6 @@ class TestModelsAndOptionsThatDoNotWork:
         model = decoder()
         model.model.layers[1].self_attn.v_proj = torch.nn.Sequential(model.model.layers[1].self_attn.v_proj)
         assert_refused(model, "v_proj of layer 1 is Sequential, not a plain nn.Linear")
-
-    def test_a_swap_of_a_decoder(self):
-        with pytest.raises(ValueError, match=r"'llama' is in no known family, .*self_attn' belongs to a decoder"):
-            swap_self_attention(add_short_conv(decoder()))
 
     @pytest.mark.parametrize(
         ("options", "match"),
