@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqdyconv.errors import InputError
+from seqdyconv.functional.context import in_transform
 from seqdyconv.functional.packing import check_packed
 from seqdyconv.layers.masking import zero_padding
 from seqdyconv.swap.conv_states import ConvStates, states_in
 from seqdyconv.swap.hooks import remove_hooks
-from seqdyconv.swap.padding import padding_from_attention_mask
+from seqdyconv.swap.padding import hides_neighbours, padding_from_attention_mask
 
 _SEQUENCES = "packed_sequences"
 """The keyword by which a model hands on to its attention where packed sequences begin and end."""
@@ -108,6 +109,7 @@ def _find_sequences(body: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     tokens = given.get("input_ids")
     tokens = given.get("inputs_embeds", args[0] if args else None) if tokens is None else tokens
     positions, ends = given.get("position_ids"), given.get("cu_seq_lens_q")
+    _refuse_packing_by_mask(given)
     if tokens is None or tokens.shape[1] == 1 or (positions is None and ends is None):
         return None
     mask = given.get("attention_mask")
@@ -126,6 +128,20 @@ def _find_sequences(body: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
             "packed sequences have no padding: leave out the attention_mask, by which attention mixes them"
         )
     return args, {**kwargs, _SEQUENCES: sequences}
+
+
+def _refuse_packing_by_mask(given: dict[str, Any]) -> None:
+    """Raise InputError where a mask of four dimensions keeps sequences in one row apart: convolutions can't."""
+    mask = given.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.dim() != 4 or mask.shape[2] != mask.shape[3]:
+        return
+    if not (torch.compiler.is_compiling() or in_transform()) and hides_neighbours(
+        mask, padding_from_attention_mask(mask), -1
+    ):
+        raise InputError(
+            "the attention mask hides the step before from a step, as that of packed sequences: tell those by "
+            "position_ids that begin anew with each, without a mask"
+        )
 
 
 def _refuse_sequences(body: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

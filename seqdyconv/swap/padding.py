@@ -38,21 +38,22 @@ def padding_from_attention_mask(mask: Any, *, is_product: bool = False) -> Tenso
     return mask == 0
 
 
-def hides_later_steps(mask: Any, padding_mask: Tensor | None, *, is_product: bool = False) -> bool:
-    """Whether an attention mask hides more than padding from a step: the next one, if both are real.
+def hides_neighbours(mask: Any, padding_mask: Tensor | None, side: int, *, is_product: bool = False) -> bool:
+    """Whether an attention mask hides more than padding from a step: its neighbour on one side, if both are real.
 
-    So do those of causal encoders, of such that look a limited number of steps ahead, and of packed sequences; those of
-    windows on both sides do not.
+    Those of packed sequences do so on both sides; those of causal encoders, and of such that look a limited number of
+    steps ahead, hide the next step; those of windows on both sides do not.
 
     Args:
-        mask: as above.
+        mask: as above; of a decoder of one call alone, without steps before it.
         padding_mask: what it tells of.
+        side: 1: the next step, −1: the one before.
         is_product: as above.
     """
     if not isinstance(mask, Tensor) or mask.dim() != 4 or min(mask.shape[2:]) < 2:
         return False
-    following = mask[:, 0].diagonal(1, dim1=1, dim2=2)
-    hidden = following != 0 if _is_added(mask, is_product) else following == 0
+    neighbours = mask[:, 0].diagonal(side, dim1=1, dim2=2)
+    hidden = neighbours != 0 if _is_added(mask, is_product) else neighbours == 0
     if padding_mask is not None:
         hidden = hidden & ~padding_mask[:, 1:] & ~padding_mask[:, :-1]
     return bool(hidden.any())

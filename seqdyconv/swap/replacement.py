@@ -14,7 +14,7 @@ from seqdyconv.swap.copying import without_weights
 from seqdyconv.swap.decoder_calls import cache_of, read_call
 from seqdyconv.swap.families import OF_A_DECODER, OF_PACKED, Family, Projections
 from seqdyconv.swap.initialization import keep_start
-from seqdyconv.swap.padding import hides_later_steps, padding_from_attention_mask
+from seqdyconv.swap.padding import hides_neighbours, padding_from_attention_mask
 
 # Masks of heads, which are the attention's alone.
 _OF_HEADS = ("head_mask", "layer_head_mask")
@@ -105,8 +105,8 @@ class SwappedAttention(nn.Module):
         masks = [given[name] for name in self.family.masks if given.get(name) is not None]
         mask = masks[0] if masks else None
         padding_mask = padding_from_attention_mask(mask, is_product=self.family.mask_is_product)
-        if self._asks_for_hidden_steps(mask) and hides_later_steps(
-            mask, padding_mask, is_product=self.family.mask_is_product
+        if self._asks_for_hidden_steps(mask) and hides_neighbours(
+            mask, padding_mask, 1, is_product=self.family.mask_is_product
         ):
             raise ValueError(
                 "the attention mask hides later steps from earlier ones (of a causal or streaming encoder, or of "

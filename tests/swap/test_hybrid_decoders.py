@@ -21,7 +21,7 @@ from seqdyconv.swap import (
 from seqdyconv.swap.conv_states import ConvStates
 from seqdyconv.swap.decoders import FUSED
 from tests.helpers import assert_close
-from tests.swap.any_decoder import IDS, LEFT, PACKED, check_swap, decoder
+from tests.swap.any_decoder import IDS, LEFT, PACKED, check_swap, decoder, with_random_convolutions
 
 transformers.utils.logging.disable_progress_bar()
 
@@ -162,6 +162,16 @@ class TestCalls:
             hybrid()(IDS, position_ids=PACKED.expand(2, -1), use_cache=True)
         with pytest.raises(ValueError, match="the attention of opt mixes packed sequences"):
             hybrid("opt")(IDS, position_ids=PACKED.expand(2, -1), use_cache=False)
+
+    @torch.no_grad()
+    def test_packing_by_a_mask_is_refused(self):
+        causal, packed = torch.ones(12, 12).tril(), torch.block_diag(torch.ones(5, 5), torch.ones(7, 7)).tril()
+        models = hybrid(layers=[0]), with_random_convolutions(add_short_conv(decoder()))
+        for model in models:
+            whole = model(IDS, attention_mask=causal.bool().expand(2, 1, -1, -1)).logits
+            assert_close(whole, model(IDS).logits, 1e-5)
+            with pytest.raises(ValueError, match=r"hides the step before .* position_ids that begin anew"):
+                model(IDS, attention_mask=packed.bool().expand(2, 1, -1, -1))
 
     def test_in_threads(self):
         model = hybrid(layers=[0])
