@@ -54,9 +54,11 @@ def layer_names(model: PreTrainedModel) -> dict[int, str]:
     return decoder_layers(model)
 
 
-def body_of(model: PreTrainedModel, layers: Iterable[str]) -> nn.Module:
-    """The module that holds the list of the layers, whose names these are, and calls them."""
-    return model.get_submodule(".".join(next(iter(layers)).split(".")[:-2]))
+def body_of(model: PreTrainedModel, names: Iterable[str]) -> nn.Module:
+    """The module that holds the list of the layers, and calls them; the names are of layers, or of parts of them."""
+    parts = next(iter(names)).split(".")
+    number = max(index for index, part in enumerate(parts) if part.isdecimal())
+    return model.get_submodule(".".join(parts[: number - 1]))
 
 
 def tells_packed_sequences_apart(model: PreTrainedModel) -> bool:

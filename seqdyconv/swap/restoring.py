@@ -87,7 +87,7 @@ def restore_self_attention(model: Any, original: Any, *, layers: Layers = None) 
     if not still and family.own_names:
         vars(model).pop("_weight_conversions", None)
     if not still and family.causal:
-        stop_watching_model(body_of(model, [name.rpartition(".")[0] for name in names.values()]))
+        stop_watching_model(body_of(model, names.values()))
     refuse_attentions_where_swapped(model)
     _capture_outputs_anew(model)
     describe_swap(model)

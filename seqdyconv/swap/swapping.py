@@ -160,17 +160,17 @@ def _choose(model: PreTrainedModel, family: Family, layers: Layers, numbers: lis
 
 def put_in(model: PreTrainedModel, new: Mapping[int, SwappedAttention]) -> None:
     """Put new modules in the places of the attention that they replace, by number."""
-    names = module_names(model, next(iter(new.values())).family)
+    family = next(iter(new.values())).family
+    names = module_names(model, family)
     for number, module in new.items():
         model.set_submodule(names[number], module)
-    if next(iter(new.values())).family.causal:
-        layers = [name.rpartition(".")[0] for name in names.values()]
-        watch_model(body_of(model, layers), packs=tells_packed_sequences_apart(model))
+    if family.causal:
+        watch_model(body_of(model, names.values()), packs=tells_packed_sequences_apart(model))
     swapped = swapped_attention(model)
     if swapped.keys() == names.keys():
         for module in swapped.values():
             module.drop_position_bias()
-    if next(iter(new.values())).family.own_names:
+    if family.own_names:
         vars(model)["_weight_conversions"] = []
     refuse_attentions_where_swapped(model)
     describe_swap(model)
