@@ -4,7 +4,7 @@ import copy
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from datasets import Dataset, DatasetDict
 from transformers import (
@@ -37,6 +37,8 @@ METRICS_FILE = "metrics.json"
 class TeacherArguments(Options):
     """A model learns from a teacher beside its task."""
 
+    ways: ClassVar[str] = "matching_weight or distil_logits_weight"
+
     teacher_name_or_path: str | None = field(
         default=None, metadata={"help": "The teacher; None is the pretrained model as it was before the swap."}
     )
@@ -66,7 +68,7 @@ class TeacherArguments(Options):
         if swap_mixer is None and self.used and self.teacher_name_or_path is None:
             raise ModelError("without swap_mixer the model would be its own teacher: give teacher_name_or_path")
         if self.teacher_name_or_path is not None and not self.used:
-            raise ModelError("teacher_name_or_path has no effect without matching_weight or distil_logits_weight")
+            raise ModelError(f"teacher_name_or_path has no effect without {self.ways}")
 
     def trainer_options(self, teacher: PreTrainedModel) -> dict[str, Any]:
         """Those of a :class:`DistillationTrainer` for the task."""
@@ -82,6 +84,8 @@ class TeacherArguments(Options):
 @dataclass
 class DistillationArguments(TeacherArguments):
     """A swapped model learns from a teacher: first on texts without labels, then beside its task."""
+
+    ways: ClassVar[str] = f"distil_epochs, {TeacherArguments.ways}"
 
     distil_epochs: Weight = field(
         default=0.0, metadata={"help": "Match the teacher's hidden states on texts without labels for n epochs first."}
