@@ -275,7 +275,9 @@ class TestLayouts:
         for tensor in (projection, time_first):
             expected = OPS[kind](input, weight, backend="native")
             assert torch.equal(OPS[kind](tensor, weight, backend="native"), expected)
-            assert peak_memory(lambda tensor=tensor: native(kind)(tensor, weight), "cpu") == expected.nbytes
+            # Beside the output: at most the kernels once more, one for each lane of a vector.
+            peak = peak_memory(lambda tensor=tensor: native(kind)(tensor, weight), "cpu")
+            assert peak <= expected.nbytes + tensor.nbytes // 10
 
     def test_memory_of_training_is_that_of_the_gradients(self):
         from benchmarks.ops import peak_memory
@@ -290,14 +292,17 @@ class TestLayouts:
         assert peak_memory(train, "cpu") <= 1.1 * (output + given)
 
 
+@pytest.mark.parametrize("heads", [1, 2, 4, 8, 16])  # some share vectors, on any processor
 @pytest.mark.parametrize("kind", OPS)
-def test_infinite_kernels_at_padding_add_nothing(kind):
-    input, weight = make(kind, time=6, kernel_size=3)
+def test_infinite_kernels_at_padding_add_nothing(kind, heads):
+    input, weight = make(kind, time=6, heads=heads, kernel_size=3)
     finite = native(kind, padding="causal")(input, weight)
     (weight if kind == "lightweight" else weight[:, 0])[..., 0] = torch.inf  # the tap two steps back
     output = native(kind, padding="causal")(input, weight)
     assert torch.equal(output[:, 0], finite[:, 0])
-    assert dynamic_conv1d(input, weight.expand(2, 6, 2, 3), padding="causal", backend="reference")[:, 0].isnan().all()
+    assert (
+        dynamic_conv1d(input, weight.expand(2, 6, heads, 3), padding="causal", backend="reference")[:, 0].isnan().all()
+    )
 
 
 def compare_random_call(seed: int) -> str:

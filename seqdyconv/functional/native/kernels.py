@@ -334,8 +334,10 @@ def _many_heads_forward(code: Code, kernel: Kernel) -> None:
 
             def quad(tap: Int | int, count: int) -> None:
                 for i, kernels in enumerate(heads.kernels(weights, m, head, tap, count)):
-                    input = heads.perhaps_zero(tile, source, m + tap + i, channel, careful)
-                    sums[i].set(code.multiply_add(kernels, input, sums[i].get()))
+                    row = m + tap + i
+                    with code.only_if(tile.holds(row, row + 1)) if careful else nullcontext():
+                        input = source.load(row, channel, heads.lanes)
+                        sums[i].set(code.multiply_add(kernels, input, sums[i].get()))
 
             heads.over_taps(quad)
             output.store(m, channel, code.add(*(total.get() for total in sums)))
