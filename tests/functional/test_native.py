@@ -275,9 +275,10 @@ class TestLayouts:
         for tensor in (projection, time_first):
             expected = OPS[kind](input, weight, backend="native")
             assert torch.equal(OPS[kind](tensor, weight, backend="native"), expected)
-            # Beside the output: at most the kernels once more, one for each lane of a vector.
             peak = peak_memory(lambda tensor=tensor: native(kind)(tensor, weight), "cpu")
-            assert peak <= expected.nbytes + tensor.nbytes // 10
+            # Shared kernels are written out for each channel where a vector of the processor has several heads.
+            written = 2 * weight.shape[-1] * tensor.shape[-1] * weight.itemsize if kind == "lightweight" else 0
+            assert peak in (expected.nbytes, expected.nbytes + written)
 
     def test_memory_of_training_is_that_of_the_gradients(self):
         from benchmarks.ops import peak_memory

@@ -11,7 +11,7 @@ A sum runs over taps, or over channels and steps, in an order which the sizes al
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,6 +67,10 @@ class Tile:
         """Whether these rows of the source are in the sequence."""
         return self.code.both(self.code.number(start) >= self.valid[0], self.code.number(stop) <= self.valid[1])
 
+    def only_where_held(self, row: Int, careful: bool) -> AbstractContextManager[Any]:
+        """What is written inside is done where a row of the source is in the sequence; unasked where all are."""
+        return self.code.only_if(self.holds(row, row + 1)) if careful else nullcontext()
+
 
 @contextmanager
 def _parts(code: Code) -> Iterator[tuple[Tile, Int]]:
@@ -107,9 +111,7 @@ def _over_window(tile: Tile, kernel: Kernel, taps: Int | int, row: Callable[[Int
 
     def rows(careful: bool) -> None:
         def perhaps(j: Int | int, active: Sequence[int]) -> None:
-            if not careful:
-                return row(j, active)
-            with code.only_if(tile.holds(tile.first + j, tile.first + j + 1)):
+            with tile.only_where_held(tile.first + j, careful):
                 row(j, active)
 
         if kernel.taps:
@@ -273,10 +275,8 @@ class _Heads:
 
     def perhaps_zero(self, tile: Tile, rows: Rows, row: Int, channel: Int, careful: bool) -> Any:
         """A row of the source, zeros where it is none."""
-        if not careful:
-            return rows.load(row, channel, self.lanes)
         vector = Variable(self.code, self.code.zeros(self.format, self.lanes))
-        with self.code.only_if(tile.holds(row, row + 1)):
+        with tile.only_where_held(row, careful):
             vector.set(rows.load(row, channel, self.lanes))
         return vector.get()
 
@@ -335,7 +335,7 @@ def _many_heads_forward(code: Code, kernel: Kernel) -> None:
             def quad(tap: Int | int, count: int) -> None:
                 for i, kernels in enumerate(heads.kernels(weights, m, head, tap, count)):
                     row = m + tap + i
-                    with code.only_if(tile.holds(row, row + 1)) if careful else nullcontext():
+                    with tile.only_where_held(row, careful):
                         input = source.load(row, channel, heads.lanes)
                         sums[i].set(code.multiply_add(kernels, input, sums[i].get()))
 
