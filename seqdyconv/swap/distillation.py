@@ -94,6 +94,8 @@ class DistillationTrainer(Trainer):
         logits_weight: weight of :func:`logits_loss`, in nats per row, or per token; 0: none.
         temperature: of both models' logits in it; the term is multiplied by its square (Hinton et al. 2015).
         mixers_only: train the mixers of the swapped layers alone.
+        dropout: whether the student's dropout is on in training. The teacher has none, so to what is to match it
+            dropout is noise, and it costs time; where the task is learnt it regularises.
         args, kwargs: of :class:`transformers.Trainer`.
 
     Raises:
@@ -115,6 +117,7 @@ class DistillationTrainer(Trainer):
         logits_weight: float = 0.0,
         temperature: float = 1.0,
         mixers_only: bool = False,
+        dropout: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -137,6 +140,7 @@ class DistillationTrainer(Trainer):
         self.matching_until = matching_until
         self.logits_weight = logits_weight
         self.temperature = temperature
+        self.dropout = dropout
         # Every term is a mean over the batch, which the Trainer then divides by the gradient accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
@@ -157,6 +161,8 @@ class DistillationTrainer(Trainer):
             not labelled or (model.training and self.state.global_step < matching_steps)
         )
         distils = self.logits_weight > 0 and (not labelled or model.training)
+        if model.training and not self.dropout:
+            stop_dropout(model)  # until the Trainer begins the next step
         inputs = {**inputs, **self.decoder_inputs(inputs)}
         known = {name: value for name, value in inputs.items() if name != "labels"}
         if self.predicts_next:
@@ -221,6 +227,16 @@ class DistillationTrainer(Trainer):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         with torch.no_grad(), self.compute_loss_context_manager():
             return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
+
+
+def stop_dropout(model: nn.Module) -> None:
+    """Put a model into eval mode, in which it can be trained too.
+
+    But for layers with activation checkpointing: only in training mode do they compute again. Their parts are in eval
+    mode.
+    """
+    for module in model.modules():
+        module.training = bool(getattr(module, "gradient_checkpointing", False))
 
 
 def train_mixers_only(model: nn.Module) -> None:

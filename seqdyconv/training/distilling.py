@@ -207,6 +207,7 @@ def distil(
         logits_weight=distil_args.distil_logits_weight,
         temperature=distil_args.distil_temperature,
         mixers_only=distil_args.distil_parameters == "mixers",
+        dropout=False,
     )
     checkpoint = None if is_finished(output_dir) else resumable_checkpoint(output_dir, args.world_size)
     digests = data_digests(["unlabelled"], {"unlabelled": data})

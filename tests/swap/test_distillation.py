@@ -146,6 +146,35 @@ def test_gradient_accumulation_gives_the_gradient_of_the_whole_batch(student, te
     assert steps[1].item() == pytest.approx(steps[0].item(), rel=0.2)
 
 
+class TestDropout:
+    """``dropout=False``: a student is trained as it is used, and where layers compute again they still do."""
+
+    @pytest.fixture
+    def student(self, student: BertForSequenceClassification) -> BertForSequenceClassification:
+        for module in student.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.5
+        return student.train()
+
+    @pytest.mark.parametrize("labelled", [False, True])
+    def test_off_the_loss_is_that_of_eval_mode(self, student, teacher, tmp_path, labelled):
+        run = trainer(student, teacher, tmp_path, rows(4, labelled), dropout=False, logits_weight=1.0)
+        run.state.max_steps = 1
+        batch = stacked(rows(4, labelled))
+        found = run.compute_loss(student, batch).item()
+        again = run.compute_loss(student.train(), batch).item()
+        run.dropout = True
+        assert found == again != run.compute_loss(student.train(), batch).item()
+
+    def test_off_layers_still_compute_again(self, student, teacher, tmp_path):
+        arguments = {"activation_checkpointing": True}
+        run = trainer(student, teacher, tmp_path, rows(8, False), steps=2, arguments=arguments, dropout=False)
+        calls = []
+        student.bert.encoder.layer[0].intermediate.register_forward_hook(lambda *_: calls.append(student.training))
+        run.train()
+        assert len(calls) == 2 * 2, "once in the forward pass of a step, once in its backward pass"
+
+
 def test_the_mixers_can_be_trained_alone(student, teacher, tmp_path):
     before = copy.deepcopy(student.state_dict())
     trainer(student, teacher, tmp_path, rows(8, labelled=False), steps=2, mixers_only=True).train()
