@@ -147,7 +147,8 @@ def _of_comparison(folder: Path) -> Entry:
 
 def _facts(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """What records say of how they came about."""
-    seconds = sum(record["metrics"].get("wall_seconds", 0) for record in records)
+    # The wall time is that of the last call of a run, the training that of all.
+    seconds = sum(max(record["metrics"].get(f"{kind}_seconds", 0) for kind in ("wall", "train")) for record in records)
     days = sorted(record["ended"][:10] for record in records if "ended" in record)
     codes, machines, versions = ([record.get(key, {}) for record in records] for key in ("code", "machine", "versions"))
     return {

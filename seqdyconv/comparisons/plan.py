@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 from seqdyconv.ranges import Count, Options, Positive, Range, Seed
+from seqdyconv.scores.directions import is_lower_better
 from seqdyconv.training.arguments import ArgumentsError, from_json
 
 Settings = Mapping[str, Any]
@@ -91,6 +92,8 @@ class ComparisonArguments(Options):
             raise ArgumentsError(
                 f"search_metric must be one of the validation set (validation_...), got {self.search_metric!r}"
             )
+        if is_lower_better(self.search_metric) is None:
+            raise ArgumentsError(f"search_metric must be one whose better end is known, got {self.search_metric!r}")
         for name, values in self.search_space.items():
             if not isinstance(values, list) or not values:
                 raise ArgumentsError(f"search_space must have a list of values for {name}, got {values!r}")
@@ -98,6 +101,12 @@ class ComparisonArguments(Options):
         given += [flat({name: value}) for name, values in self.search_space.items() for value in values]
         if own := sorted({name for settings in given for name in settings} & set(OWN_SETTINGS)):
             raise ArgumentsError(f"{', '.join(own)} can't be set: a comparison decides on it")
+        searched = {*self.search_settings, *(name for point in self.points() for name in flat(point))}
+        for variant, settings in self.variants.items():
+            if both := sorted(settings.keys() & searched):
+                raise ArgumentsError(f"the search sets {', '.join(both)} too, in which the variant {variant} differs")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ArgumentsError(f"seeds must differ, got {', '.join(map(str, self.seeds))}")
 
     def points(self) -> list[dict[str, Any]]:
         """The settings that each trial tries; none without a search."""
@@ -120,7 +129,7 @@ class Job:
     """That differ from the configuration."""
     point: Settings | None = None
     """Of a trial: what is tried."""
-    model: str | None = None
+    model: "Job | None" = None
     """Of an evaluation: the run whose model it is."""
 
     @property
@@ -162,7 +171,7 @@ def finals(args: ComparisonArguments, chosen: Mapping[str, Settings]) -> list[Jo
 def evaluations(args: ComparisonArguments, runs: Sequence[Job]) -> list[Job]:
     """The evaluations of some runs; none where there are no settings of one."""
     return [
-        Job(f"{job.name}-evaluation", job.variant, job.seed, args.evaluation, model=job.name)
+        Job(f"{job.name}-evaluation", job.variant, job.seed, args.evaluation, model=job)
         for job in runs
         if args.evaluation
     ]
@@ -179,13 +188,3 @@ def flat(point: Settings) -> dict[str, Any]:
     for name, value in point.items():
         settings |= value if isinstance(value, dict) else {name: value}
     return settings
-
-
-def is_lower_better(metric: str) -> bool:
-    """Whether a metric counts errors or costs.
-
-    Example:
-        >>> is_lower_better("validation_bits_per_byte"), is_lower_better("validation_bleu")
-        (True, False)
-    """
-    return metric.endswith(("loss", "cer", "wer", "error_rate", "seconds", "perplexity", "bits_per_byte"))

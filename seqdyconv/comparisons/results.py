@@ -10,18 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from seqdyconv.comparisons.plan import EVALUATION, ComparisonArguments, flat, is_lower_better
+from seqdyconv.comparisons.plan import EVALUATION, ComparisonArguments, flat
 from seqdyconv.files import write_text
 from seqdyconv.pictures import plot_comparison
 from seqdyconv.scores.bootstrap import Counts, Score, interval, paired_difference
+from seqdyconv.scores.directions import is_lower_better
 from seqdyconv.scores.speech_recognition import error_counts
 from seqdyconv.scores.text_classification import accuracy_counts
-from seqdyconv.scores.translation import bleu_counts
+from seqdyconv.scores.translation import bleu_counts, tokenizer_of_signature
+from seqdyconv.training.records import RECORD
 
 COMPARISON = "comparison.json"
 """What was asked, and the differences: beside the results of the runs."""
 
-COUNTS: dict[str, Callable[[Sequence[str], Sequence[str]], tuple[Counts, Score]]] = {
+COUNTS: dict[str, Callable[..., tuple[Counts, Score]]] = {
     "test_bleu": bleu_counts,
     "test_accuracy": accuracy_counts,
     "test_wer": partial(error_counts, unit="word"),
@@ -61,7 +63,10 @@ def _counts(metric: str, run: Path) -> tuple[Counts, Score]:
     def lines(name: str) -> list[str]:
         return (run / f"test_{name}.txt").read_text(encoding="utf-8").split("\n")[:-1]
 
-    return COUNTS[metric.removeprefix(EVALUATION)](lines("predictions"), lines("references"))
+    name = metric.removeprefix(EVALUATION)
+    signature = _read(run / RECORD)["metrics"].get(f"{name}_signature")
+    options = {} if signature is None else {"tokenizer": tokenizer_of_signature(signature)}
+    return COUNTS[name](lines("predictions"), lines("references"), **options)
 
 
 @dataclass
@@ -91,22 +96,21 @@ class Row:
 
 
 def read_rows(folder: Path) -> tuple[dict[str, Any], list[Row]]:
-    """What comparison.json says, and a row for each variant."""
-    whole = json.loads((folder / COMPARISON).read_text(encoding="utf-8"))
-    results = [
-        json.loads(file.read_text(encoding="utf-8"))
-        for file in sorted(folder.glob("*.json"))
-        if file.name != COMPARISON
-    ]
+    """What comparison.json says, and a row for each variant, of what was asked for there alone."""
+    whole = _read(folder / COMPARISON)
+    args = ComparisonArguments(**whole["asked"])
+    points = args.points()
+    results = [_read(file) for file in sorted(folder.glob("*.json")) if file.name != COMPARISON]
     rows = []
-    for variant in whole["asked"]["variants"]:
+    for variant in args.variants:
         own = [result for result in results if result["variant"] == variant]
+        finals = [result for result in own if "point" not in result and result["seed"] in args.seeds]
         rows.append(
             Row(
                 variant,
-                trials=[result for result in own if "point" in result],
-                runs=[result for result in own if not {"point", "evaluated"} & result.keys()],
-                evaluations=[result for result in own if "evaluated" in result],
+                trials=[result for result in own if result.get("point") in points],
+                runs=[result for result in finals if "evaluated" not in result],
+                evaluations=[result for result in finals if "evaluated" in result],
                 found=whole["found"].get(variant, {}),
             )
         )
@@ -156,10 +160,15 @@ def draw(folder: Path) -> None:
     )
 
 
+def _read(file: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
+
+
 def _settings(row: Row, asked: Mapping[str, Any]) -> str:
     if not row.ended:
         return ""
-    settings, space = row.ended[0]["settings"], asked["search_space"]
+    settings, space = row.ended[0]["asked"], asked["search_space"]
     found: dict[str, Any] = {}
     for name, values in space.items():
         value = next(
@@ -181,11 +190,12 @@ def settings_text(settings: Mapping[str, Any]) -> str:
 
 
 def best_variant(metric: str, rows: Sequence[Row]) -> str | None:
-    """The variant whose mean of a metric is the best of at least two."""
+    """The variant whose mean of a metric is the best of at least two; None where it is not known what is better."""
     means = {row.variant: float(np.mean(row.values(metric))) for row in rows if row.values(metric)}
-    if len(means) < 2:
+    lower = is_lower_better(metric)
+    if len(means) < 2 or lower is None:
         return None
-    return (min if is_lower_better(metric) else max)(means, key=lambda name: means[name])
+    return (min if lower else max)(means, key=lambda name: means[name])
 
 
 def mean_text(values: Sequence[float], metric: str, form: str = ".2f") -> str:

@@ -12,9 +12,10 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from seqdyconv.comparisons.plan import EVALUATION, ComparisonArguments, Job, Settings, is_lower_better
+from seqdyconv.comparisons.plan import EVALUATION, ComparisonArguments, Job, Settings
 from seqdyconv.files import shorten, write_text
-from seqdyconv.training.arguments import ArgumentsError
+from seqdyconv.scores.directions import is_lower_better
+from seqdyconv.training.arguments import ArgumentsError, read_yaml
 from seqdyconv.training.checkpoints import checkpoints
 from seqdyconv.training.output_dir import RUN_FILE
 from seqdyconv.training.records import RECORD
@@ -49,10 +50,7 @@ class Runner:
 
     def folder_of(self, job: Job) -> Path:
         """The output_dir of its run."""
-        return self._run(job.name)
-
-    def _run(self, name: str) -> Path:
-        return self.folder / "runs" / name
+        return self.folder / "runs" / job.name
 
     def run(self, jobs: Sequence[Job]) -> list[dict[str, Any]]:
         """Run those that have no result yet, and give the results of all that have one."""
@@ -61,9 +59,10 @@ class Runner:
         running: dict[Job, subprocess.Popen[bytes]] = {}
         with tqdm(total=len(jobs), unit="run") as bar:
             for job in jobs:
-                if (self.folder_of(job) / RECORD).is_file():
-                    self.keep(job)
-                bar.update(self.has_ended(job))
+                if self.has_ended(job):
+                    if (self.folder_of(job) / RECORD).is_file():
+                        self.keep(job)
+                    bar.update()
             try:
                 while True:
                     while len(running) < self.args.parallel and (begun := self._next(waiting)) is not None:
@@ -91,16 +90,16 @@ class Runner:
             file = self._file_of(job)
             if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != self._asked(job):
                 raise ArgumentsError(
-                    f"the run {job.name} in {self.folder} was begun with other settings: choose another output_dir, "
-                    f"or remove {file}"
+                    f"the run {job.name} in {self.folder} was begun with other settings or another "
+                    f"{self.config.name}: choose another output_dir, or remove {file}, and it runs anew"
                 )
 
     def has_ended(self, job: Job) -> bool:
         """Whether its run has come to a record; of a trial the one among the results is enough."""
-        if (self.folder_of(job) / RECORD).is_file():
+        if (self.folder_of(job) / RECORD).is_file() and self._file_of(job).is_file():
             return True
         kept = self.result_of(job) if job.point is not None else None
-        return kept is not None and "metrics" in kept and kept["settings"] == json.loads(json.dumps(job.settings))
+        return kept is not None and "metrics" in kept and kept.get("asked") == self._asked(job)
 
     def result_of(self, job: Job) -> dict[str, Any] | None:
         """What is kept of a run."""
@@ -109,11 +108,11 @@ class Runner:
 
     def keep(self, job: Job, failure: str | None = None) -> dict[str, Any]:
         """Keep the record of a run, or why it failed, among the results."""
-        result: dict[str, Any] = {"variant": job.variant, "seed": job.seed, "settings": dict(job.settings)}
+        result: dict[str, Any] = {"variant": job.variant, "seed": job.seed, "asked": self._asked(job)}
         if job.point is not None:
             result["point"] = dict(job.point)
         if job.model is not None:
-            result["evaluated"] = job.model
+            result["evaluated"] = job.model.name
         if failure is None:
             result |= json.loads((self.folder_of(job) / RECORD).read_text(encoding="utf-8"))
         else:
@@ -134,12 +133,13 @@ class Runner:
         if job.model:
             words = [
                 str(self.script.with_name("evaluate.py")),
-                str(self._run(job.model)),
+                str(self.folder_of(job.model)),
                 "--evaluation_dir",
                 str(folder),
             ]
         elif folder.is_dir() and any(folder.iterdir()):
-            words += ["--resume" if (folder / RUN_FILE).is_file() else "--overwrite", "true"]
+            goes_on = self._file_of(job).is_file() and (folder / RUN_FILE).is_file()
+            words += ["--resume" if goes_on else "--overwrite", "true"]
         words += words_of(job.arguments)
         write_text(self._file_of(job), json.dumps(self._asked(job), indent=1) + "\n")
         share = max(1, (os.cpu_count() or 1) // self.args.parallel)
@@ -163,7 +163,10 @@ class Runner:
         return f"{job.name}{_shown(job.point)}: {name} {value:.4g}, {metrics.get('wall_seconds', 0) / 60:.0f} min"
 
     def _asked(self, job: Job) -> dict[str, Any]:
-        return {"config": self.config.name, "arguments": json.loads(json.dumps(job.arguments))}
+        """All that decides what a run comes to, as JSON has it."""
+        own = {"model": self._asked(job.model)} if job.model else read_yaml(self.config)
+        asked: dict[str, Any] = json.loads(json.dumps({**own, **job.arguments}))
+        return asked
 
     def _file_of(self, job: Job) -> Path:
         folder = self.folder_of(job)

@@ -60,6 +60,17 @@ def bleu_metric(target_lang: str | None = None, bleu_tokenizer: str | None = Non
         ) from None
 
 
+def tokenizer_of_signature(signature: str) -> str:
+    """The name of the tokenizer with which a BLEU of this signature counted words.
+
+    Example:
+        >>> tokenizer_of_signature("nrefs:1|case:mixed|eff:no|tok:ja-mecab-0.996-IPA|smooth:exp|version:2.6.0")
+        'ja-mecab'
+    """
+    written = dict(part.split(":", 1) for part in signature.split("|"))["tok"]  # some add the version of what they use
+    return max((name for name in BLEU.TOKENIZERS if written.startswith(name)), key=len)
+
+
 def score(
     translations: Sequence[str],
     references: Sequence[str],

@@ -27,6 +27,7 @@ from seqdyconv.ranges import (
     check_options,
     rule_of,
 )
+from seqdyconv.scores.directions import is_lower_better
 from seqdyconv.training.arguments import ArgumentsError, declared_defaults
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,9 @@ class CheckedTrainingArguments(TrainingArguments):
             raise ArgumentsError("output_dir is missing: say where the run is written to")
         if self.max_steps == 0:
             raise ArgumentsError("max_steps must be at least 1, or -1 where num_train_epochs counts, got 0")
+        lower = is_lower_better(self.metric_for_best_model or "")
+        if self.greater_is_better is None and lower is not None:
+            self.greater_is_better = not lower  # transformers takes all but a loss for better where greater
         with _refusals():
             super().__post_init__()
         check_options(self)  # what was JSON too

@@ -9,7 +9,9 @@ import yaml
 from seqdyconv.comparisons.plan import ComparisonArguments, evaluations, finals, trials
 from seqdyconv.comparisons.results import comparison_table, draw, read_rows, write_comparison
 from seqdyconv.comparisons.runs import Runner, choose
+from seqdyconv.scores.translation import score
 from seqdyconv.training.arguments import ArgumentsError, parse_arguments
+from seqdyconv.training.records import RECORD
 
 TOY = '''
 """A recipe in no time: its score is the rate, but for convolutions twice that, and it fails where it is told to."""
@@ -125,12 +127,68 @@ def test_what_has_run_is_not_run_again(tmp_path, recipe):
     seen = list((tmp_path / "out").rglob("seen.txt"))
     assert len(seen) == 10
     assert {file.read_text() for file in seen} == {"run\n"}
-    with pytest.raises(ArgumentsError, match="was begun with other settings: choose another output_dir"):
+    with pytest.raises(ArgumentsError, match=r"other settings or another toy\.yaml: choose another output_dir"):
         compare(arguments(tmp_path, settings={"dropout": 0.1}), recipe)
-    elsewhere = arguments(tmp_path, output_dir=str(tmp_path / "moved"), results_dir=str(tmp_path / "out/results"))
-    runner = Runner(elsewhere, recipe)
-    assert len(runner.run(trials(elsewhere))) == 6  # the results of trials are enough
+    elsewhere = {"output_dir": str(tmp_path / "moved"), "results_dir": str(tmp_path / "out/results")}
+    moved = arguments(tmp_path, **elsewhere)
+    assert len(Runner(moved, recipe).run(trials(moved))) == 6  # the results of trials are enough
     assert not (tmp_path / "moved").exists()
+    for number, change in enumerate(({"search_seed": 2}, {"settings": {"dropout": 0.1}})):  # not those of other runs
+        changed = arguments(tmp_path, **elsewhere | {"output_dir": str(tmp_path / f"moved {number}")}, **change)
+        Runner(changed, recipe).run(trials(changed))
+        assert len(list(Path(changed.output_dir).rglob("seen.txt"))) == 6
+
+
+class TestARunIsThatOfItsSettings:
+    @pytest.fixture
+    def args(self, tmp_path, recipe):
+        args = arguments(tmp_path, seeds=[1])
+        compare(args, recipe)
+        return args
+
+    def test_another_configuration_under_the_same_name_is_refused(self, args, recipe):
+        (recipe / "configs" / "toy.yaml").write_text("learning_rate: 0.1\nwidth: 9\n")
+        with pytest.raises(ArgumentsError, match=r"begun with other settings or another toy\.yaml"):
+            Runner(args, recipe).run(trials(args))
+
+    def test_one_that_is_let_go_runs_anew(self, tmp_path, args, recipe):
+        more = arguments(tmp_path, seeds=[1], search_space={"learning_rate": [0.1, 0.2, 0.4, 0.5]})
+        with pytest.raises(ArgumentsError, match=r"or remove (.*job.json), and it runs anew"):
+            compare(more, recipe)
+        for variant in more.variants:
+            (tmp_path / f"out/runs/{variant}/1.job.json").unlink()
+        runner, _ = compare(more, recipe)
+        (attention, convolution) = read_rows(runner.results)[1]
+        assert (attention.values("test_accuracy"), convolution.values("test_accuracy")) == ([49.9], [99.9])
+        assert attention.runs[0]["asked"]["learning_rate"] == 0.5
+
+    def test_only_what_is_asked_for_counts(self, tmp_path, args, recipe):
+        less = arguments(
+            tmp_path, seeds=[2], search_space={"learning_rate": [0.1, 0.2]}, output_dir=str(tmp_path / "b")
+        )
+        less.results_dir = str(tmp_path / "out/results")
+        runner, _ = compare(less, recipe)
+        row = read_rows(runner.results)[1][0]
+        assert [run["seed"] for run in row.runs] == [2]
+        assert [trial["point"]["learning_rate"] for trial in row.trials] == [0.1, 0.2]
+
+
+def test_what_is_neither_good_nor_bad_is_not_bold(tmp_path, recipe):
+    runner, _ = compare(arguments(tmp_path, metrics={"test_accuracy": "accuracy", "parameters": "size"}), recipe)
+    assert comparison_table(runner.results).count("**") == 2
+
+
+def test_bleu_is_drawn_anew_with_the_tokenizer_that_scored_it(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name, lines in (("predictions", "请点击这个图标。\n"), ("references", "请点击那个图标。\n")):
+        (run / f"test_{name}.txt").write_text(lines * 4, encoding="utf-8")
+    scores = score(["请点击这个图标。"] * 4, ["请点击那个图标。"] * 4, target_lang="zh")
+    (run / RECORD).write_text(json.dumps({"metrics": {f"test_{name}": value for name, value in scores.items()}}))
+    args = arguments(tmp_path, metrics={"test_bleu": "BLEU"})
+    write_comparison(args, tmp_path, {"attention": [run]})
+    assert scores["bleu"] > 20
+    assert read_rows(tmp_path)[0]["found"]["attention"]["interval"]["low"] == pytest.approx(scores["bleu"])
 
 
 def test_a_trial_that_fails_is_told_and_not_chosen(tmp_path, recipe):
@@ -180,6 +238,12 @@ def test_all_variants_try_the_same_points(tmp_path):
         ({"baseline": "lstm"}, "baseline must be one of attention, convolution, got 'lstm'"),
         ({"search_space": {"dropout": 0.1}}, "search_space must have a list of values for dropout, got 0.1"),
         ({"search_metric": "test_bleu"}, "search_metric must be one of the validation set (validation_...), got"),
+        ({"search_metric": "validation_examples"}, "search_metric must be one whose better end is known, got"),
+        ({"seeds": [1, 2, 1]}, "seeds must differ, got 1, 2, 1"),
+        (
+            {"variants": {"attention": {}, "low": {"learning_rate": 0.1}}},
+            "the search sets learning_rate too, in which the variant low differs",
+        ),
         ({"settings": {"seed": 3}}, "seed can't be set: a comparison decides on it"),
         ({"search_space": {"x": [{"output_dir": "a"}]}}, "output_dir can't be set"),
     ],

@@ -43,10 +43,13 @@ def record(score: float, **more) -> dict:
 
 def comparison(folder, title="Toys"):
     asked = {
+        "recipe": "toy",
+        "config": "toy.yaml",
         "title": title,
         "variants": {"attention": {}, "conv": {}},
         "metrics": {"test_bleu": "BLEU"},
         "search_space": {"rate": [1, 2]},
+        "search_metric": "validation_bleu",
         "baseline": "attention",
         "seeds": [7],
         "search_seed": 1,
@@ -56,7 +59,7 @@ def comparison(folder, title="Toys"):
     found = {"attention": {"interval": interval}, "conv": {"interval": interval, "difference": difference}}
     files = {"comparison": {"command": "python compare.py toys.yaml", "asked": asked, "found": found}}
     for variant, score in (("attention", 30), ("conv", 35)):
-        about = {"variant": variant, "seed": 7, "settings": {"rate": 1}}
+        about = {"variant": variant, "seed": 7, "asked": {"rate": 1}}
         files[f"{variant}-7"] = record(score) | about
         files[f"trials-{variant}-1"] = record(9, metrics={"validation_bleu": 9, "wall_seconds": 1800}) | about
         files[f"trials-{variant}-1"]["point"] = {"rate": 1}
