@@ -1,6 +1,5 @@
 """Results as pages show them: comparisons, and tables whose rows are written down or taken from records."""
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from seqdyconv.comparisons.results import (
     comparison_table,
     difference_text,
     mean_text,
+    read_result,
     read_rows,
     settings_text,
     table_row,
@@ -72,11 +72,11 @@ def entry(results: Path, name: str) -> Entry:
 
 
 def _of_table(file: Path) -> Entry:
-    content = _read(file)
+    content = read_result(file)
     used: dict[Path, dict[str, Any]] = {}
 
     def number(match: re.Match[str]) -> str:
-        found = {path: _read(path) for path in sorted(file.parent.glob(match["files"]))}
+        found = {path: read_result(path) for path in sorted(file.parent.glob(match["files"]))}
         values = [one["metrics"][match["metric"]] for one in found.values() if match["metric"] in one["metrics"]]
         if not values or len(values) < len(found):
             raise InputError(f"{file} asks for {match[0]}, which the records do not have")
@@ -187,8 +187,3 @@ def _note(facts: Mapping[str, str]) -> str:
 
 def _joined(texts: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(texts))
-
-
-def _read(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return content

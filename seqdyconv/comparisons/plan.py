@@ -97,11 +97,11 @@ class ComparisonArguments(Options):
         for name, values in self.search_space.items():
             if not isinstance(values, list) or not values:
                 raise ArgumentsError(f"search_space must have a list of values for {name}, got {values!r}")
-        given = [*self.variants.values(), self.settings, self.search_settings]
-        given += [flat({name: value}) for name, values in self.search_space.items() for value in values]
+        tried = [flat({name: value}) for name, values in self.search_space.items() for value in values]
+        given = [*self.variants.values(), self.settings, self.search_settings, *tried]
         if own := sorted({name for settings in given for name in settings} & set(OWN_SETTINGS)):
             raise ArgumentsError(f"{', '.join(own)} can't be set: a comparison decides on it")
-        searched = {*self.search_settings, *(name for point in self.points() for name in flat(point))}
+        searched = {name for settings in (self.search_settings, *tried) for name in settings}
         for variant, settings in self.variants.items():
             if both := sorted(settings.keys() & searched):
                 raise ArgumentsError(f"the search sets {', '.join(both)} too, in which the variant {variant} differs")

@@ -59,12 +59,18 @@ def write_comparison(
     write_text(folder / COMPARISON, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
 
 
+def read_result(file: Path) -> dict[str, Any]:
+    """What a JSON file of results holds: a record, a comparison, or a table."""
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
+
+
 def _counts(metric: str, run: Path) -> tuple[Counts, Score]:
     def lines(name: str) -> list[str]:
         return (run / f"test_{name}.txt").read_text(encoding="utf-8").split("\n")[:-1]
 
     name = metric.removeprefix(EVALUATION)
-    signature = _read(run / RECORD)["metrics"].get(f"{name}_signature")
+    signature = read_result(run / RECORD)["metrics"].get(f"{name}_signature")
     options = {} if signature is None else {"tokenizer": tokenizer_of_signature(signature)}
     return COUNTS[name](lines("predictions"), lines("references"), **options)
 
@@ -97,10 +103,10 @@ class Row:
 
 def read_rows(folder: Path) -> tuple[dict[str, Any], list[Row]]:
     """What comparison.json says, and a row for each variant, of what was asked for there alone."""
-    whole = _read(folder / COMPARISON)
+    whole = read_result(folder / COMPARISON)
     args = ComparisonArguments(**whole["asked"])
     points = args.points()
-    results = [_read(file) for file in sorted(folder.glob("*.json")) if file.name != COMPARISON]
+    results = [read_result(file) for file in sorted(folder.glob("*.json")) if file.name != COMPARISON]
     rows = []
     for variant in args.variants:
         own = [result for result in results if result["variant"] == variant]
@@ -158,11 +164,6 @@ def draw(folder: Path) -> None:
         {row.variant: row.tried(asked["search_metric"]) for row in rows},
         f"trials, {asked['search_metric'].replace('_', ' ')}",
     )
-
-
-def _read(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return content
 
 
 def _settings(row: Row, asked: Mapping[str, Any]) -> str:

@@ -44,6 +44,7 @@ class Runner:
         for file in (self.script, self.config):
             if not file.is_file():
                 raise ArgumentsError(f"there is no {file}, which recipe and config name")
+        self.base = read_yaml(self.config)
         self.folder = Path(args.output_dir)
         self.results = Path(args.results_dir or self.folder / "results")
         self._started = time.monotonic()
@@ -164,7 +165,7 @@ class Runner:
 
     def _asked(self, job: Job) -> dict[str, Any]:
         """All that decides what a run comes to, as JSON has it."""
-        own = {"model": self._asked(job.model)} if job.model else read_yaml(self.config)
+        own = {"model": self._asked(job.model)} if job.model else self.base
         asked: dict[str, Any] = json.loads(json.dumps({**own, **job.arguments}))
         return asked
 

@@ -2,7 +2,15 @@
 
 _LOWER = ("loss", "perplexity", "bits_per_byte", "wer", "cer", "error_rate", "seconds", "real_time_factor")
 _HIGHER = (
-    *("bleu", "chrf", "accuracy", "macro_f1", "cosine", "spearman", "ndcg_at_10", "recall_at_10", "v_measure"),
+    "bleu",
+    "chrf",
+    "accuracy",
+    "macro_f1",
+    "cosine",
+    "spearman",
+    "ndcg_at_10",
+    "recall_at_10",
+    "v_measure",
     "per_second",
 )
 

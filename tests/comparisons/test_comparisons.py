@@ -127,7 +127,8 @@ def test_what_has_run_is_not_run_again(tmp_path, recipe):
     seen = list((tmp_path / "out").rglob("seen.txt"))
     assert len(seen) == 10
     assert {file.read_text() for file in seen} == {"run\n"}
-    with pytest.raises(ArgumentsError, match=r"other settings or another toy\.yaml: choose another output_dir"):
+    message = r"was begun with other settings or another toy\.yaml: choose another output_dir"
+    with pytest.raises(ArgumentsError, match=message):
         compare(arguments(tmp_path, settings={"dropout": 0.1}), recipe)
     elsewhere = {"output_dir": str(tmp_path / "moved"), "results_dir": str(tmp_path / "out/results")}
     moved = arguments(tmp_path, **elsewhere)
@@ -148,7 +149,7 @@ class TestARunIsThatOfItsSettings:
 
     def test_another_configuration_under_the_same_name_is_refused(self, args, recipe):
         (recipe / "configs" / "toy.yaml").write_text("learning_rate: 0.1\nwidth: 9\n")
-        with pytest.raises(ArgumentsError, match=r"begun with other settings or another toy\.yaml"):
+        with pytest.raises(ArgumentsError, match=r"was begun with other settings or another toy\.yaml"):
             Runner(args, recipe).run(trials(args))
 
     def test_one_that_is_let_go_runs_anew(self, tmp_path, args, recipe):

@@ -5,7 +5,9 @@ import logging
 import pytest
 
 from seqdyconv.errors import InputError
+from seqdyconv.training.language_models import LanguageModelTrainingArguments
 from seqdyconv.training.run_trainer import RunArguments
+from seqdyconv.training.sentence_embedding import SentenceTrainingArguments
 from seqdyconv.training.speech_recognition import SpeechTrainingArguments
 from seqdyconv.training.text_classification import ClassificationTrainingArguments
 from seqdyconv.training.trainer import TokenBatchTrainingArguments
@@ -70,6 +72,26 @@ def test_the_best_model_is_known_by_what_is_measured(kind, names, tmp_path):
     with pytest.raises(InputError, match=f"must be one of {names}, .* got 'f1'"):
         kind(str(tmp_path), metric_for_best_model="f1", eval_strategy="epoch")
     assert kind(str(tmp_path), metric_for_best_model="eval_loss", eval_strategy="epoch").greater_is_better is False
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        TokenBatchTrainingArguments,
+        ClassificationTrainingArguments,
+        SpeechTrainingArguments,
+        LanguageModelTrainingArguments,
+        SentenceTrainingArguments,
+    ],
+)
+def test_the_best_model_has_the_least_errors_and_costs(kind, tmp_path):
+    costs = {"loss", "wer", "cer", "perplexity", "bits_per_byte"}
+    more = {"predict_with_generate": True} if kind is TokenBatchTrainingArguments else {}
+    for metric in kind.metric_names:
+        args = kind(str(tmp_path), metric_for_best_model=metric, eval_strategy="epoch", **more)
+        assert args.greater_is_better is (metric not in costs), metric
+    asked = kind(str(tmp_path), metric_for_best_model="loss", greater_is_better=True, eval_strategy="epoch")
+    assert asked.greater_is_better is True
 
 
 def test_bleu_is_measured_of_generated_texts(tmp_path):
