@@ -27,7 +27,7 @@ def test_every_run_of_a_comparison_can_be_asked_for(name, monkeypatch, tmp_path)
     asked = []
     monkeypatch.setattr(recipe, "train", lambda *parsed: asked.append(parsed))
     jobs = trials(args)
-    first, last = jobs[0].point, jobs[-1].point
+    first, last = (jobs[0].point, jobs[-1].point) if jobs else ({}, {})
     jobs = [job for job in jobs if job.point in (first, last)] + finals(args, dict.fromkeys(args.variants, first))
     for job in jobs:
         config = RECIPES / args.recipe / "configs" / args.config
