@@ -80,6 +80,7 @@ def train(
             check_packing(model)
         check_swap(model, tokenizer, data, swap_args, args)
         teacher = make_teacher(model, tokenizer, data, distil_args, model_args.model_name_or_path)
+        more = tokenize(load_unlabelled_texts(data_args), tokenizer, data_args) if distil_args.distil_epochs else {}
         if run.begin(data, {"train": labels}):
             tokenizer.save_pretrained(run.output_dir)
 
@@ -88,9 +89,8 @@ def train(
         return score(probabilities, labels_of_texts(data["validation"]))["accuracy"]
 
     swap_layers(model, tokenizer, data["train"], swap_args, args, accuracy)
-    if teacher is not None and distil_args.distil_epochs and not run.goes_on:
-        unlabelled = tokenize(DatasetDict({"unlabelled": load_unlabelled_texts(data_args)}), tokenizer, data_args)
-        distil(model, teacher, tokenizer, unlabelled["unlabelled"], distil_args, args)
+    if teacher is not None and more and not run.goes_on:
+        distil(model, teacher, tokenizer, more["unlabelled"], distil_args, args)
 
     trainer = make_trainer(model, teacher, tokenizer, data, distil_args, args)
     metrics = run.train(trainer, "examples") | distillation_metrics(run.output_dir)

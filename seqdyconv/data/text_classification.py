@@ -159,8 +159,8 @@ def load_classification_datasets(
     return result
 
 
-def load_unlabelled_texts(args: DataArguments) -> Dataset:
-    """Load texts for distillation: column text, and text_pair if the task is on pairs.
+def load_unlabelled_texts(args: DataArguments) -> DatasetDict:
+    """Load texts for distillation, the split unlabelled: column text, and text_pair if the task is on pairs.
 
     They are all training texts (whatever ``max_train_samples`` is), those that come with a packaged data set (see
     ``labelled_texts``), and those of ``unlabelled_files`` and ``unlabelled_dataset``. Equal texts, after case
@@ -190,7 +190,7 @@ def load_unlabelled_texts(args: DataArguments) -> Dataset:
         len(texts) - len(keep),
         held_out,
     )
-    return sample(texts.select(keep), args.max_unlabelled_samples, args.split_seed)
+    return DatasetDict({"unlabelled": sample(texts.select(keep), args.max_unlabelled_samples, args.split_seed)})
 
 
 def check_labels(label2id: Mapping[str, int], label_names: Sequence[str]) -> list[str]:

@@ -36,6 +36,8 @@ class Counts(TrainerCallback, ExportableState):
     """The step of the last loss in the log."""
     logged_loss: float = 0.0
     """The sum of the losses of the steps up to that one."""
+    averaged_checkpoints: int = 0
+    """How many the final model is the average of; 0 before the end, and in runs of versions that did not count."""
     unlogged_loss: list[float] = field(default_factory=list)
     """The sum of the losses since, of each process."""
 

@@ -10,7 +10,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import DataCollatorForLanguageModeling, PreTrainedModel, PreTrainedTokenizerBase
 
-from seqdyconv.models.losses import IGNORED_LABEL, precise
+from seqdyconv.models.losses import IGNORED_LABEL, precise, token_loss
 from seqdyconv.training.language_models import LanguageModelTrainer, RowCollator, batches_of_rows, perplexity
 
 
@@ -75,9 +75,13 @@ class MaskedLanguageModelTrainer(LanguageModelTrainer):
     """
 
     def __init__(self, *, masks: TokenMasks, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        super().__init__(compute_loss_func=self._loss, **kwargs)
         self.masks = masks
         self.data_collator, self.train_collator = EncoderRows(packing=False), EncoderRows(self.args.packing)
+
+    def _loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        # Models of transformers give the mean over a batch, which is not its share of the mean over a step.
+        return token_loss(outputs.logits, labels, num_items_in_batch)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The batches of one step, masked, and their number of labels."""

@@ -36,7 +36,7 @@ _MARK = "# A run of seqdyconv: all its arguments."
 
 # All files that a run writes, as patterns of their names, in its directory and in the folders named below.
 _FILES = (
-    *(RUN_FILE, DATA_FILE, "README.md", "metrics.json", "record.json", "results.md", "bad_files.tsv"),
+    *(RUN_FILE, DATA_FILE, "README.md", "metrics.json", "record.json", "results.md", "latencies.md", "bad_files.tsv"),
     *("train_texts.txt", ".*.tmp"),
     *("learning_curves.png", "kernels.png", "alignment.png", "mixtures.png"),
     *(f"{split}_*.{suffix}" for split in ("train", "validation", "test") for suffix in ("txt", "tsv", "png")),
@@ -51,7 +51,7 @@ _FILES = (
 # The folders that a run makes in its directory, and in a folder of its own.
 _FOLDERS = (
     *("checkpoint-[0-9]*", "runs", "evaluation", "distillation", "pytorch_model_fsdp_0", "optimizer_0", FINAL_MODEL),
-    *("1_Pooling", "2_Normalize"),
+    *("1_Pooling", "2_Normalize", "lookahead_*ms"),
     "[A-Z][a-z][a-z][0-9][0-9]_*",  # of TensorBoard, below runs: Nov27_20-15-06_hostname
 )
 

@@ -111,6 +111,11 @@ class RunArguments(CheckedTrainingArguments):
         self.float32_instead = self.bf16 and self.use_cpu and not cpu_has_bfloat16()
         self.bf16 = self.bf16 and not self.float32_instead
         super().__post_init__()
+        if self.n_gpu > 1:
+            raise ArgumentsError(
+                f"one process can't train on {self.n_gpu} GPUs: start one each, torchrun --nproc_per_node {self.n_gpu} "
+                "..., or show it a single one, CUDA_VISIBLE_DEVICES=0"
+            )
 
     @property
     def order_seed(self) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer_utils import SaveStrategy, SchedulerType
 from transformers.utils.logging import disable_progress_bar
 
@@ -36,6 +36,7 @@ from seqdyconv.training.checkpoints import (
 from seqdyconv.training.fitting import check_weights
 from seqdyconv.training.output_dir import (
     FINAL_MODEL,
+    OutputDirError,
     begin_run,
     check_output_dir,
     check_resumed_arguments,
@@ -130,7 +131,7 @@ class Run:
 
     def _checked_checkpoint(self) -> Path | None:
         if self.args.resume and is_finished(self.output_dir):
-            read_state(self.output_dir)
+            _read_finished(self.args)
         elif self.is_first:
             return resumable_checkpoint(self.output_dir, self.args.world_size)
         return latest_checkpoint(self.output_dir)
@@ -295,6 +296,7 @@ def train_or_load(trainer: RunTrainer, checkpoint: Path | None) -> None:
     vars(trainer.model).pop("forward", None)
     # By this mark accelerate would take the model for wrapped in a second training, which would go on in float32.
     vars(trainer.model).pop("_is_accelerate_prepared", None)
+    trainer.counts.averaged_checkpoints = max(1, args.average_checkpoints)
     trainer.note_counts()
     with trainer.saving("the final model"):
         _save_final(trainer, Path(args.output_dir))
@@ -327,17 +329,31 @@ def _save_final(trainer: RunTrainer, output_dir: Path) -> None:
 
 def _load_final(trainer: RunTrainer, output_dir: Path) -> None:
     """Load what a training that has ended left behind."""
-    trainer.state = read_state(output_dir)
-    callbacks: Any = trainer.state.stateful_callbacks
-    saved = callbacks.get(Counts.__name__, {"args": {"first_step": trainer.state.global_step}})
-    try:
-        vars(trainer.counts).update(vars(Counts(**saved["args"])))
-    except (TypeError, KeyError) as error:
-        raise damaged(output_dir, STATE_FILE, first_line(error)) from None
+    trainer.state, counts = _read_finished(trainer.args)
+    vars(trainer.counts).update(vars(counts))
     try:
         safetensors.torch.load_model(trainer.model, output_dir / WEIGHTS_FILE)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise damaged(output_dir, WEIGHTS_FILE, first_line(error)) from None
+
+
+def _read_finished(args: RunArguments) -> tuple[TrainerState, Counts]:
+    """The state and the counts of a training that has ended, whose final model is the one that is asked for."""
+    output_dir = Path(str(args.output_dir))
+    state = read_state(output_dir)
+    callbacks: Any = state.stateful_callbacks
+    saved = callbacks.get(Counts.__name__, {"args": {"first_step": state.global_step}})
+    try:
+        counts = Counts(**saved["args"])
+    except (TypeError, KeyError) as error:
+        raise damaged(output_dir, STATE_FILE, first_line(error)) from None
+    asked = max(1, args.average_checkpoints)
+    if counts.averaged_checkpoints not in (0, asked):
+        raise OutputDirError(
+            f"the run in {output_dir} has ended with average_checkpoints: {counts.averaged_checkpoints}, got {asked}: "
+            "its final model stays as it is"
+        )
+    return state, counts
 
 
 class _Tidying(TrainerCallback):
@@ -368,7 +384,8 @@ class _Tidying(TrainerCallback):
         """Keep the limit; until the training has ended, one that is resumed goes on from the newest."""
         if not self.save_total_limit or not state.is_world_process_zero:
             return
-        best = Path(state.best_model_checkpoint or "").name
+        # An average is one of the newest: among them an old one, which is the best, has no place.
+        best = "" if args.average_checkpoints > 1 else Path(state.best_model_checkpoint or "").name
         found = [folder for folder in checkpoints(args.output_dir) if folder.name != best]
         kept = self.save_total_limit - bool(best)
         if newest_stays:

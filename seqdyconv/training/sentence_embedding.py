@@ -162,11 +162,13 @@ def load_teacher(name: str, teacher_max_length: int | None, max_length: int) -> 
 
     Raises:
         ModelError: It can't be loaded.
+        DataError: A window of so many tokens has no room beside the special ones.
     """
     model, tokenizer, reading = load_sentence_encoder(name)
     positions = number_of_positions(model) or max_length
     most = min(teacher_max_length or positions, positions)
     tokenizer.model_max_length = max(max_length, most)
+    split_rows(Dataset.from_dict({"input_ids": [], "example": []}), tokenizer, most)
     return Teacher(model, tokenizer, reading, most)
 
 

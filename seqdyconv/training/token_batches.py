@@ -49,10 +49,6 @@ class TokenBatchArguments(RunArguments):
         if self.mix_lengths and not self.packing:
             raise ValueError("mix_lengths needs packing: in padded batches it would be mostly padding")
         super().__post_init__()
-        if self.packing and self.n_gpu > 1:
-            raise ValueError(
-                "packing can't split a row over the GPUs of one process: start one process each, by torchrun"
-            )
 
 
 class TokenBatches(RunTrainer):

@@ -410,7 +410,7 @@ class TestUnlabelledTexts:
             max_train_samples=1,
             max_test_samples=1,
         )
-        texts = load_unlabelled_texts(args)
+        texts = load_unlabelled_texts(args)["unlabelled"]
         assert texts.column_names == ["text"]
         assert texts["text"][:] == ["a", "b", "c", "d"]
 
@@ -418,12 +418,12 @@ class TestUnlabelledTexts:
         more = write_hub(tmp_path / "more", train=[("x", -1), ("y", 0)])
         train = write_table(tmp_path / "train.csv")
         args = DataArguments(train_file=train, validation_fraction=0, unlabelled_dataset=more)
-        assert load_unlabelled_texts(args)["text"][-2:] == ["x", "y"]
+        assert load_unlabelled_texts(args)["unlabelled"]["text"][-2:] == ["x", "y"]
 
     def test_do_not_hold_texts_of_a_validation_fraction(self, tmp_path):
         file = write_table(tmp_path / "train.csv", [(str(number), number % 2) for number in range(40)])
         args = DataArguments(train_file=file, max_unlabelled_samples=30)
-        texts = load_unlabelled_texts(args)["text"][:]
+        texts = load_unlabelled_texts(args)["unlabelled"]["text"][:]
         assert len(texts) == 30
         assert not set(texts) & set(load_classification_datasets(args)["validation"]["text"])
 
@@ -431,16 +431,16 @@ class TestUnlabelledTexts:
         columns = ("premise", "hypothesis", "label")
         train = write_table(tmp_path / "train.csv", [("a", "b", "0"), ("a", "c", "1"), ("a", "b", "1")], columns)
         args = {"train_file": train, "validation_fraction": 0}
-        texts = load_unlabelled_texts(DataArguments(**args))
+        texts = load_unlabelled_texts(DataArguments(**args))["unlabelled"]
         assert texts[:] == {"text": ["a", "a"], "text_pair": ["b", "c"]}
         single = write(tmp_path / "single.txt", "x\n")
         with pytest.raises(DataError, match=r"single\.txt holds single texts, but the training data pairs of texts"):
-            load_unlabelled_texts(DataArguments(**args, unlabelled_files=[single]))
+            load_unlabelled_texts(DataArguments(**args, unlabelled_files=[single]))["unlabelled"]
 
     @pytest.mark.parametrize(("name", "size"), [("r8", 5905), ("movie_reviews", 21398)])
     def test_of_packaged_data_sets(self, packaged_dataset, name, size):
         packaged_dataset(name)
-        unlabelled = load_unlabelled_texts(DataArguments(dataset=name))
+        unlabelled = load_unlabelled_texts(DataArguments(dataset=name))["unlabelled"]
         texts = {" ".join(text.casefold().split()) for text in unlabelled["text"]}
         assert len(texts) == size
         datasets = load_packaged(name)

@@ -108,6 +108,7 @@ class TestTrain:
             (["--train_file=nowhere.txt"], "train_file is nowhere.txt, which is not a file"),
             (["--teacher_name_or_path=./nowhere"], "there is no model folder ./nowhere"),
             (["--max_length=2"], "max_length is 2, but the special tokens alone are 2"),
+            (["--teacher_max_length=2"], "a window of 2 tokens has no room beside 2 special ones"),
             (["--hidden_size=16"], "hidden_size has no effect with model_name_or_path"),
             (["--packing=true"], "packing has no effect"),
         ],

@@ -317,6 +317,7 @@ class TestBadInput:
                 "packing needs a model of seqdyconv, got BertForSequenceClassification",
             ),
             (["--model_name_or_path", "no/such/model"], "no/such/model"),
+            (["--unlabelled_files", "nowhere.txt"], "nowhere.txt"),
             (["--max_length", "2"], "special tokens alone are 2"),
         ],
     )

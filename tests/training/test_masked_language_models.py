@@ -6,10 +6,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 from datasets import Dataset
+from transformers import BertConfig, BertForMaskedLM
 
 from seqdyconv.data.sentencepiece_tokenizers import train_sentencepiece_tokenizer
 from seqdyconv.models.losses import IGNORED_LABEL
-from seqdyconv.training.masked_language_models import EncoderRows, TokenMasks, cost_of_masked_rows, masked_cost
+from seqdyconv.training.language_models import LanguageModelTrainingArguments
+from seqdyconv.training.masked_language_models import (
+    EncoderRows,
+    MaskedLanguageModelTrainer,
+    TokenMasks,
+    cost_of_masked_rows,
+    masked_cost,
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +74,24 @@ def test_the_cost_is_that_of_the_masked_tokens_alone(tokenizer):
     found = [cost_of_masked_rows(model, rows, TokenMasks(tokenizer, 0.5), size, seen.append) for size in (2, 5)]
     assert found[0] == pytest.approx(found[1]) and seen == [2, 2, 1, 5]
     assert found[0]["perplexity"] == pytest.approx(math.exp(found[0]["loss"]))
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_the_loss_of_a_step_is_the_mean_over_its_masked_tokens_of_a_model_of_transformers_too(
+    tokenizer, accumulated, tmp_path
+):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    torch.manual_seed(0)
+    model = BertForMaskedLM(BertConfig(vocab_size=len(tokenizer), initializer_range=0.5, **sizes)).eval()
+    rows = [{"input_ids": ids, "labels": list(ids)} for ids in ([2, *range(10, 30)], [2, 7, 8, 9, 5])]
+    collate = EncoderRows(packing=False)
+    settings = {"report_to": "none", "save_strategy": "no", "eval_strategy": "no", "use_cpu": True}
+    args = LanguageModelTrainingArguments(str(tmp_path), gradient_accumulation_steps=accumulated, **settings)
+    trainer = MaskedLanguageModelTrainer(
+        model=model, args=args, masks=TokenMasks(tokenizer, 0.3), train_dataset=Dataset.from_list(rows)
+    )
+    batches = [collate([row]) for row in rows] if accumulated == 2 else [collate(rows)]
+    batches, number = trainer.get_batch_samples(iter(batches), accumulated, torch.device("cpu"))
+    loss = sum(trainer.compute_loss(model, dict(batch), num_items_in_batch=number) for batch in batches)
+    nats, _, tokens = (sum(found) for found in zip(*(masked_cost(model, batch) for batch in batches)))
+    assert loss.item() == pytest.approx(nats / tokens) and number == tokens

@@ -78,6 +78,28 @@ def test_averages_the_last_checkpoints(tmp_path):
     assert not equal(weights(tmp_path), weights(tmp_path / "checkpoint-4"))
 
 
+def test_an_old_checkpoint_that_is_the_best_is_not_averaged(tmp_path):
+    options = {"save_total_limit": 2, "metric_for_best_model": "loss", "greater_is_better": True, "eval_steps": 1}
+    options |= {"eval_strategy": "steps", "learning_rate": 1e-2}  # the largest loss is that of the first evaluation
+    trainer = make_trainer(tmp_path, average_checkpoints=2, **options)
+    train_or_load(trainer, None)
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-1")
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["checkpoint-3", "checkpoint-4"]
+    average_checkpoints(checkpoints(tmp_path), tmp_path / "expected.safetensors")
+    assert equal(weights(tmp_path), load_file(tmp_path / "expected.safetensors"))
+
+
+@pytest.mark.parametrize("before, now", [(0, 2), (3, 1)])
+def test_the_final_model_of_a_run_that_has_ended_is_not_averaged_anew(tmp_path, before, now):
+    trainer = make_trainer(tmp_path, average_checkpoints=before)
+    begin_run(tmp_path, resolved_arguments(trainer.args))
+    train_or_load(trainer, None)
+    again = make_trainer(tmp_path, average_checkpoints=now, resume=True)
+    told = f"has ended with average_checkpoints: {max(1, before)}, got {now}: its final model stays"
+    with pytest.raises(OutputDirError, match=told), Run(again.args, (), "").preparation():
+        pytest.fail("the block was entered")
+
+
 def test_a_damaged_checkpoint_is_not_averaged(tmp_path):
     class Damage(TrainerCallback):
         def on_train_end(self, *args, **kwargs):

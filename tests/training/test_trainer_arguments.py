@@ -60,6 +60,12 @@ def test_combinations_that_cannot_be(options, message, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_one_process_trains_on_one_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(RunArguments, "n_gpu", 4)
+    with pytest.raises(InputError, match="can't train on 4 GPUs: start one each, torchrun --nproc_per_node 4"):
+        RunArguments(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     "kind, names",
     [
