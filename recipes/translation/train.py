@@ -136,16 +136,14 @@ def evaluate_split(
     decoding_args: DecodingArguments,
 ) -> tuple[dict[str, Any], list[str]]:
     """Loss, BLEU, chrF and speed of decoding on one split, and the translations; ``data`` are the ids of ``texts``."""
-    trainer.text_metrics = None
-    metrics = trainer.evaluation_loop(trainer.get_eval_dataloader(data), split, metric_key_prefix="").metrics
-    trainer.callback_handler.on_predict(trainer.args, trainer.state, trainer.control, metrics)  # ends its progress bar
+    loss = trainer.token_loss(data)
     start = time.perf_counter()
     hypotheses = trainer.generate(data["input_ids"][:], decoding_args, progress=f"Translating the {split} set")
     seconds = time.perf_counter() - start
     translations = [beams[0].text for beams in hypotheses]
     return {
         **score(translations, texts["target"], data_args.target_lang, data_args.bleu_tokenizer, with_bounds=True),
-        "loss": metrics["_loss"],
+        "loss": loss,
         "examples": len(texts),
         "decoding_seconds": seconds,
         "decoding_tokens_per_second": sum(beams[0].tokens for beams in hypotheses) / seconds,

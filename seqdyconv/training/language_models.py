@@ -1,7 +1,6 @@
 """Language models: a new one from its arguments, or any of a folder or the Hub; its Trainer, and what it costs."""
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, ClassVar
@@ -233,19 +232,9 @@ class LanguageModelTrainer(TokenBatches):
         if self.stream is not None:
             self.stream.start_at(self.stream_state.batch, StreamPosition(*self.stream_state.position))
 
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """Loss, perplexity and bits per byte of all rows, logged like the Trainer's."""
-        start = time.perf_counter()
-        metrics = {
-            f"{metric_key_prefix}_{name}": value
-            for name, value in self.cost(self.eval_dataset if eval_dataset is None else eval_dataset).items()
-        }
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.evaluation_seconds += time.perf_counter() - start
-        return metrics
+    def measure(self, dataset: Dataset) -> dict[str, float]:
+        """As :func:`costs` has it."""
+        return self.cost(dataset)
 
     def cost(self, dataset: Dataset) -> dict[str, float]:
         """As :func:`costs` has it; all processes share the work, and each gets the result."""

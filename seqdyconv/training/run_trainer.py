@@ -13,6 +13,7 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import Tensor
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
@@ -337,18 +338,21 @@ class RunTrainer(Trainer):
 
     # Evaluation
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """Evaluation batches of this process: every n-th one, from short to long."""
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        return self._dataloader(dataset, self.own_share(self.eval_batches(dataset)), self.data_collator)
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Evaluate as the Trainer does; the time counts as evaluation_seconds."""
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """What :meth:`measure` finds, logged like the Trainer's; the time counts as evaluation_seconds."""
         start = time.perf_counter()
-        try:
-            return super().evaluate(*args, **kwargs)
-        finally:
-            self.evaluation_seconds += time.perf_counter() - start
+        found = self.measure(self.eval_dataset if eval_dataset is None else eval_dataset)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.evaluation_seconds += time.perf_counter() - start
+        return metrics
+
+    def measure(self, dataset: Any) -> dict[str, float]:
+        """How well the model does on data; all processes share the work, and each gets the result."""
+        raise NotImplementedError
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[Any]:
@@ -368,14 +372,17 @@ class RunTrainer(Trainer):
             model.train(training)
 
     def own_batches(self, dataset: Any) -> Iterator[tuple[list[int], dict[str, Any], bool]]:
-        """The rows and inputs of this process's evaluation batches, and whether a batch counts.
+        """The rows and inputs of this process's evaluation batches, from short to long, and whether a batch counts.
 
         One that does not is a repetition, which keeps processes with sharded weights in step.
         """
         batches = self.eval_batches(dataset)
         share = self.own_share(batches)
         own = len(batches[self.args.process_index :: self.args.world_size])
-        for number, (rows, inputs) in enumerate(zip(share, self._dataloader(dataset, share, self.data_collator))):
+        batches_of_share = zip(share, self._dataloader(dataset, share, self.data_collator))
+        silent = self.args.disable_tqdm or not self.is_world_process_zero()
+        bar = tqdm(batches_of_share, desc="Evaluating", total=len(share), leave=False, disable=silent)
+        for number, (rows, inputs) in enumerate(bar):
             yield rows, self._prepare_inputs(inputs), number < own
 
     def own_share(self, batches: list[list[int]]) -> list[list[int]]:

@@ -1,7 +1,6 @@
 """The training of a sentence encoder by a teacher's embeddings, on texts without labels."""
 
 import copy
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -318,20 +317,11 @@ class SentenceTrainer(TokenBatches, DistillationTrainer):
             loss = loss + self.matching_weight * distance
         return (loss, outputs) if return_outputs else loss
 
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
+    def measure(self, dataset: Dataset) -> dict[str, float]:
         """Mean cosine with the teacher's vectors, one minus that as loss, and Spearman's correlation over the pairs."""
-        start = time.perf_counter()
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         assert self.pairs is not None, "there is something to evaluate on"
         found = nearness(self.vectors(dataset), targets_of(dataset), self.pairs)
-        kept = {name: found[name] for name in self.args.metric_names}
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in kept.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.evaluation_seconds += time.perf_counter() - start
-        return metrics
+        return {name: found[name] for name in self.args.metric_names}
 
     def vectors(self, dataset: Dataset) -> npt.NDArray[np.float32]:
         """The model's vectors (N, D) of all rows; all processes share the work, and each gets all results."""

@@ -1,6 +1,5 @@
 """The Trainer of speech recognition: batches bounded in seconds, losses per label, evaluation by error rates."""
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -244,20 +243,11 @@ class SpeechTrainer(RunTrainer):
 
     # Evaluation
 
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """Error rates in percent and the loss per label, logged like the Trainer's."""
-        start = time.perf_counter()
-        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+    def measure(self, dataset: Utterances) -> dict[str, float]:
+        """Error rates in percent and the loss per label."""
         predictions, loss = self.recognise(dataset)
         found = score(predictions, dataset.table["text"][:])
-        metrics = {f"{metric_key_prefix}_{name}": found[name] for name in ("wer", "cer")}
-        metrics[f"{metric_key_prefix}_loss"] = loss
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.evaluation_seconds += time.perf_counter() - start
-        return metrics
+        return {"wer": found["wer"], "cer": found["cer"], "loss": loss}
 
     def recognise(self, dataset: Utterances) -> tuple[list[str], float]:
         """Greedy texts and the loss per label; all processes share the work, and each gets all results."""

@@ -1,6 +1,5 @@
 """The Trainer of text classification: class weights, word dropout, texts of several windows, distillation."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,18 +97,9 @@ class ClassificationTrainer(TokenBatches):
 
     # Evaluation
 
-    def evaluate(
-        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict[str, float]:
-        """Accuracy, macro-F1 and loss over texts, logged like the Trainer's."""
-        start = time.perf_counter()
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        found = score(self.classify(dataset), labels_of_texts(dataset))
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in found.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self.evaluation_seconds += time.perf_counter() - start
-        return metrics
+    def measure(self, dataset: Dataset) -> dict[str, float]:
+        """Accuracy, macro-F1 and loss over texts."""
+        return score(self.classify(dataset), labels_of_texts(dataset))
 
     def classify(self, dataset: Dataset) -> npt.NDArray[np.float64]:
         """Probabilities (texts, labels); all processes share the work, and each gets all results."""

@@ -4,13 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
-from transformers.trainer_utils import EvalLoopOutput
 
 from seqdyconv.models.loading import check_packing
 from seqdyconv.models.losses import IGNORED_LABEL, label_smoothed_loss
@@ -97,7 +95,7 @@ class TokenBatchTrainingArguments(TokenBatchArguments, Seq2SeqTrainingArguments)
             token_embeddings(model)
 
 
-class TokenBatchTrainer(TokenBatches, Seq2SeqTrainer):
+class TokenBatchTrainer(TokenBatches, Seq2SeqTrainer):  # type: ignore[misc]  # evaluate has no gen_kwargs
     """Seq2SeqTrainer whose batches are bounded in tokens and whose loss is a mean over tokens.
 
     The data sets have columns input_ids and labels. The gradient of a step is that of the mean over all target tokens
@@ -171,17 +169,18 @@ class TokenBatchTrainer(TokenBatches, Seq2SeqTrainer):
 
     # Evaluation
 
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader[Any],
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """Loss per token, and the metrics of generated texts if they are asked for."""
-        self.callback_handler.eval_dataloader = dataloader
-        dataset: Any = dataloader.dataset
+    def measure(self, dataset: Dataset) -> dict[str, float]:
+        """The loss per token, and the metrics of generated texts if they are asked for."""
+        metrics = {"loss": self.token_loss(dataset)}
+        if self.args.predict_with_generate and self.text_metrics is not None:
+            step = max(1, len(dataset) // (self.generation_examples or len(dataset)))
+            indices = list(range(0, len(dataset), step))[: self.generation_examples]
+            hypotheses = self.generate([dataset[index]["input_ids"] for index in indices], self.decoding)
+            metrics |= self.text_metrics([beams[0].text for beams in hypotheses], indices)
+        return metrics
+
+    def token_loss(self, dataset: Dataset) -> float:
+        """The loss per token, without label smoothing."""
         loss_sum = tokens = 0.0
         with self.evaluating() as model:
             for _, inputs, counts in self.own_batches(dataset):
@@ -191,15 +190,7 @@ class TokenBatchTrainer(TokenBatches, Seq2SeqTrainer):
                 if counts:
                     loss_sum += float(label_smoothed_loss(logits, labels))
                     tokens += int((labels != IGNORED_LABEL).sum())
-                self.control = self.callback_handler.on_prediction_step(self.args, self.state, self.control)
-        metrics = {f"{metric_key_prefix}_loss": self.gather_mean(loss_sum, tokens)}
-        if self.args.predict_with_generate and self.text_metrics is not None:
-            step = max(1, len(dataset) // (self.generation_examples or len(dataset)))
-            indices = list(range(0, len(dataset), step))[: self.generation_examples]
-            hypotheses = self.generate([dataset[index]["input_ids"] for index in indices], self.decoding)
-            found = self.text_metrics([beams[0].text for beams in hypotheses], indices)
-            metrics.update({f"{metric_key_prefix}_{name}": value for name, value in found.items()})
-        return EvalLoopOutput(predictions=np.empty(0), label_ids=None, metrics=metrics, num_samples=len(dataset))
+        return self.gather_mean(loss_sum, tokens)
 
     def generate(
         self,

@@ -139,7 +139,7 @@ def test_mixed_batches_bound_the_tokens_of_their_rows(build, tmp_path):
 
 def test_evaluation_stays_padded(tmp_path):
     padded, packed = (translation_trainer(tmp_path, packing=packing) for packing in (False, True))
-    assert "attention_mask" in next(iter(packed.get_eval_dataloader()))
+    assert "attention_mask" in next(packed.own_batches(packed.eval_dataset))[1]
     assert packed.evaluate()["eval_loss"] == padded.evaluate()["eval_loss"]
 
 

@@ -24,8 +24,8 @@ from seqdyconv.training.averaging import average_checkpoints
 from seqdyconv.training.checkpoints import STATE_FILE, checkpoints, latest_checkpoint
 from seqdyconv.training.output_dir import OutputDirError, begin_run, is_run
 from seqdyconv.training.runs import Run, is_finished, train_or_load
-from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches
-from tests.training.test_token_batches import make_rows, make_tokenizer
+from seqdyconv.training.token_batches import TokenBatchArguments
+from tests.training.test_token_batches import MeasuredBatches, make_rows, make_tokenizer
 
 
 def make_trainer(path, **options):
@@ -33,7 +33,7 @@ def make_trainer(path, **options):
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     model = BertForSequenceClassification(BertConfig(vocab_size=20, **sizes))
     common = {"max_steps": 4, "save_steps": 1, "max_tokens": 16, "report_to": "none", "disable_tqdm": True, "seed": 0}
-    return TokenBatches(
+    return MeasuredBatches(
         model=model,
         args=TokenBatchArguments(str(path), **{**common, **options}),
         train_dataset=Dataset.from_list(make_rows(10)),

@@ -26,11 +26,20 @@ def make_rows(number):
     return [{"input_ids": [2 + index] * (2 + 5 * index % 7), "labels": index % 2} for index in range(number)]
 
 
+class MeasuredBatches(TokenBatches):
+    """Its loss is the mean over the texts."""
+
+    def measure(self, dataset):
+        with self.evaluating() as model:
+            found = [len(rows) * self.compute_loss(model, inputs) for rows, inputs, _ in self.own_batches(dataset)]
+        return {"loss": float(sum(found)) / len(dataset)}
+
+
 def make_trainer(path, rows=12, max_tokens=16, **options):
     set_seed(0)
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     dataset = Dataset.from_list(make_rows(rows))
-    return TokenBatches(
+    return MeasuredBatches(
         model=BertForSequenceClassification(BertConfig(vocab_size=20, **sizes)),
         args=TokenBatchArguments(
             str(path), max_tokens=max_tokens, report_to="none", disable_tqdm=True, save_strategy="no", **options
@@ -110,21 +119,20 @@ class TestTrainingBatches:
 
 class TestEvaluation:
     def test_goes_through_every_text_once_from_short_to_long(self, tmp_path):
-        batches = list(make_trainer(tmp_path, eval_max_tokens=24).get_eval_dataloader())
+        trainer = make_trainer(tmp_path, eval_max_tokens=24)
+        batches = [inputs for _, inputs, _ in trainer.own_batches(trainer.eval_dataset)]
         assert texts(batches) == list(range(2, 14))
         lengths = [batch["input_ids"].shape[1] for batch in batches]
         assert lengths == sorted(lengths)
         assert 16 < max(batch["input_ids"].numel() for batch in batches) <= 24
 
-    def test_is_that_of_the_plain_trainer(self, tmp_path):
+    def test_what_is_measured_is_logged_and_its_time_is_counted(self, tmp_path):
         trainer = make_trainer(tmp_path, max_tokens=8)
-        plain = Trainer(trainer.model, trainer.args, trainer.data_collator, eval_dataset=trainer.eval_dataset)
-        assert trainer.evaluate()["eval_loss"] == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-5)
-
-    def test_its_time_is_counted(self, tmp_path):
-        trainer = make_trainer(tmp_path)
         assert trainer.evaluation_seconds == 0
-        trainer.evaluate()
+        plain = Trainer(trainer.model, trainer.args, trainer.data_collator, eval_dataset=trainer.eval_dataset)
+        found = trainer.evaluate()["eval_loss"]
+        assert found == pytest.approx(plain.evaluate()["eval_loss"], rel=1e-5)
+        assert trainer.state.log_history[-1]["eval_loss"] == found
         first = trainer.evaluation_seconds
         trainer.evaluate()
         assert 0 < first < trainer.evaluation_seconds
