@@ -13,7 +13,6 @@ import seqdyconv.interrupts  # noqa: F401  # Ctrl-C ends the imports quietly too
 from seqdyconv.data.sentence_embedding import DataArguments, load_texts, pairs_of, tokenize
 from seqdyconv.data.splits import HELD_OUT
 from seqdyconv.errors import exit_on_error
-from seqdyconv.swap import swapped_attention
 from seqdyconv.training.arguments import command_line, parse_arguments
 from seqdyconv.training.classifiers import check_reads
 from seqdyconv.training.reports import score_text
@@ -38,7 +37,7 @@ from seqdyconv.training.sentence_evaluation import (
     describe,
     load_tasks,
 )
-from seqdyconv.training.swapping import SwapArguments, check_swap, swap_layers
+from seqdyconv.training.swapping import SwapArguments, check_swap, swap_in_words, swap_layers, swapped_layers
 
 from datasets import DatasetDict
 from transformers import set_seed
@@ -131,14 +130,12 @@ def report(
     data_args: DataArguments,
 ) -> None:
     """Metrics, learning curves, the model card, and a summary on the screen."""
-    swapped = ", ".join(map(str, swapped_attention(trainer.model)))
     kind = f"An encoder with {' and '.join(sorted(set(model_args.encoder_layer_types)))} layers"
     if model_args.model_name_or_path is not None:
         kind = model_args.model_name_or_path
-    if swapped:
+    if swapped := swapped_layers(trainer.model):
         metrics["swapped_layers"] = swapped
-        mixers = {entry["mixer"] for entry in trainer.model.config.seqdyconv["layers"].values()}
-        kind += f" with {' and '.join(sorted(mixers))} instead of self-attention in layers {swapped}"
+        kind += f" with {swap_in_words(trainer.model)}"
     run.write_metrics(metrics)
     panels = {"eval_spearman": "validation: Spearman with the teacher × 100", "eval_cosine": "validation: cosine"}
     run.plot_learning_curves(trainer, f"Sentence embeddings: {data_args.source}", panels, "distance to the teacher")

@@ -17,7 +17,6 @@ from seqdyconv.errors import exit_on_error
 from seqdyconv.files import write_lines
 from seqdyconv.speech.decoding import TRAIN_TEXTS
 from seqdyconv.speech.recogniser import Recogniser
-from seqdyconv.swap import swapped_attention
 from seqdyconv.training.annealing import TemperatureAnnealing
 from seqdyconv.training.arguments import command_line, parse_arguments
 from seqdyconv.training.reports import spread_examples
@@ -31,6 +30,7 @@ from seqdyconv.training.speech_recognition import (
     make_labels,
     write_recognised,
 )
+from seqdyconv.training.swapping import swap_in_words, swapped_layers
 
 from transformers import set_seed
 
@@ -156,8 +156,8 @@ def kind_of_model(trainer: SpeechTrainer, model_args: ModelArguments) -> str:
         mixers = " and ".join(sorted(set(model_args.encoder_layer_types)))
         return f"A {model_args.encoder_block} encoder with {mixers} layers"
     kind = f"{model_args.model_name_or_path}, fine-tuned,"
-    if swapped := swapped_attention(trainer.model):
-        kind += f" with {model_args.swap_mixer} instead of self-attention in layers {', '.join(map(str, swapped))},"
+    if swapped_layers(trainer.model):
+        kind += f" with {swap_in_words(trainer.model)},"
     return kind
 
 

@@ -22,13 +22,12 @@ from seqdyconv.data.text_rows import tokenize
 from seqdyconv.errors import exit_on_error
 from seqdyconv.models.loading import check_packing, load_tokenizer
 from seqdyconv.scores.text_classification import baselines, score, write_split
-from seqdyconv.swap import swapped_attention
 from seqdyconv.training.arguments import command_line, parse_arguments
 from seqdyconv.training.classifiers import ModelArguments, build_model, classify, labels_of_data, resolve_name
 from seqdyconv.training.distilling import DistillationArguments, distil, distillation_metrics, make_teacher
 from seqdyconv.training.reports import plain_markdown, score_text, spread_examples
 from seqdyconv.training.runs import Run
-from seqdyconv.training.swapping import SwapArguments, check_swap, swap_layers
+from seqdyconv.training.swapping import SwapArguments, check_swap, swap_in_words, swap_layers, swapped_layers
 from seqdyconv.training.text_classification import (
     ClassificationTrainer,
     ClassificationTrainingArguments,
@@ -159,13 +158,12 @@ def report(
 ) -> None:
     """Metrics, learning curves, the model card, and a summary on the screen."""
     kind = f"An encoder with {' and '.join(sorted(set(model_args.encoder_layer_types)))} layers"
-    swapped = ", ".join(map(str, swapped_attention(trainer.model)))
+    swapped = swapped_layers(trainer.model)
     if model_args.model_name_or_path is not None:
         kind = f"{model_args.model_name_or_path}, fine-tuned,"
     if swapped:
         metrics["swapped_layers"] = swapped
-        mixers = {entry["mixer"] for entry in trainer.model.config.seqdyconv["layers"].values()}
-        kind += f" with {' and '.join(sorted(mixers))} instead of self-attention in layers {swapped},"
+        kind += f" with {swap_in_words(trainer.model)},"
     run.write_metrics(metrics)
     panels = {"eval_accuracy": "validation accuracy (%)", "eval_macro_f1": "validation macro-F1 (%)"}
     run.plot_learning_curves(trainer, f"Text classification: {data_args.source}", panels, "loss (nats per text)")

@@ -21,16 +21,13 @@ from seqdyconv.ranges import Count, LearningRate, OneOf, Options, Positive, Shar
 from seqdyconv.swap.distillation import DistillationTrainer
 from seqdyconv.training.checkpoints import resumable_checkpoint
 from seqdyconv.training.classifiers import check_reads, known_labels, load_model
-from seqdyconv.training.reports import write_metrics
+from seqdyconv.training.reports import METRICS, write_metrics
 from seqdyconv.training.runs import is_finished, train_or_load
 from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches
 from seqdyconv.training.trained_data import check_data, data_digests, write_digests
 
 DISTILLATION_FOLDER = "distillation"
 """Below output_dir: the run on texts without labels."""
-
-METRICS_FILE = "metrics.json"
-"""In that folder: what :func:`distillation_metrics` reads."""
 
 
 @dataclass
@@ -225,7 +222,7 @@ def distil(
         **({"distillation_loss": losses[-1]} if losses else {}),
     }
     if trainer.is_world_process_zero():
-        write_metrics(output_dir / METRICS_FILE, metrics)
+        write_metrics(output_dir / METRICS, metrics)
         plot_learning_curves(
             trainer.state.log_history,
             output_dir / "learning_curves.png",
@@ -236,5 +233,5 @@ def distil(
 
 def distillation_metrics(output_dir: Path) -> dict[str, Any]:
     """What :func:`distil` has measured in a run, if it had a distillation, be it in an earlier part of it."""
-    file = output_dir / DISTILLATION_FOLDER / METRICS_FILE
+    file = output_dir / DISTILLATION_FOLDER / METRICS
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}

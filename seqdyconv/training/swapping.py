@@ -241,6 +241,17 @@ def _mapping(name: str, value: Any) -> dict[str, Any] | None:
     return value
 
 
+def swapped_layers(model: PreTrainedModel) -> str:
+    """The numbers of the layers whose self-attention is swapped, with commas between; empty where none is."""
+    return ", ".join(map(str, swapped_attention(model)))
+
+
+def swap_in_words(model: PreTrainedModel) -> str:
+    """What a swapped model has instead of what, and where."""
+    mixers = sorted({entry["mixer"] for entry in model.config.seqdyconv["layers"].values()})
+    return f"{' and '.join(mixers)} instead of self-attention in layers {swapped_layers(model)}"
+
+
 @contextlib.contextmanager
 def _swap_errors() -> Iterator[None]:
     try:
