@@ -8,7 +8,7 @@ from torch import Tensor
 from torchaudio.functional import forced_align, merge_tokens
 
 from seqdyconv.runtime.words import WORD_BOUNDARY, AlignedToken, Word, words_of
-from seqdyconv.speech.tokenization import clean_text
+from seqdyconv.speech.tokenization import clean_text, mark_words
 
 
 def align(log_probs: Tensor, targets: Sequence[int] | Tensor, blank: int = 0) -> list[AlignedToken]:
@@ -90,12 +90,9 @@ def join_words(
 
 def token_strings(tokenizer: Any) -> list[str]:
     """What each token stands for, by id, with ``▁`` between words; nothing for special tokens but the unknown one."""
-    delimiter = getattr(tokenizer, "word_delimiter_token", None)
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    return [
-        WORD_BOUNDARY if token == delimiter else "" if index in special else token for index, token in enumerate(tokens)
-    ]
+    tokens = mark_words(tokenizer, tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
+    return [token if index not in special or token == WORD_BOUNDARY else "" for index, token in enumerate(tokens)]
 
 
 def blank_of(tokenizer: Any) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 
 from seqdyconv.files import replacing
 from seqdyconv.runtime.words import WORD_BOUNDARY
-from seqdyconv.speech.tokenization import clean_text
+from seqdyconv.speech.tokenization import clean_text, mark_words
 
 Ngram = tuple[str, ...]
 UNITS = ("word", "character", "token")
@@ -142,7 +142,8 @@ def train_ngram_model(
         order: length of the longest n-grams, 2 to 6.
         path: an ARPA file to write.
         unit: ``"word"`` for a beam search with a word list; ``"character"``, or ``"token"`` (of ``tokenizer``), for one
-            without. Characters are as in :func:`seqdyconv.speech.tokenization.train_character_tokenizer`.
+            without. Characters are as in :func:`seqdyconv.speech.tokenization.train_character_tokenizer`; between words
+            stands ``▁``, whatever the tokenizer writes there.
         tokenizer: for ``unit="token"``.
 
     Raises:
@@ -278,7 +279,7 @@ def split_units(texts: Iterable[str], unit: str = "word", tokenizer: Any = None)
         elif unit == "character":
             units = list(text.replace(" ", WORD_BOUNDARY))
         else:
-            units = tokenizer.tokenize(text)
+            units = mark_words(tokenizer, tokenizer.tokenize(text))
         if BOS in units or EOS in units:
             raise ValueError(f"the texts must not have {BOS} or {EOS} as a unit, got {text!r}")
         yield units

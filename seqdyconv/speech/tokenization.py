@@ -200,6 +200,12 @@ def clean_text(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).replace(WORD_BOUNDARY, " ").split())
 
 
+def mark_words(tokenizer: Any, tokens: Iterable[str]) -> list[str]:
+    """Tokens of a tokenizer with ``▁`` between words, also where it has another ``word_delimiter_token``."""
+    delimiter = getattr(tokenizer, "word_delimiter_token", None)
+    return [WORD_BOUNDARY if token == delimiter else token for token in tokens]
+
+
 def _checked(texts: Iterable[str]) -> Iterable[str]:
     if isinstance(texts, str):
         raise ValueError("texts must be a list of texts, got one string")

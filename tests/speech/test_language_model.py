@@ -2,13 +2,16 @@
 
 import gzip
 import itertools
+import json
 import math
 import os
 
 import pytest
 from flashlight.lib.text.decoder.kenlm import KenLM
 from flashlight.lib.text.dictionary import Dictionary
+from transformers import Wav2Vec2CTCTokenizer
 
+from seqdyconv.speech.alignment import token_strings
 from seqdyconv.speech.ctc import CTCBeamSearch
 from seqdyconv.speech.language_model import NGramModel, read_vocabulary, train_ngram_model
 from seqdyconv.speech.tokenization import train_character_tokenizer, train_subword_tokenizer
@@ -71,6 +74,15 @@ def test_units_are_words_characters_or_tokens():
     tokenizer = train_subword_tokenizer(TEXTS, 30)
     model = train_ngram_model(TEXTS, 2, unit="token", tokenizer=tokenizer)
     assert "▁the" in model.vocabulary and model.perplexity(TEXTS, "token", tokenizer) > 1
+
+
+def test_between_words_stands_the_same_whatever_the_tokenizer_writes_there(tmp_path):
+    vocabulary = {token: index for index, token in enumerate(["<pad>", "<unk>", "|", "a", "b"])}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    tokenizer = Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), bos_token=None, eos_token=None)
+    counted = train_ngram_model(["ab a", "ba"], 2, unit="token", tokenizer=tokenizer)
+    assert counted == train_ngram_model(["ab a", "ba"], 2, unit="character")
+    assert set(counted.vocabulary) - {"</s>", "<unk>"} <= set(token_strings(tokenizer))  # what the search asks for
 
 
 def test_perplexity_is_lower_on_what_was_counted():
