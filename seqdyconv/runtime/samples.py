@@ -19,7 +19,6 @@ _ZERO_CROSSINGS = 64
 _ROLLOFF = 0.9475937167399596  # the filter that librosa and resampy call "kaiser_best"
 _BETA = 14.769656459379492
 _VALUES_AT_ONCE = 2**21
-_CONTEXT = 0.05  # seconds on each side of a piece, more than the filter's length
 
 
 class AudioError(InputError):
@@ -121,18 +120,20 @@ class StreamResampler:
 
     def __init__(self, rate: int, new_rate: int) -> None:
         self.rate, self.new_rate = rate, new_rate
+        ratio = resampling_ratio(rate, new_rate)
+        self.stays = ratio == 1
         # Pieces of whole periods of both rates stay in step.
-        self.period = rate // math.gcd(rate, new_rate)
-        self.new_period = new_rate // math.gcd(rate, new_rate)
-        self.context = math.ceil(_CONTEXT * rate / self.period)  # In periods.
-        self.latency = 0.0 if rate == new_rate else (self.context + 1) * self.period / rate
+        self.period, self.new_period = ratio.numerator, ratio.denominator
+        reach = 0 if self.stays else _filters(self.period, self.new_period)[1]
+        self.context = math.ceil(reach / self.period)  # Periods on each side of a piece.
+        self.latency = 0.0 if self.stays else (self.context + 1) * self.period / rate
         """Seconds until a sample comes out, at most."""
         self.buffer: Samples = np.empty(0, np.float32)
         self.before = 0  # Periods at the start of the buffer that have come out already.
 
     def push(self, samples: Samples) -> Samples:
         """Take samples (N,) and return those that are due (M,)."""
-        if self.rate == self.new_rate:
+        if self.stays:
             return samples
         self.buffer = np.concatenate([self.buffer, samples])
         due = len(self.buffer) // self.period - self.before - self.context
@@ -148,7 +149,7 @@ class StreamResampler:
 
     def finish(self) -> Samples:
         """Return what is left."""
-        if self.rate == self.new_rate or len(self.buffer) == 0:
+        if len(self.buffer) == 0:
             return np.empty(0, np.float32)
         output = resample(self.buffer, self.rate, self.new_rate)[self.before * self.new_period :]
         self.buffer, self.before = np.empty(0, np.float32), 0

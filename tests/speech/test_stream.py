@@ -29,6 +29,16 @@ class TestStreamResampler:
         taken, given = (np.cumsum([len(piece) for piece in group]) for group in (samples.split(777), pieces))
         assert (given >= (taken / rate - resampler.latency) * 16000 - 1e-6).all()
 
+    @pytest.mark.parametrize("rate", [1000, 1349, 16001, 22051], ids=["slow", "slow, odd", "near", "odd"])
+    def test_at_rates_where_the_filter_is_long_or_the_ratio_is_not_exact(self, rate):
+        samples = torch.randn(5 * rate, generator=torch.Generator().manual_seed(0))
+        resampler = StreamResampler(rate, 16000)
+        pieces = [resampler.push(piece) for piece in samples.split(rate // 10)]
+        found = torch.cat([*pieces, resampler.finish()])
+        torch.testing.assert_close(found, resample(samples, rate, 16000), atol=1e-5, rtol=0)
+        taken, given = (np.cumsum([len(piece) for piece in group]) for group in (samples.split(rate // 10), pieces))
+        assert (given >= (taken / rate - resampler.latency) * 15990).all()
+
 
 class TestRecognitionStream:
     def test_words_are_those_of_the_whole_and_come_early(self, streaming_folder):
