@@ -11,7 +11,7 @@ import numpy as np
 from seqdyconv.commands.streams import standard_input
 from seqdyconv.ranges import FileName, Options, Range
 from seqdyconv.runtime.audio import audio_info, read_blocks
-from seqdyconv.runtime.samples import AudioError, Samples
+from seqdyconv.runtime.samples import FULL_SCALE, AudioError, Samples
 from seqdyconv.scores.stability import PartialStability
 
 
@@ -111,7 +111,7 @@ def read_raw(stream: BinaryIO, args: StreamOptions) -> Iterator[Samples]:
     chunk = size * max(1, round(args.chunk_seconds * args.sampling_rate))
     while data := _read(stream, chunk):
         samples = np.frombuffer(data[: len(data) // size * size], "<i2").reshape(-1, args.channels)
-        yield samples.mean(axis=1, dtype=np.float32) / 32768
+        yield samples.mean(axis=1, dtype=np.float32) / FULL_SCALE
 
 
 def _read(stream: BinaryIO, size: int) -> bytes:

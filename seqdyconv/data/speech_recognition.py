@@ -41,7 +41,7 @@ from seqdyconv.data.tables import FILE_TYPES, DataError, list_names, load_hub_sp
 from seqdyconv.files import write_lines
 from seqdyconv.ranges import Range, Weight
 from seqdyconv.runtime.audio import audio_info
-from seqdyconv.runtime.samples import AudioError
+from seqdyconv.runtime.samples import FULL_SCALE, AudioError
 from seqdyconv.speech.audio import read_parts
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ LONGEST_UTTERANCE = 600.0
 Seconds = Annotated[float, Range(0, LONGEST_UTTERANCE)]
 
 # Part of the folders' names in the cache: raise it whenever the same audio would give other samples.
-FORMAT = 1
+FORMAT = 2
 
 _AUDIO_COLUMNS = (
     *("path", "audio", "audio_path", "audio_filepath", "audio_file", "file", "file_name", "filename"),
@@ -265,8 +265,8 @@ def _load_tables(args: DataArguments, splits: Sequence[str]) -> dict[str, Datase
     )
     for split, names_of_parts in parts.items():
         if all(part in loaded_parts for part in names_of_parts):
-            where = f"the {names[split]} split of {args.dataset}"
-            found = [_read_table(loaded_parts[part], args, where, None) for part in names_of_parts]
+            wheres = [f"the {part} split of {args.dataset}" for part in names_of_parts]
+            found = [_read_table(loaded_parts[part], args, one, None) for part, one in zip(names_of_parts, wheres)]
             tables[split] = concatenate_datasets(found)
     return tables
 
@@ -325,7 +325,10 @@ def _read_folder(folder: Path, name: str, args: DataArguments) -> Dataset:
 
 
 def _read_table(table: Dataset, args: DataArguments, where: str, folder: Path | None) -> Dataset:
-    """The columns source, name, text and perhaps speaker of a table; paths start at `folder`."""
+    """The columns source, name, text and perhaps speaker of a table; paths start at `folder`.
+
+    Where the audio is inside the table a column row tells its rows apart, as their names may be equal.
+    """
     columns = {
         "audio": _column(table, args.audio_column, _AUDIO_COLUMNS, "audio_column", where, audio=True),
         "text": _column(table, args.text_column, _TEXT_COLUMNS, "text_column", where),
@@ -343,7 +346,8 @@ def _read_table(table: Dataset, args: DataArguments, where: str, folder: Path | 
     found: dict[str, list[Any]] = {"text": [clean(text) for text in table[columns["text"]]]}
     if "speaker" in columns:
         found["speaker"] = ["" if speaker is None else str(speaker) for speaker in table[columns["speaker"]]]
-    kinds: dict[str, Any] = {**dict.fromkeys((*found, "name"), Value("string")), "source": _SOURCE, "part": _PART}
+    strings = dict.fromkeys((*found, "name", "row"), Value("string"))
+    kinds: dict[str, Any] = {**strings, "source": _SOURCE, "part": _PART}
     inside = isinstance(table.features[columns["audio"]], (Audio, dict))
     if (parts := find_parts(table, where)) is not None:
         found["part"] = [{**part, "cut": inside} for part in parts]
@@ -360,7 +364,8 @@ def _read_table(table: Dataset, args: DataArguments, where: str, folder: Path | 
         names = [path for chunk in audio.data.column("source").chunks for path in chunk.field("path").to_pylist()]
     except KeyError:
         raise DataError(f"{where} has no audio in the column {columns['audio']!r} (set audio_column)") from None
-    found["name"] = [name or f"row {row} of {where}" for row, name in enumerate(names, 1)]
+    found["row"] = [f"row {row} of {where}" for row in range(1, len(table) + 1)]
+    found["name"] = [name or row for name, row in zip(names, found["row"])]
     return concatenate_datasets(
         [audio, Dataset.from_dict(found, Features({name: kinds[name] for name in found}))], axis=1
     )
@@ -447,7 +452,7 @@ class Samples(Sequence[Tensor]):
         return len(self._rows)
 
     def __getitem__(self, index: Any) -> Any:
-        return self._rows[index]["samples"] / 32768
+        return self._rows[index]["samples"] / FULL_SCALE
 
 
 def _with_samples(table: Dataset, args: DataArguments) -> Dataset:
@@ -472,7 +477,7 @@ def _with_samples(table: Dataset, args: DataArguments) -> Dataset:
 
     files = sorted(cached_directory(directory, build).glob("audio*.arrow"))
     audio = concatenate_datasets([Dataset.from_file(str(file)) for file in files])
-    kept = [name for name in table.column_names if name not in ("source", "part")]
+    kept = [name for name in table.column_names if name not in ("source", "part", "row")]
     texts = table.select_columns(kept).with_format("arrow")[:]  # not flatten_indices: its bar would say nothing
     return concatenate_datasets([Dataset(texts), audio], axis=1)
 
@@ -482,9 +487,9 @@ def _key(table: Dataset) -> str:
     digest = hashlib.sha256()
     if "part" in table.column_names:
         digest.update(repr(table["part"][:]).encode())
-    if isinstance(table.features["source"], Audio) or table.cache_files:
-        # In files of the Hub's cache: they and the names of the rows say which audio it is without reading it.
-        digest.update(repr([_state(file["filename"]) for file in table.cache_files] + table["name"][:]).encode())
+    if "row" in table.column_names and table.cache_files:
+        # In files of the Hub's cache: they and the rows say which audio it is without reading it.
+        digest.update(repr([_state(file["filename"]) for file in table.cache_files] + table["row"][:]).encode())
         return digest.hexdigest()[:20]
     for source in table["source"]:
         if source["bytes"] is None:
@@ -510,7 +515,7 @@ def _decode(rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
             if isinstance(found, AudioError):
                 error = str(found)
             else:
-                samples = (found * 32767).round().clamp(-32768, 32767).short().numpy()
+                samples = (found * FULL_SCALE).round().clamp(-FULL_SCALE, FULL_SCALE - 1).short().numpy()
                 error = "" if samples.any() else "it is silent"
             decoded["samples"].append(samples)
             decoded["num_samples"].append(len(samples))

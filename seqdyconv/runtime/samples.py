@@ -14,6 +14,9 @@ from seqdyconv.errors import InputError
 
 Samples: TypeAlias = npt.NDArray[np.float32]
 
+FULL_SCALE = 32768
+"""What 16-bit integers have where samples have 1."""
+
 _LARGEST_TERM = 1000  # the smaller one of a ratio of sampling rates
 _ZERO_CROSSINGS = 64
 _ROLLOFF = 0.9475937167399596  # the filter that librosa and resampy call "kaiser_best"

@@ -87,6 +87,23 @@ class TestSources:
         assert data["train"]["num_samples"][:] == [8000] * 5 and data["train"]["speaker"][3:] == ["0", "1"]
         assert len(data["test"]) == 1
 
+    def test_hub_rows_with_equal_paths_are_not_taken_for_each_other(self, tmp_path):
+        folder = tmp_path / "set"
+        folder.mkdir()
+        for split, seconds in (("one", [0.1, 0.2]), ("two", [0.3, 0.4])):
+            audio = []
+            for length in seconds:
+                write_audio(tmp_path / "audio.wav", length)
+                audio.append({"bytes": (tmp_path / "audio.wav").read_bytes(), "path": "audio.wav"})
+            table = Dataset.from_dict({"audio": audio, "text": [f"{round(10 * length)}" for length in seconds]})
+            table.cast_column("audio", Audio(decode=False)).to_parquet(folder / f"{split}.parquet")
+        names = "\n".join(f"  - {{split: {split}, path: {split}.parquet}}" for split in ("one", "two"))
+        (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{names}\n---\n")
+        for seed in range(8):  # another utterance each time, under the same name
+            options = {"train_split": "one+two", "max_train_samples": 1, "split_seed": seed, "min_seconds": 0}
+            data, _ = load(dataset=str(folder), normalise_text=False, validation_split=None, test_split=None, **options)
+            assert data["train"]["num_samples"][0] == 1600 * int(data["train"]["text"][0])
+
     def test_held_out_fractions_keep_equal_texts_on_one_side(self, tmp_path):
         rows = [(f"{number}.wav", 0.2, f"text {number % 20}") for number in range(40)]
         data, _ = load(train_file=write_manifest(tmp_path, rows), validation_fraction=0.1, test_fraction=0.2)
@@ -361,6 +378,6 @@ def test_samples_are_those_of_the_file_as_16_bit_integers(tmp_path):
     assert len(samples) == 2 and samples.lengths.tolist() == [8000, 12800]
     for row, name in enumerate("ab"):
         assert samples[row].dtype == torch.float32
-        expected = (read_audio(tmp_path / f"{name}.wav") * 32767).round() / 32768
+        expected = (read_audio(tmp_path / f"{name}.wav") * 32768).round() / 32768
         assert torch.equal(samples[row], expected)
     assert data["train"].features["samples"].feature.dtype == "int16"
