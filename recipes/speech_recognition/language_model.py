@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def make_language_model(args: LanguageModelArguments, data_args: DataArguments) -> None:
     if Path(args.output_file).exists():
         raise InputError(f"output_file {args.output_file} is there already: choose another name")
+    Path(args.output_file).parent.mkdir(parents=True, exist_ok=True)
     disable_progress_bar()  # That of loading weights.
     tokenizer = load_recogniser(args.model_dir).tokenizer
     sources = {"training texts": read_train_texts(Path(args.model_dir))}
@@ -71,6 +72,8 @@ def make_language_model(args: LanguageModelArguments, data_args: DataArguments) 
     for name, texts in sources.items():
         # A text with a letter that the model can't write would teach that any letter may stand there.
         known = [text for text, units in zip(texts, split_units(texts, **unit)) if tokenizer.unk_token not in units]
+        if not any(known):
+            raise InputError(f"{name} must have a text in letters of the model, got {len(texts)} in others")
         models.append(train_ngram_model(known, args.lm_order or DEFAULT_ORDERS[args.unit], **unit))
         perplexity = models[-1].perplexity(validation, **unit)
         print(f"{name}: {len(known)} of {len(texts)} texts counted, validation perplexity {perplexity:.3f}")

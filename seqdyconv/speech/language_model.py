@@ -14,6 +14,7 @@ from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
+from seqdyconv.errors import InputError
 from seqdyconv.files import replacing
 from seqdyconv.runtime.words import WORD_BOUNDARY
 from seqdyconv.speech.tokenization import clean_text, mark_words
@@ -147,8 +148,8 @@ def train_ngram_model(
         tokenizer: for ``unit="token"``.
 
     Raises:
-        ValueError: another order or unit, a unit "token" without tokenizer, no text with anything in it, or a text with
-            ``<s>`` or ``</s>`` as a unit.
+        ValueError: another order or unit, or a unit "token" without tokenizer.
+        InputError: no text with anything in it, or a text with ``<s>`` or ``</s>`` as a unit.
 
     Example:
         >>> from seqdyconv.speech.language_model import train_ngram_model
@@ -159,8 +160,8 @@ def train_ngram_model(
     if not isinstance(order, int) or not MIN_ORDER <= order <= MAX_ORDER:
         raise ValueError(f"order must be from {MIN_ORDER} to {MAX_ORDER}, got {order!r}")
     raw = _count_ngrams(split_units(texts, unit, tokenizer), order)
-    if len(raw[0]) == 1:
-        raise ValueError(f"the texts must have at least one {unit}, got none")
+    if raw[0].keys() <= {(EOS,)}:
+        raise InputError(f"the texts must have at least one {unit}, got none")
     counts = _continuation_counts(raw)
     vocabulary = {ngram[0] for ngram in counts[0]} | {UNKNOWN}
 
@@ -266,7 +267,8 @@ def split_units(texts: Iterable[str], unit: str = "word", tokenizer: Any = None)
     """The units of each text, as :func:`train_ngram_model` counts them.
 
     Raises:
-        ValueError: another unit, a unit "token" without tokenizer, or a text with ``<s>`` or ``</s>`` as a unit.
+        ValueError: another unit, or a unit "token" without tokenizer.
+        InputError: a text with ``<s>`` or ``</s>`` as a unit.
     """
     if unit not in UNITS:
         raise ValueError(f"unit must be one of {', '.join(UNITS)}, got {unit!r}")
@@ -281,7 +283,7 @@ def split_units(texts: Iterable[str], unit: str = "word", tokenizer: Any = None)
         else:
             units = mark_words(tokenizer, tokenizer.tokenize(text))
         if BOS in units or EOS in units:
-            raise ValueError(f"the texts must not have {BOS} or {EOS} as a unit, got {text!r}")
+            raise InputError(f"the texts must not have {BOS} or {EOS} as a unit, got {text!r}")
         yield units
 
 

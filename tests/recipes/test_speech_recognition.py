@@ -332,14 +332,21 @@ class TestUse:
     def test_other_texts_help_the_language_model(self, overfitted, manifest, tmp_path, capsys):
         text = json.loads(manifest.read_text().splitlines()[-1])["text"]
         (tmp_path / "more.txt").write_text(f"{text.upper()}! {text.title()}?\nЖ\n\n")
-        words = [str(overfitted[0]), "--texts", str(tmp_path / "more.txt"), "--output_file", str(tmp_path / "lm.arpa")]
+        made = tmp_path / "new" / "lm.arpa"
+        words = [str(overfitted[0]), "--texts", str(tmp_path / "more.txt"), "--output_file", str(made)]
         language_model.main(words)
         said = capsys.readouterr().out
         assert "more.txt: 2 of 3 texts counted" in said and "all: validation perplexity" in said
         assert "lm.arpa is there already" in error_of(language_model.main, words, capsys)
-        beam = ["--beam_size", "8", "--language_model", str(tmp_path / "lm.arpa")]
+        beam = ["--beam_size", "8", "--language_model", str(made)]
         evaluate.main([str(overfitted[0]), "--evaluation_dir", str(tmp_path / "beam"), *beam])
         assert json.loads((tmp_path / "beam" / "metrics.json").read_text())["test_cer"] < 10
+
+    def test_texts_in_other_letters_make_no_language_model(self, overfitted, tmp_path, capsys):
+        (tmp_path / "more.txt").write_text("Ж\nЩ\n")
+        words = [str(overfitted[0]), "--texts", str(tmp_path / "more.txt"), "--output_file", str(tmp_path / "lm.arpa")]
+        said = "more.txt must have a text in letters of the model, got 2 in others"
+        assert said in error_of(language_model.main, words, capsys)
 
     def test_one_model_at_many_latencies(self, overfitted, tmp_path, capsys, caplog):
         folder, metrics = overfitted

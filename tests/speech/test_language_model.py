@@ -11,6 +11,7 @@ from flashlight.lib.text.decoder.kenlm import KenLM
 from flashlight.lib.text.dictionary import Dictionary
 from transformers import Wav2Vec2CTCTokenizer
 
+from seqdyconv.errors import InputError
 from seqdyconv.speech.alignment import token_strings
 from seqdyconv.speech.ctc import CTCBeamSearch
 from seqdyconv.speech.language_model import NGramModel, read_vocabulary, train_ngram_model
@@ -113,13 +114,24 @@ def test_unknown_units_of_the_texts_are_counted_as_unknown():
         (lambda: train_ngram_model(TEXTS, 7), "order must be from 2 to 6, got 7"),
         (lambda: train_ngram_model(TEXTS, 2, unit="phone"), "unit must be one of word, character, token, got 'phone'"),
         (lambda: train_ngram_model(TEXTS, 2, unit="token"), "a tokenizer goes with unit token"),
-        (lambda: train_ngram_model(["", " "], 2), "at least one word, got none"),
-        (lambda: train_ngram_model(["a <s>"], 2), "must not have <s>"),
     ],
 )
-def test_bad_input_raises(make, message):
+def test_bad_arguments_raise(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    "texts, message",
+    [
+        ([], "at least one word, got none"),
+        (["", " "], "at least one word, got none"),
+        (["a <s>"], "must not have <s> or </s> as a unit, got 'a <s>'"),
+    ],
+)
+def test_bad_texts_are_the_users_fault(texts, message):
+    with pytest.raises(InputError, match=message):
+        train_ngram_model(texts, 2)
 
 
 @pytest.mark.parametrize(
