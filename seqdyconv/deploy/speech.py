@@ -291,7 +291,7 @@ def write_recogniser(recogniser: Recogniser, folder: Path) -> Written:
     tokens, special = token_table(recogniser)
     (folder / "tokens.txt").write_text("".join(f"{token} {i}\n" for i, token in enumerate(tokens)), encoding="utf-8")
     what = type(model).__name__
-    window = _shortest(recogniser)
+    window = recogniser.least_samples
     program = CTCProgram(recogniser)
     seconds = min(_TRACED_SECONDS, recogniser.max_seconds)
     samples = torch.zeros(2, max(window + 1, int(seconds * extractor.sampling_rate)))
@@ -364,15 +364,6 @@ def token_table(recogniser: Recogniser) -> tuple[list[str], list[int]]:
     if recogniser.decode_ids(ordinary) != spelled or any(set(token) & set("\r\n") for token in tokens):
         raise ExportError(f"texts of {type(tokenizer).__name__} are not its tokens joined: it can't be exported")
     return tokens, special
-
-
-def _shortest(recogniser: Recogniser) -> int:
-    """The samples that give one step at least."""
-    if recogniser.own_features:
-        return int(recogniser.feature_extractor.frame_sizes[0])
-    if isinstance(recogniser.feature_extractor, SeamlessM4TFeatureExtractor):
-        return LogMel(SeqDyConvFeatureExtractor(normalize=None)).window + 160
-    return next(number for number in range(1, 2**16) if recogniser.frames(number) > 0)
 
 
 def _front_nodes(file: Path) -> tuple[str, ...]:

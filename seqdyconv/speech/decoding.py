@@ -18,7 +18,7 @@ from seqdyconv.ranges import Count, Options, Range, Share, Weight
 from seqdyconv.runtime.words import Word
 from seqdyconv.speech.alignment import align_words
 from seqdyconv.speech.ctc import CTCBeamSearch, Transcript, greedy_transcripts, word_times
-from seqdyconv.speech.language_model import read_vocabulary, train_ngram_model
+from seqdyconv.speech.language_model import MAX_ORDER, MIN_ORDER, read_vocabulary, train_ngram_model
 from seqdyconv.speech.recogniser import Recogniser, clean
 from seqdyconv.speech.segments import read_segments
 
@@ -45,8 +45,8 @@ class SpeechDecodingArguments(Options):
             "help": "none, a file with a word per line, or auto: those of the ARPA file, or of the training texts."
         },
     )
-    lm_order: Annotated[int, Range(1, 20)] | None = field(
-        default=None, metadata={"help": "Length of the n-grams with auto; None is 3 for words and 6 for units."}
+    lm_order: Annotated[int, Range(MIN_ORDER, MAX_ORDER)] | None = field(
+        default=None, metadata={"help": "Length of the n-grams with auto; 2 to 6; None is 3 for words, 6 for units."}
     )
     lm_weight: Weight = field(default=0.6, metadata={"help": "Weight of the language model."})
     word_score: float = field(default=0.0, metadata={"help": "Added for each word, with a word list."})
@@ -65,8 +65,16 @@ class SpeechDecodingArguments(Options):
                 raise ValueError(f"{name} must be none, auto or a file, got {value!r}")
         if self.beam_size == 1 and (self.language_model != "none" or self.word_list != "none"):
             raise ValueError("a language model or a word list needs a beam search: set beam_size to 16, for example")
-        if self.lm_order is not None and self.language_model != "auto":
-            raise ValueError("lm_order has no effect without language_model: auto")
+        searches, lists = self.beam_size > 1, self.word_list != "none"
+        default = type(self)
+        for name, applies, needed in (
+            ("lm_order", self.language_model == "auto", "without language_model: auto"),
+            ("lm_weight", self.language_model != "none", "without a language_model"),
+            ("word_score", lists, "without a word_list"),
+            ("unit_score", searches and not lists, "with a word_list" if lists else "without a beam search"),
+        ):
+            if getattr(self, name) != getattr(default, name) and not applies:
+                raise ValueError(f"{name} has no effect {needed}, got {getattr(self, name)}")
 
 
 class Decoder:
@@ -97,6 +105,8 @@ class Decoder:
         plain = args.language_model == "none" and args.word_list == "none"
         if not recogniser.is_ctc and not plain:
             raise ModelError("a language model or a word list is for CTC models, and this one has a decoder")
+        if not recogniser.is_ctc and args.unit_score:
+            raise ModelError(f"unit_score is for CTC models, and this one has a decoder, got {args.unit_score}")
         if recogniser.is_ctc and args.ctc_weight is not None:
             raise ModelError("ctc_weight is for models with a decoder, and this is a CTC model")
         if recogniser.is_ctc and args.beam_size > 1:

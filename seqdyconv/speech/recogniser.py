@@ -6,11 +6,13 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import (
     AutoFeatureExtractor,
@@ -18,6 +20,7 @@ from transformers import (
     AutoModelForSpeechSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    SeamlessM4TFeatureExtractor,
     WhisperFeatureExtractor,
 )
 
@@ -114,6 +117,8 @@ class Recogniser:
             raise ModelError(
                 f"an utterance has {seconds:.1f} s, and the model has positions for {self.max_seconds:.1f}"
             )
+        if self.is_ctc and not self.own_features:  # whose features fill up what is short themselves
+            samples = [F.pad(one, (0, max(0, self.least_samples - len(one)))) for one in samples]
         inputs = model_inputs(self.feature_extractor, samples)
         return {name: value.to(self.model.device) for name, value in inputs.items()}
 
@@ -133,6 +138,15 @@ class Recogniser:
         if self.own_features:
             return model.output_lengths(mask).cpu()
         return model._get_feat_extract_output_lengths(mask.sum(-1)).cpu().clamp(max=frames)
+
+    @cached_property
+    def least_samples(self) -> int:
+        """The samples that give one output frame of a CTC model; zeros fill up a shorter utterance."""
+        if self.own_features:
+            return int(self.feature_extractor.frame_sizes[0])
+        if isinstance(self.feature_extractor, SeamlessM4TFeatureExtractor):  # frames of 25 ms each 10 ms, two of them
+            return int(0.035 * self.feature_extractor.sampling_rate)
+        return next(number for number in range(1, 2**16) if self.frames(number) > 0)
 
     @property
     def max_seconds(self) -> float:
