@@ -12,10 +12,10 @@ from typing import Annotated
 
 from seqdyconv.commands.plain_arguments import ExportedArguments, parse_plain
 from seqdyconv.commands.streams import end_with_the_reader, read_windows, standard_input
-from seqdyconv.data.long_texts import cut_text
 from seqdyconv.errors import exit_on_error
 from seqdyconv.files import one_line, strip_text
 from seqdyconv.ranges import Count, Options, Range
+from seqdyconv.runtime.long_texts import cut_text
 from seqdyconv.runtime.options import DecodingArguments
 from seqdyconv.runtime.translator import Translator
 

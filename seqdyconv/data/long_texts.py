@@ -1,21 +1,12 @@
-"""What bounds the time that texts of any length take: a word may have five million letters."""
+"""What bounds the time that a vocabulary's training takes: a word may have five million letters."""
 
 import re
 from collections.abc import Iterable, Iterator
-
-CHARACTERS_PER_TOKEN = 100
-"""More than tokens have on average. So what lies beyond the first tokens is cut before texts are split into them."""
 
 LONGEST_WORD = 1000
 """Letters. What follows in one word tells a vocabulary nothing, but its training takes more than linear time for it."""
 
 _SIGNS = ".,;:!?。，、；：！？"  # of writing without spaces, too
-
-
-def cut_text(text: str, max_tokens: int, side: str = "right") -> str:
-    """A text without what can't be among so many tokens at its start, or with ``side="left"`` at its end."""
-    longest = CHARACTERS_PER_TOKEN * max_tokens
-    return text[-longest:] if side == "left" else text[:longest]
 
 
 def cut_words(texts: Iterable[str]) -> Iterator[str]:

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 from datasets import DatasetDict
 from transformers import PreTrainedTokenizerBase
 
-from seqdyconv.data.long_texts import cut_text
 from seqdyconv.data.tables import DataError, map_batches
 from seqdyconv.ranges import Count, Number, OneOf, Options
+from seqdyconv.runtime.long_texts import cut_text, most_tokens
 
 LONG_TEXTS = ("truncate", "windows")
 
@@ -50,11 +50,11 @@ def tokenize(datasets: DatasetDict, tokenizer: PreTrainedTokenizerBase, args: Le
     """
     _check_lengths(datasets, tokenizer, args)
     windows = args.long_texts == "windows"
-    most = args.max_length * args.max_windows if windows and args.max_windows else 0 if windows else args.max_length
+    most = most_tokens(args.max_length, windows, args.max_windows)
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         texts = {
-            name: [cut_text(text, most, tokenizer.truncation_side) for text in batch[name]] if most else batch[name]
+            name: [cut_text(text, most, tokenizer.truncation_side) for text in batch[name]]
             for name in ("text", "text_pair")
             if name in batch
         }

@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerBase
 
 from seqdyconv.data.external_tokenizers import complete_tokenizer, set_languages, try_tokenizer
 from seqdyconv.data.libreoffice_help import load_libreoffice_help
-from seqdyconv.data.long_texts import cut_text
 from seqdyconv.data.packages import PackageUnavailableError
 from seqdyconv.data.sentencepiece_tokenizers import TOKENIZER_TYPES, train_sentencepiece_tokenizer
 from seqdyconv.data.splits import SPLITS, SourceArguments
@@ -25,6 +24,7 @@ from seqdyconv.data.tables import DataError, list_names, load_hub_splits, load_l
 from seqdyconv.data.text_columns import check_texts, clean_texts
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.ranges import Count, OneOf, VocabSize
+from seqdyconv.runtime.long_texts import cut_text
 
 logger = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from tokenizers import Tokenizer
 
 from seqdyconv.errors import first_line
 from seqdyconv.runtime.folder import Array, Exported, FolderError, checked_ids
+from seqdyconv.runtime.long_texts import cut_text, most_tokens
 
 TOKENIZER = "tokenizer.json"
 
@@ -108,7 +110,9 @@ class TextReader:
         Raises:
             FolderError: the tokenizer is that of another model.
         """
-        given: Any = list(texts)
+        most = most_tokens(self.max_length, self.windows, self.max_windows)
+        cut = partial(cut_text, max_tokens=most, side=self.truncation_side)  # as in the training
+        given: Any = [cut(one) if isinstance(one, str) else tuple(map(cut, one)) for one in texts]
         rows = Rows([], [], [])
         for number, encoding in enumerate(self.tokenizer.encode_batch(given)):
             windows = [encoding, *encoding.overflowing] if self.windows else [encoding]

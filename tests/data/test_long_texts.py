@@ -9,12 +9,13 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from seqdyconv.data import text_rows, translation
-from seqdyconv.data.long_texts import cut_text, cut_words
+from seqdyconv.data.long_texts import cut_words
 from seqdyconv.data.sentencepiece_tokenizers import train_sentencepiece_tokenizer
 from seqdyconv.data.tables import DataError
 from seqdyconv.data.text_rows import LengthArguments
 from seqdyconv.data.translation import DataArguments
 from seqdyconv.data.word_tokenizers import train_word_tokenizer
+from seqdyconv.runtime.long_texts import cut_text
 
 TEXTS = ["the quick brown fox jumps over the lazy dog", "quick foxes and lazy dogs"] * 20
 

@@ -50,6 +50,12 @@ def test_long_texts_are_read_in_windows_where_the_training_did(exported, tmp_pat
     np.testing.assert_allclose(got, in_torch(folder, TEXTS, **lengths), atol=1e-5)
 
 
+def test_very_long_texts_are_cut_as_in_training(exported):
+    folder, out = exported
+    text = "the" + " " * 30_000 + "old word"  # whose last words are behind the longest 256 tokens that are expected
+    np.testing.assert_allclose(Classifier(out).probabilities([text]), in_torch(folder, [text]), atol=1e-5)
+
+
 def test_the_folder_says_what_it_is(exported):
     _, out = exported
     card = (out / "README.md").read_text()
