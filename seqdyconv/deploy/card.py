@@ -7,6 +7,7 @@ import onnx
 
 import seqdyconv
 from seqdyconv.deploy.folder import Written
+from seqdyconv.files import write_text
 
 CARD = "README.md"
 
@@ -44,14 +45,14 @@ def write_card(folder: Path, name: str, model: Any, written: Written, precision:
         lines.append(f"| `{file}` | {_values(graph.input)} | {_values(graph.output)} |")
     lines += ["", *(f"- {note}" for note in written.notes), *([""] if written.notes else [])]
     lines += ["## Checks", "", "Not checked yet: `seqdyconv export --check` compares it with the model in torch.", ""]
-    (folder / CARD).write_text("\n".join(lines), encoding="utf-8")
+    write_text(folder / CARD, "\n".join(lines))
 
 
 def write_checks(folder: Path, lines: list[str]) -> None:
     """Put what a check has found in the place of an earlier one."""
     card = folder / CARD
     before = card.read_text(encoding="utf-8").split("## Checks", 1)[0]
-    card.write_text("\n".join([f"{before}## Checks", "", *lines, ""]), encoding="utf-8")
+    write_text(card, "\n".join([f"{before}## Checks", "", *lines, ""]))
 
 
 def _values(values: Any) -> str:

@@ -39,12 +39,17 @@ def new_folder(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
 
     Args:
         target: the folder to make. One that is there already must be empty.
-        overwrite: replace one that an export wrote.
+        overwrite: replace one that an export wrote. Where an earlier overwriting was interrupted, the old one is put
+            back first, or removed if the new one was complete.
 
     Raises:
         ExportError: it is there already.
     """
     target = Path(target)
+    old = target.with_name(f".{target.name}.old")
+    if is_exported(old) and not os.path.lexists(target):  # an overwriting was interrupted
+        old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
     if os.path.lexists(target):
         replaceable = target.is_dir() and (not any(target.iterdir()) or (overwrite and is_exported(target)))
         if not replaceable:
@@ -56,8 +61,6 @@ def new_folder(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
         temporary.mkdir(parents=True)
         yield temporary
         if target.is_dir():
-            old = target.with_name(f".{target.name}.old")
-            shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
             temporary.rename(target)
             shutil.rmtree(old)
