@@ -82,7 +82,7 @@ def read_retrieval(file: str) -> Retrieval:
     """A table with the columns query and text, each row a query and the text that answers it.
 
     Raises:
-        DataError: the file is missing or malformed.
+        DataError: the file is missing or malformed, or a row lacks one of them.
     """
     table = load_table(file, "retrieval_file")
     for column in ("query", "text"):
@@ -90,6 +90,9 @@ def read_retrieval(file: str) -> Retrieval:
             raise DataError(f"{file} has no column {column}: it must have query and text")
         check_texts(table, column, file)
     rows = clean_texts(table.to_dict(), {"query": "query", "text": "text"})
+    for column, values in rows.items():
+        if "" in values:
+            raise DataError(f"row {values.index('') + 1} of {file} must have a query and a text, got no {column}")
     texts = list(dict.fromkeys(rows["text"]))
     number = {text: index for index, text in enumerate(texts)}
     return Retrieval(rows["query"], texts, [number[text] for text in rows["text"]])

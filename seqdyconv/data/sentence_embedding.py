@@ -38,7 +38,7 @@ class DataArguments(HeldOutArguments):
     """Which documents to use, and how to cut them into texts.
 
     A file is a table with a column of texts, one document in a row; or txt, with empty lines between documents. A split
-    that is missing is taken out of train. max_..._samples count documents.
+    that is missing is taken out of train. max_..._samples count the texts that documents are cut into.
     """
 
     dataset: str | None = field(

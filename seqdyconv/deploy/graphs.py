@@ -16,6 +16,9 @@ from seqdyconv.errors import InputError, first_line
 OPSET = 20
 """Of the operators: what ONNX Runtime has run since 1.17 (2024)."""
 
+MOST_BYTES = 2**31 - 1
+"""Of a graph with its weights in one file, which is a message of Protocol Buffers."""
+
 
 class ExportError(InputError):
     """The model can't be exported; the message is one line for the user."""
@@ -41,7 +44,7 @@ def write_graph(
         what: is exported, for messages.
 
     Raises:
-        ExportError: it can't be written with standard operators and free sizes.
+        ExportError: it can't be written with standard operators and free sizes, or its weights are above 2 GiB.
 
     Example:
         >>> import tempfile, onnxruntime
@@ -53,6 +56,11 @@ def write_graph(
         >>> session.run(None, {"x": torch.zeros(3, 1, 4).numpy()})[0].shape
         (3, 1, 4)
     """
+    size = sum(one.numel() * one.element_size() for one in (*program.parameters(), *program.buffers()))
+    if size > MOST_BYTES:
+        raise ExportError(
+            f"{what} can't be exported: its weights have {size / 2**30:.2f} GiB, and a graph holds less than 2 GiB"
+        )
     try:
         with quiet(), torch.no_grad():
             exported: Any = torch.onnx.export(

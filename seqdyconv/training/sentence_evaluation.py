@@ -62,8 +62,10 @@ def load_tasks(args: TaskArguments, language: str) -> Tasks:
     """Load what the arguments name.
 
     Raises:
-        DataError: something is missing or malformed.
+        DataError: something is missing or malformed, or two names are equal as parts of names of metrics.
     """
+    for names in (args.retrieval, args.labelled_datasets):
+        _check_names(names)
     retrievals = {}
     for name in args.retrieval:
         if name in HELP:
@@ -176,6 +178,15 @@ def describe(tasks: Tasks) -> dict[str, int]:
     sizes = {f"{name}_queries": len(task.queries) for name, task in tasks.retrievals.items()}
     sizes |= {f"{name}_texts": len(task.texts) for name, task in tasks.retrievals.items()}
     return sizes | {f"{name}_test_texts": len(splits["test"]) for name, splits in tasks.labelled.items()}
+
+
+def _check_names(names: list[str]) -> None:
+    """Raise DataError where two tasks would have metrics of the same names."""
+    given: dict[str, str] = {}
+    for name in names:
+        if _short(name) in given:
+            raise DataError(f"{given[_short(name)]} and {name} are both {_short(name)} in the metrics: rename one")
+        given[_short(name)] = name
 
 
 def _short(name: str) -> str:

@@ -65,3 +65,10 @@ def test_what_cant_be_exported_is_told_in_a_line(tmp_path):
         write_graph(Branching(), tmp_path / "toy.onnx", {"x": torch.randn(2, 8)}, {}, ["y"], "the toy")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "toy.onnx").exists()
+
+
+def test_weights_that_no_graph_holds_are_refused_before_any_work(tmp_path):
+    with torch.device("meta"):
+        large = nn.Linear(2**15, 2**14)
+    with pytest.raises(ExportError, match=r"its weights have 2\.00 GiB, and a graph holds less than 2 GiB"):
+        write_graph(large, tmp_path / "large.onnx", {"x": torch.zeros(2, 2**15)}, {"x": {0: "batch"}}, ["y"])

@@ -21,6 +21,7 @@ from seqdyconv.training.sentence_encoders import (
     load_sentence_encoder,
     write_sentence_transformer,
 )
+from seqdyconv.training.sentence_evaluation import TaskArguments, load_tasks
 
 WORDS = [f"w{number}" for number in range(20)]
 
@@ -138,3 +139,11 @@ class TestData:
         (tmp_path / "bad.csv").write_text("query,answer\na,b\n")
         with pytest.raises(DataError, match="has no column text"):
             read_retrieval(str(tmp_path / "bad.csv"))
+        (tmp_path / "bad.csv").write_text("query,text\na,b\nc,\n")
+        with pytest.raises(DataError, match=r"row 2 of .*bad.csv must have a query and a text, got no text"):
+            read_retrieval(str(tmp_path / "bad.csv"))
+
+    def test_tasks_whose_metrics_would_have_the_same_names_are_refused(self):
+        for kind in ("retrieval", "labelled_datasets"):
+            with pytest.raises(DataError, match=r"one/faq.csv and two/faq.tsv are both faq in the metrics"):
+                load_tasks(TaskArguments(**{kind: ["one/faq.csv", "two/faq.tsv"]}), "en")
