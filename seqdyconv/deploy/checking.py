@@ -84,11 +84,14 @@ def _translation(name: str, exported: Exported, files: list[str]) -> list[str]:
 
 
 def _classification(name: str, exported: Exported, files: list[str]) -> list[str]:
-    texts = _texts(files) or run_data(exported.task, name, "validation")["text"][:MOST]
+    columns = {"text": _texts(files)} if files else {}
+    if not columns.get("text"):
+        table = run_data(exported.task, name, "validation")
+        columns = {column: table[column][:MOST] for column in ("text", "text_pair") if column in table.column_names}
     model, tokenizer = load_classifier(name)
-    data = DatasetDict({"texts": Dataset.from_dict({"text": texts})})
-    rows = tokenize(data, tokenizer, lengths_of_run(name))["texts"]
+    rows = tokenize(DatasetDict({"texts": Dataset.from_dict(columns)}), tokenizer, lengths_of_run(name))["texts"]
     expected = classify(model, tokenizer, rows, 32)
+    texts: list[Any] = list(zip(*columns.values())) if "text_pair" in columns else columns["text"]
     found = Classifier(exported.folder).probabilities(texts)
     equal = (found.argmax(1) == expected.argmax(1)).mean()
     return [

@@ -1,15 +1,16 @@
 """Text classification out of torch: the folder, and that the runtime gives what torch gives."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 
 from seqdyconv.data.text_rows import LengthArguments, tokenize
-from seqdyconv.deploy import ExportError, export_model
+from seqdyconv.deploy import ExportError, checking, export_model
 from seqdyconv.runtime import Classifier
-from seqdyconv.runtime.folder import FolderError
+from seqdyconv.runtime.folder import FolderError, open_folder
 from seqdyconv.training.classifiers import classify, load_classifier
 
 TEXTS = ["the old word", "", "a", "word </s> [SEP] a b " * 20, "b the\tword"]
@@ -54,6 +55,25 @@ def test_very_long_texts_are_cut_as_in_training(exported):
     folder, out = exported
     text = "the" + " " * 30_000 + "old word"  # whose last words are behind the longest 256 tokens that are expected
     np.testing.assert_allclose(Classifier(out).probabilities([text]), in_torch(folder, [text]), atol=1e-5)
+
+
+def test_a_check_reads_both_texts_of_pairs(exported, tmp_path, monkeypatch):
+    folder, out = exported
+    data = Dataset.from_dict({"text": ["the old", "a"], "text_pair": ["word b", "old word"], "label": [0, 1]})
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    read = []
+
+    class Reading(Classifier):
+        def probabilities(self, texts, batch_size=32):
+            read.extend(texts)
+            return super().probabilities(texts, batch_size)
+
+    monkeypatch.setattr(checking, "run_data", lambda *_: data)
+    monkeypatch.setattr(checking, "Classifier", Reading)
+    (line,) = checking.check_export(folder, open_folder(copy))
+    assert line.startswith("100.00% of the labels of 2 texts are equal")
+    assert read == [("the old", "word b"), ("a", "old word")]
 
 
 def test_the_folder_says_what_it_is(exported):
