@@ -4,12 +4,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from seqdyconv.layers import MIXERS, build_mixer, mixer_options
 from seqdyconv.layers.kernel_sizes import KernelSize
 from seqdyconv.layers.options import Option
+from seqdyconv.layers.window import WindowConv
 from seqdyconv.swap.families import Family
-from seqdyconv.swap.recognition import belongs_to_decoder, inner_width, linear_projection, projections_of
+from seqdyconv.swap.recognition import (
+    belongs_to_decoder,
+    check_causal,
+    inner_width,
+    linear_projection,
+    projections_of,
+)
 from seqdyconv.swap.replacement import SwappedAttention, SwappedCausalAttention
 
 # Options of the mixers that the replaced attention decides.
@@ -36,9 +44,17 @@ def swap_options(mixer: str) -> dict[str, Option]:
 
 
 def build_replacements(
-    family: Family, attention: Mapping[int, nn.Module], entries: Mapping[int, Mapping[str, Any]]
+    model: PreTrainedModel,
+    family: Family,
+    attention: Mapping[int, nn.Module],
+    entries: Mapping[int, Mapping[str, Any]],
 ) -> dict[int, SwappedAttention]:
-    """New modules for those of ``attention``, by number; an entry has ``mixer``, ``num_heads`` and the options."""
+    """New modules for those of ``attention`` in a model, by number.
+
+    An entry has ``mixer``, ``num_heads`` and the options.
+    """
+    if family.causal:
+        check_causal(model, attention)
     return {number: _build(number, module, family, entries[number]) for number, module in attention.items()}
 
 
@@ -65,7 +81,9 @@ def _build(number: int, attention: nn.Module, family: Family, entry: Mapping[str
         dtype=value.weight.dtype,
         **options,
     )
-    if family.causal and not (hasattr(mixer, "enter") and isinstance(mixer.initial_state(1), Tensor)):
+    if family.causal and not (
+        hasattr(mixer, "enter") and isinstance(mixer.conv, WindowConv) and isinstance(mixer.initial_state(1), Tensor)
+    ):
         raise ValueError(
             f"{entry['mixer']} with these options can't stand in a decoder: there the state of a mixer must be its "
             "convolution's last inputs, as that of dynamic_conv, lightweight_conv, short_conv and gated_short_conv is"

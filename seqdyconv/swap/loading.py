@@ -275,7 +275,7 @@ def _restore(model: PreTrainedModel, swap: _Swap) -> None:
     if swap.results is not None:
         results = None if swap.results < 0 else (None,) * swap.results
         family = replace(with_projections(family, attention, model.config.model_type), results=results)
-    put_in(model, build_replacements(family, attention, swap.entries))
+    put_in(model, build_replacements(model, family, attention, swap.entries))
 
 
 def _model_class(config: PreTrainedConfig, wanted: Any, path: Any) -> type[PreTrainedModel]:

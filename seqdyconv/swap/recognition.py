@@ -166,6 +166,7 @@ def recognise_attention(model: PreTrainedModel, family: Family, attention: Mappi
         ValueError: projections that their names don't tell, or a layer that computes something for others.
     """
     _refuse_handed_on_bias([model.get_submodule(name) for name in module_names(model, family).values()])
+    _refuse_shared_keys(model, attention)
     family = with_projections(family, attention, model.config.model_type)
     for number, module in attention.items() if family.causal else ():
         if reason := holds_more(module, family.projections):
@@ -199,6 +200,25 @@ def _refuse_handed_on_bias(attention: list[nn.Module]) -> None:
             f"a layer of {type(takes[0]).__name__} hands its position bias on to others, which is known of the "
             f"families {', '.join(family.name for family in FAMILIES if family.position_bias)} alone"
         )
+
+
+def _refuse_shared_keys(model: nn.Module, attention: Mapping[int, nn.Module]) -> None:
+    """Raise InputError for layers that read the keys and values of others, or whose own are read, as in Gemma 4."""
+    reading = [module for module in model.modules() if getattr(module, "is_kv_shared_layer", False)]
+    read_types = {module.layer_type for module in reading}
+    for number, module in attention.items():
+        if module in reading:
+            raise InputError(f"layer {number} has no keys and values but those of an earlier layer: leave it out")
+        if getattr(module, "store_full_length_kv", False) and module.layer_type in read_types:
+            raise InputError(f"later layers read the keys and values of layer {number}, a mixer has none: leave it out")
+
+
+def check_causal(model: PreTrainedModel, attention: Mapping[int, nn.Module]) -> None:
+    """Raise InputError unless these self-attention modules of a decoder, by number, see earlier steps alone."""
+    for number, module in attention.items():
+        config = getattr(module, "config", model.config)
+        if not (getattr(module, "is_causal", True) and getattr(config, "is_causal", True)):
+            raise InputError(f"layer {number} attends in both directions: convolutions in a decoder are causal")
 
 
 def _results(family: Family, attention: nn.Module) -> tuple[str | None, ...] | None:

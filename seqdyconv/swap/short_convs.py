@@ -17,7 +17,7 @@ from seqdyconv.swap.decoders import body_of, layer_names, tells_packed_sequences
 from seqdyconv.swap.description import write_description
 from seqdyconv.swap.guard import guard_weights
 from seqdyconv.swap.own_models import refuse_own
-from seqdyconv.swap.recognition import check_model
+from seqdyconv.swap.recognition import check_causal, check_model
 from seqdyconv.swap.replacement import swapped_attention
 from seqdyconv.swap.short_conv_calls import stop_watching, watch_layer
 from seqdyconv.swap.short_conv_places import PLACES, Place, attention_name, places_of, read_places
@@ -191,6 +191,7 @@ def put_in_short_convs(model: PreTrainedModel, entries: Mapping[int, Mapping[str
     layers: dict[int, nn.Module] = {number: model.get_submodule(names[number]) for number in entries}
     if twice := [number for number, layer in layers.items() if short_convs_of(layer)]:
         raise InputError(f"layers that have short convolutions already: {', '.join(map(str, twice))}")
+    check_causal(model, {number: getattr(layer, attention_name(layer)) for number, layer in layers.items()})
     new = [placed for number, layer in layers.items() for placed in _build(layer, number, entries[number])]
     for placed in new:
         part = getattr(layers[placed.layer], placed.place.part)
@@ -210,8 +211,6 @@ def _build(layer: Any, number: int, entry: Mapping[str, Any]) -> list[PlacedShor
     there = places_of(layer)
     if missing := [name for name in entry["on"] if name not in there]:
         raise InputError(f"layer {number} has no place {', '.join(missing)}; it has {', '.join(there)}")
-    if not getattr(getattr(layer, attention_name(layer)), "is_causal", True):
-        raise InputError(f"layer {number} attends in both directions: short convolutions are for causal decoders")
     options = {option: value for option, value in entry.items() if option != "on"}
     built: list[PlacedShortConv] = []
     for place in dict.fromkeys(there[name] for name in entry["on"]):

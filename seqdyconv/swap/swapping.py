@@ -116,7 +116,7 @@ def swap_self_attention(
         }
         for number, module in attention.items()
     }
-    new = build_replacements(family, attention, entries)
+    new = build_replacements(model, family, attention, entries)
     if weights == "transfer":
         for number, module in attention.items():
             heads = num_heads_of(module, projections)

@@ -231,6 +231,8 @@ class TestRefused:
             ("afmoe", {}, "self-attention of layer 0, AfmoeAttention, also holds gate_proj"),
             ("llama", {"mixer": "parallel"}, "parallel with these options can't stand in a decoder"),
             ("llama", {"mixer": "span_dynamic_conv"}, "span_dynamic_conv with these options can't stand in a decoder"),
+            ("llama", {"mixer": "dynamic_conv_2d"}, "dynamic_conv_2d with these options can't stand in a decoder"),
+            ("llama", {"mixer": "lightweight_conv_2d"}, "lightweight_conv_2d with these options can't stand in a deco"),
             ("llama", {"renormalize": True}, "dynamic_conv with these options can't stand in a decoder"),
             ("llama", {"causal": False}, "dynamic_conv has no option causal in a swap"),
             ("llama", {"lookahead": 2}, "lookahead must be >= 0 and causal False"),
@@ -244,6 +246,28 @@ class TestRefused:
         with pytest.raises(ValueError, match=re.escape(message)):
             swap_self_attention(model, **{"kernel_size": 5, **options})
         assert before == (str(model), model.config.to_dict())
+
+    @pytest.mark.parametrize("change", [swap_self_attention, add_short_conv])
+    @pytest.mark.parametrize(
+        ("model_type", "settings"),
+        [("gemma3_text", {"use_bidirectional_attention": True}), ("llama", {"is_causal": False})],
+    )
+    def test_decoders_that_attend_in_both_directions(self, change, model_type, settings):
+        with pytest.raises(
+            ValueError, match="layer 0 attends in both directions: convolutions in a decoder are causal"
+        ):
+            change(decoder(model_type, **settings), kernel_size=5)
+
+    def test_layers_that_share_keys_and_values(self):
+        settings = {"num_kv_shared_layers": 1, "num_hidden_layers": 4, "global_head_dim": 8}
+        types = ["sliding_attention", "full_attention"] * 2
+        model = decoder("gemma4_unified_text", layer_types=types, num_global_key_value_heads=2, **settings)
+        with pytest.raises(ValueError, match="later layers read the keys and values of layer 1"):
+            swap_self_attention(model, layers=[1])
+        with pytest.raises(ValueError, match="layer 3 has no keys and values but those of an earlier layer"):
+            swap_self_attention(model, layers=[3])
+        swap_self_attention(model, layers=[0, 2], kernel_size=5)
+        assert torch.equal(generate(model, IDS, LEFT), generate(model, IDS, LEFT, use_cache=False))
 
     def test_beside_short_convolutions(self):
         with pytest.raises(ValueError, match=r"has short convolutions: .* remove_short_conv first"):
