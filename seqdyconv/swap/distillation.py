@@ -168,7 +168,8 @@ class DistillationTrainer(Trainer):
         if self.predicts_next:
             known["use_cache"] = False
         if labelled:
-            wanted = {**inputs, "output_hidden_states": True} if matches else inputs
+            # A copy: the Trainer takes the labels out where it smooths them.
+            wanted = {**inputs, "output_hidden_states": True} if matches else {**inputs}
             loss, outputs = super().compute_loss(model, wanted, return_outputs=True)
         else:
             loss, outputs = 0.0, model(**known, output_hidden_states=matches)

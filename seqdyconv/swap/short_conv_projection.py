@@ -122,18 +122,28 @@ def short_convs_of(module: nn.Module) -> list[PlacedShortConv]:
     return [part for part in module.modules() if isinstance(part, PlacedShortConv)]
 
 
+# Held while wrappers get their hooks: threads may run a new adapter for the first time at once.
+_wrapping = threading.Lock()
+
+
 def convolve_after_wrappers(part: nn.Module) -> None:
     """Let what wraps a projection of an attention or of a feed-forward block, such as an adapter, give its output to
     the convolution."""
     for child in part.children():
         if isinstance(child, ShortConvProjection):
             child.is_wrapped = False
-            continue
-        if isinstance(child, PlacedShortConv) or _convolve in child._forward_hooks.values():
-            continue
-        if wrapped := _projections_in(child):
-            wrapped[0].is_wrapped = True
-            child.register_forward_hook(_convolve)
+        elif _lacks_hook(child):
+            with _wrapping:
+                if _lacks_hook(child):
+                    _projections_in(child)[0].is_wrapped = True
+                    child.register_forward_hook(_convolve)
+
+
+def _lacks_hook(child: nn.Module) -> bool:
+    """Whether a part wraps a projection whose convolution does not get its output yet."""
+    if isinstance(child, PlacedShortConv) or _convolve in child._forward_hooks.values():
+        return False
+    return bool(_projections_in(child))
 
 
 def _projections_in(wrapper: nn.Module) -> list[ShortConvProjection]:

@@ -55,7 +55,7 @@ def transfer_projections(
     scale = 1.0
     if "key" in roles:  # our scores are divided by the root of the head's width; not all are
         head_dim = size // getattr(mixer, "attention_heads", mixer.num_heads)
-        scale = getattr(attention, "scaling", head_dim**-0.5) * math.sqrt(head_dim)
+        scale = _scale_of_scores(attention, head_dim) * math.sqrt(head_dim)
     rows = {
         "query": [part * scale for part in attended["query"]],
         "key": attended["key"],
@@ -77,6 +77,14 @@ def transfer_projections(
     _copy(mixer.in_proj, torch.cat(weights), torch.cat(biases), "in_proj")
     if projections.output is not None:
         _copy(mixer.out_proj, *_weight_and_bias(attention.get_submodule(projections.output)), "out_proj")
+
+
+def _scale_of_scores(attention: Any, head_dim: int) -> float:
+    """What an attention multiplies the products of queries and keys by."""
+    # DeBERTa adds as many scores of positions (He et al. 2021, https://arxiv.org/abs/2006.03654).
+    terms = 1 + len({"c2p", "p2c"}.intersection(getattr(attention, "pos_att_type", None) or ()))
+    scale: float = getattr(attention, "scaling", (head_dim * terms) ** -0.5)
+    return scale
 
 
 def _of_fused(rows: Tensor, by_head: bool, num_heads: int, inner: int) -> Sequence[Tensor]:

@@ -257,6 +257,27 @@ class TestTokens:
                 assert_close(distilling.compute_loss(student, dict(batch)) - task, expected, 1e-5, name)
                 student.eval()
 
+    def test_smoothed_labels_count_the_same_tokens(self, tmp_path):
+        student, teacher = self.models(SeqDyConvForMaskedLM)
+        ids = sentences(6)[0][None]
+        batch = {"input_ids": ids, "labels": ids.where(torch.arange(6) < 3, -100)}
+        counted = batch["labels"] != -100
+        distilling = trainer(
+            student,
+            teacher,
+            tmp_path,
+            [],
+            arguments={"label_smoothing_factor": 0.1},
+            matching_weight=0.0,
+            logits_weight=1.0,
+        )
+        distilling.state.max_steps = 1
+        student.train()
+        with_it = distilling.compute_loss(student, dict(batch))
+        distilling.logits_weight = 0.0
+        expected = logits_loss(student(input_ids=ids).logits, teacher(input_ids=ids).logits, counted)
+        assert_close(with_it - distilling.compute_loss(student, dict(batch)), expected, 1e-5)
+
     def test_where_nothing_counts_there_is_nothing_to_match(self):
         assert logits_loss(torch.randn(2, 3, 5), torch.randn(2, 3, 5), torch.zeros(2, 3, dtype=torch.bool)) == 0
 

@@ -1,7 +1,10 @@
 """Adapters by PEFT on swapped encoders and on decoders with short convolutions, by the names that people type."""
 
+import contextlib
 import copy
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import peft
 import pytest
@@ -11,6 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
 from seqdyconv.swap import add_short_conv, remove_short_conv, swap_self_attention
+from seqdyconv.swap.short_conv_projection import convolve_after_wrappers
 from tests.helpers import assert_close
 from tests.swap.any_decoder import all_places
 from tests.swap.zoo import CASES
@@ -128,6 +132,21 @@ class TestDecoders:
         model = adapted(decoder(), ["q_proj"]).base_model.model
         with pytest.raises(ValueError, match="q_proj of layer 0 is wrapped, in a Linear: unload the adapters first"):
             remove_short_conv(model)
+
+    def test_threads_that_run_a_new_adapter_at_once_convolve_once(self):
+        both = threading.Barrier(2)
+
+        class Wrapper(torch.nn.Sequential):
+            def register_forward_hook(self, *args, **options):
+                with contextlib.suppress(threading.BrokenBarrierError):
+                    both.wait(0.2)
+                return super().register_forward_hook(*args, **options)
+
+        attention = decoder().model.layers[0].self_attn
+        attention.q_proj = wrapper = Wrapper(attention.q_proj)
+        with ThreadPoolExecutor(2) as threads:
+            list(threads.map(convolve_after_wrappers, [attention] * 2))
+        assert len(wrapper._forward_hooks) == 1
 
 
 class TestEncoders:

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, T5Config, T5EncoderModel
+from transformers import BertConfig, BertModel, DebertaV2Config, DebertaV2Model, T5Config, T5EncoderModel
 
 from seqdyconv.swap import swap_self_attention, swapped_attention
 from seqdyconv.swap.transfer import average_attention
@@ -55,6 +55,21 @@ def test_attention_without_scaling_keeps_its_scores():
     model = T5EncoderModel(config).eval()
     attention = model.encoder.block[0].layer[0].SelfAttention
     torch.nn.init.zeros_(attention.relative_attention_bias.weight)
+    inputs = batch(7)
+    before = model(**inputs).last_hidden_state
+    swap_self_attention(model, mixer="self_attention")
+    torch.testing.assert_close(model(**inputs).last_hidden_state, before, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("positions", [[], ["c2p"], ["p2c", "c2p"]], ids=str)
+def test_scores_to_which_those_of_positions_are_added_are_smaller(positions):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "hidden_size": WIDTH, "num_attention_heads": HEADS, "intermediate_size": 32}
+    config = DebertaV2Config(
+        num_hidden_layers=1, relative_attention=True, pos_att_type=positions, initializer_range=0.5, **sizes
+    )
+    model = DebertaV2Model(config).eval()
+    torch.nn.init.zeros_(model.encoder.rel_embeddings.weight)
     inputs = batch(7)
     before = model(**inputs).last_hidden_state
     swap_self_attention(model, mixer="self_attention")
