@@ -9,10 +9,14 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from seqdyconv.swap.loading import WHERE, load_swapped
+from seqdyconv.swap.loading import load_swapped
 
 SWAPPED_CONFIG = "swapped_config.json"
 """The file's name."""
+
+
+# What AutoModel adds to the options that it is given: load_swapped reads the configuration itself, and runs no code.
+_OF_AUTO = ("config", "trust_remote_code", "adapter_kwargs", "_from_auto", "_commit_hash")
 
 
 class SwappedConfig(PreTrainedConfig):
@@ -29,8 +33,9 @@ class SwappedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, name_or_path: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
         """The swapped model itself, an object of the class that was saved: see :func:`load_swapped`."""
-        known = (*WHERE, "dtype", "torch_dtype", "device_map")
-        return load_swapped(name_or_path, **{name: options[name] for name in known if name in options})
+        given = {name: value for name, value in options.items() if name not in _OF_AUTO}
+        asked = getattr(options.get("config"), "_attn_implementation", None)  # AutoModel puts it there
+        return load_swapped(name_or_path, **given, **({} if asked is None else {"attn_implementation": asked}))
 
 
 AutoConfig.register(SwappedConfig.model_type, SwappedConfig)

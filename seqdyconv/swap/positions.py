@@ -7,6 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from seqdyconv.errors import InputError
+from seqdyconv.swap.description import own_configuration
+
 WAYS = ("repeat", "interpolate", "zero")
 
 
@@ -25,7 +28,8 @@ def extend_positions(model: PreTrainedModel, length: int, how: str = "repeat") -
         ``model``.
 
     Raises:
-        ValueError: there is no such way.
+        ValueError: there is no such way; or fewer learned positions are in a table of another kind, as BART and the
+            models of this package have it.
 
     Example:
         >>> from transformers import BertConfig, BertModel
@@ -36,6 +40,12 @@ def extend_positions(model: PreTrainedModel, length: int, how: str = "repeat") -
     """
     if how not in WAYS:
         raise ValueError(f"positions must be extended by one of {', '.join(WAYS)}, got {how!r}")
+    if short := [name for name, rows in _other_tables(model).items() if rows < length]:
+        raise InputError(
+            f"only tables called position_embeddings can be extended, but this {type(model).__name__} has its learned "
+            f"positions in {', '.join(short)}"
+        )
+    own_configuration(model)
     for module in model.modules():
         table = getattr(module, "position_embeddings", None)
         if not isinstance(table, nn.Embedding):
@@ -56,6 +66,17 @@ def extend_positions(model: PreTrainedModel, length: int, how: str = "repeat") -
     return model
 
 
+def _other_tables(model: nn.Module) -> dict[str, int]:
+    """By name, how many learned positions are in tables of other kinds than that of BERT and its kin."""
+    return {
+        name: module.num_embeddings - int(getattr(module, "offset", 0))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding)
+        and module.weight.requires_grad  # those of sines need no gradient
+        and name.rpartition(".")[2] in ("embed_positions", "positions", "wpe")
+    }
+
+
 def first_position(table: nn.Embedding) -> int:
     """The row of the first token: RoBERTa and its kin count from the row behind the padding's."""
     return 0 if table.padding_idx is None else table.padding_idx + 1
@@ -65,7 +86,7 @@ def number_of_positions(model: nn.Module) -> int | None:
     """The most tokens of a text that a model's table of learned positions has rows for; None where it has none."""
     tables = [getattr(module, "position_embeddings", None) for module in model.modules()]
     found = [table.num_embeddings - first_position(table) for table in tables if isinstance(table, nn.Embedding)]
-    return min(found, default=None)
+    return min([*found, *_other_tables(model).values()], default=None)
 
 
 def _extended(rows: Tensor, length: int, how: str) -> Tensor:

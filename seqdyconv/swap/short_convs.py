@@ -14,7 +14,7 @@ from seqdyconv.layers.short import IdentityShortConv1d, JointShortConv1d
 from seqdyconv.swap.choice import Layers, number_ranges, select_layers
 from seqdyconv.swap.decoder_calls import stop_watching_model, watch_model
 from seqdyconv.swap.decoders import body_of, layer_names, tells_packed_sequences_apart
-from seqdyconv.swap.description import write_description
+from seqdyconv.swap.description import own_configuration, write_description
 from seqdyconv.swap.guard import guard_weights
 from seqdyconv.swap.own_models import refuse_own
 from seqdyconv.swap.recognition import check_causal, check_model
@@ -94,6 +94,7 @@ def add_short_conv(
     names = layer_names(model)
     places = read_places(on, [places_of(model.get_submodule(name)) for name in names.values()])
     entry = {"on": places, "kernel_size": kernel_size, "num_heads": num_heads, **_plain_options(conv_options)}
+    own_configuration(model)
     put_in_short_convs(model, dict.fromkeys(select_layers(layers, names), entry))
     guard_weights(model)
     return model

@@ -12,7 +12,7 @@ from seqdyconv.swap.building import build_replacements, checked_options
 from seqdyconv.swap.choice import Layers, number_ranges, select_layers
 from seqdyconv.swap.decoder_calls import watch_model
 from seqdyconv.swap.decoders import body_of, tells_packed_sequences_apart
-from seqdyconv.swap.description import write_description
+from seqdyconv.swap.description import own_configuration, write_description
 from seqdyconv.swap.families import FAMILIES, RECOGNISED, Family
 from seqdyconv.swap.guard import guard_weights
 from seqdyconv.swap.output_attentions import attention_recorded, refuse_attentions_where_swapped
@@ -94,6 +94,7 @@ def swap_self_attention(
     check_model(model)
     if weights not in WEIGHTS:
         raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")
+    own_configuration(model)
     if is_own(model):
         return swap_own_attention(
             model, mixer, layers, kernel_size, num_heads, pattern, weights, calibration, mixer_options

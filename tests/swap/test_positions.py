@@ -4,6 +4,8 @@ import pytest
 import torch
 from transformers import (
     AutoModel,
+    BartConfig,
+    BartModel,
     BertConfig,
     BertModel,
     ModernBertConfig,
@@ -12,6 +14,7 @@ from transformers import (
     RobertaModel,
 )
 
+from seqdyconv.models import SeqDyConvConfig, SeqDyConvModel
 from seqdyconv.swap import load_swapped, swap_self_attention
 from seqdyconv.swap.positions import extend_positions, number_of_positions
 
@@ -64,6 +67,41 @@ def test_a_model_without_a_table_stays_as_it_is():
     assert extend_positions(model, 10**5).config.max_position_embeddings == before
 
 
+@pytest.mark.parametrize(
+    ("kind", "config", "where"),
+    [
+        (
+            BartModel,
+            BartConfig(vocab_size=30),
+            "encoder.embed_positions",
+        ),
+        (
+            SeqDyConvModel,
+            SeqDyConvConfig(vocab_size=30, encoder_position_type="learned", max_position_embeddings=1024),
+            "embedding.positions",
+        ),
+    ],
+)
+def test_learned_positions_of_other_kinds_are_refused(kind, config, where):
+    with torch.device("meta"):
+        model = kind(config)
+    assert extend_positions(model, 1024) is model
+    assert number_of_positions(model) == 1024
+    with pytest.raises(ValueError, match=f"has its learned positions in {where}"):
+        extend_positions(model, 10**5)
+
+
+def test_a_model_of_the_same_configuration_stays_as_it_is():
+    config = BertConfig(max_position_embeddings=6, **SIZES)
+    model, other = BertModel(config), BertModel(config)
+    swap_self_attention(extend_positions(model, 20), layers=[1], kernel_size=3)
+    assert model.config.max_position_embeddings == 20
+    assert list(model.config.seqdyconv["layers"]) == ["1"]
+    assert other.config is config
+    assert config.to_dict() == BertConfig(max_position_embeddings=6, **SIZES).to_dict()
+    assert model.encoder.layer[0].attention.self.config is model.config
+
+
 def test_auto_model_loads_a_swapped_model_by_its_second_configuration(tmp_path):
     model = swap_self_attention(MODELS["bert"]().eval(), kernel_size=3, layers=[1], weights="random")
     model.save_pretrained(tmp_path)
@@ -71,5 +109,10 @@ def test_auto_model_loads_a_swapped_model_by_its_second_configuration(tmp_path):
     ids = torch.randint(5, 30, (2, 6))
     loaded = AutoModel.from_pretrained(tmp_path, _configuration_file="swapped_config.json", trust_remote_code=False)
     torch.testing.assert_close(loaded(ids).last_hidden_state, model(ids).last_hidden_state)
+    options = {"_configuration_file": "swapped_config.json", "trust_remote_code": False}
+    eager = AutoModel.from_pretrained(tmp_path, attn_implementation="eager", **options)
+    assert eager.config._attn_implementation == "eager"
+    with pytest.raises(ValueError, match="has no option output_loading_info"):
+        AutoModel.from_pretrained(tmp_path, output_loading_info=True, **options)
     with pytest.raises(ValueError, match="load it with"):
         AutoModel.from_pretrained(tmp_path, trust_remote_code=False)
