@@ -21,7 +21,8 @@ class ConvStates(DummyLayer):
     """The last inputs of all convolutions in a decoder: a layer of its cache, after those of the attention.
 
     Whatever reorders, repeats, selects, crops or resets the cache then does so with them. To transformers the layer is
-    one without keys and values.
+    one without keys and values. A static one can't be cropped, unless ``activate_past_recording()`` of the cache was
+    called before the steps to take back: it remembers no older inputs than the next step needs.
 
     Args:
         static: keep the tensors where they are and as long as they are, as a static cache does.
@@ -37,7 +38,7 @@ class ConvStates(DummyLayer):
 
     @property
     def is_compileable(self) -> bool:  # type: ignore[override]
-        return not self.record_past
+        return True  # recording too: what is not makes the attention beside it read a static cache's empty places
 
     def stream(
         self, key: tuple[int, str], conv: WindowConv, input: Tensor, padding_mask: Tensor | None, query: Tensor | None
@@ -109,12 +110,13 @@ def states_in(cache: Any, attention: Any) -> ConvStates:
     if not isinstance(cache, Cache) or not hasattr(cache, "layers"):
         raise InputError(f"convolutions keep their states in a Cache of layers, got {type(cache).__name__}")
     seen = cache.get_seq_length(attention.layer_idx)
-    goes_on = isinstance(seen, int) and seen > 0
+    is_known = isinstance(seen, int)  # a static cache has it in a tensor, that of a filled one after its first call
+    goes_on = is_known and seen > 0
     for layer in cache.layers:
         if isinstance(layer, ConvStates):
             layer.goes_on = goes_on
             return layer
-    if goes_on:
+    if goes_on or (not is_known and not torch.compiler.is_compiling() and bool(seen > 0)):
         raise InputError(_OF_OTHERS)
     if cache.layer_class_to_replicate is not None:  # it makes its layers when they are used, each at its number
         while len(cache.layers) < attention.config.num_hidden_layers:

@@ -525,10 +525,26 @@ class TestCache:
         with pytest.raises(RuntimeError, match="minus a number, got 3"):
             cache.layers[-1].crop(3)
 
-    def test_of_a_model_without_the_convolutions_is_refused(self):
-        cache = self.prefilled(decoder())
+    @pytest.mark.parametrize("kind", ["dynamic", "static"])
+    def test_of_a_model_without_the_convolutions_is_refused(self, kind):
+        model = everywhere()
+        cache = DynamicCache() if kind == "dynamic" else StaticCache(config=model.config, max_cache_len=30)
+        decoder()(IDS, cache=cache)
         with pytest.raises(ValueError, match="holds steps, but not the states"):
-            everywhere()(IDS, cache=cache)
+            model(IDS, cache=cache)
+
+    @torch.no_grad()
+    def test_a_static_one_is_cropped_where_it_recorded(self):
+        model = everywhere()
+        cache = StaticCache(config=model.config, max_cache_len=30)
+        model(IDS, cache=cache)
+        with pytest.raises(RuntimeError, match=r"don't remember .* 2 steps back: call .* activate_past_recording\(\)"):
+            cache.layers[-1].crop(-2)
+        cache.activate_past_recording()
+        model(IDS[:, :4], cache=cache)
+        cache.crop(-2)
+        whole = model(torch.cat([IDS, IDS[:, :3]], dim=1), use_cache=False).logits[:, -1]
+        assert_close(model(IDS[:, 2:3], cache=cache).logits[:, -1], whole, 1e-5)
 
     def test_of_another_kind_is_refused(self):
         cache = transformers.EncoderDecoderCache(DynamicCache(), DynamicCache())
