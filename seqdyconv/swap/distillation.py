@@ -95,7 +95,8 @@ class DistillationTrainer(Trainer):
         temperature: of both models' logits in it; the term is multiplied by its square (Hinton et al. 2015).
         mixers_only: train the mixers of the swapped layers alone.
         dropout: whether the student's dropout is on in training. The teacher has none, so to what is to match it
-            dropout is noise, and it costs time; where the task is learnt it regularises.
+            dropout is noise, and it costs time; where the task is learnt it regularises. With activation checkpointing
+            that which is no module stays on in False, too, as BART's.
         args, kwargs: of :class:`transformers.Trainer`.
 
     Raises:
