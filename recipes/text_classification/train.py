@@ -79,7 +79,8 @@ def train(
             check_packing(model)
         check_swap(model, tokenizer, data, swap_args, args)
         teacher = make_teacher(model, tokenizer, data, distil_args, model_args.model_name_or_path)
-        more = tokenize(load_unlabelled_texts(data_args), tokenizer, data_args) if distil_args.distil_epochs else {}
+        distils = distil_args.distil_epochs > 0 and not run.goes_on
+        more = tokenize(load_unlabelled_texts(data_args), tokenizer, data_args) if distils else {}
         if run.begin(data, {"train": labels}):
             tokenizer.save_pretrained(run.output_dir)
 
@@ -88,7 +89,7 @@ def train(
         return score(probabilities, labels_of_texts(data["validation"]))["accuracy"]
 
     swap_layers(model, tokenizer, data["train"], swap_args, args, accuracy)
-    if teacher is not None and more and not run.goes_on:
+    if teacher is not None and more:
         distil(model, teacher, tokenizer, more["unlabelled"], distil_args, args)
 
     trainer = make_trainer(model, teacher, tokenizer, data, distil_args, args)
@@ -158,10 +159,9 @@ def report(
 ) -> None:
     """Metrics, learning curves, the model card, and a summary on the screen."""
     kind = f"An encoder with {' and '.join(sorted(set(model_args.encoder_layer_types)))} layers"
-    swapped = swapped_layers(trainer.model)
     if model_args.model_name_or_path is not None:
         kind = f"{model_args.model_name_or_path}, fine-tuned,"
-    if swapped:
+    if swapped := swapped_layers(trainer.model):
         metrics["swapped_layers"] = swapped
         kind += f" with {swap_in_words(trainer.model)},"
     run.write_metrics(metrics)

@@ -13,6 +13,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from seqdyconv.comparisons.plan import EVALUATION, ComparisonArguments, Job, Settings
+from seqdyconv.comparisons.results import read_result
 from seqdyconv.files import shorten, write_text
 from seqdyconv.scores.directions import is_lower_better
 from seqdyconv.training.arguments import ArgumentsError, read_yaml
@@ -89,7 +90,7 @@ class Runner:
         """
         for job in jobs:
             file = self._file_of(job)
-            if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != self._asked(job):
+            if file.is_file() and read_result(file) != self._asked(job):
                 raise ArgumentsError(
                     f"the run {job.name} in {self.folder} was begun with other settings or another "
                     f"{self.config.name}: choose another output_dir, or remove {file}, and it runs anew"
@@ -105,7 +106,7 @@ class Runner:
     def result_of(self, job: Job) -> dict[str, Any] | None:
         """What is kept of a run."""
         file = self._result_file(job)
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+        return read_result(file) if file.is_file() else None
 
     def keep(self, job: Job, failure: str | None = None) -> dict[str, Any]:
         """Keep the record of a run, or why it failed, among the results."""
@@ -115,7 +116,7 @@ class Runner:
         if job.model is not None:
             result["evaluated"] = job.model.name
         if failure is None:
-            result |= json.loads((self.folder_of(job) / RECORD).read_text(encoding="utf-8"))
+            result |= read_result(self.folder_of(job) / RECORD)
         else:
             result["failed"] = failure
         self.results.mkdir(parents=True, exist_ok=True)

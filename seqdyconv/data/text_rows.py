@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from seqdyconv.data.tables import DataError, map_batches
 from seqdyconv.ranges import Count, Number, OneOf, Options
-from seqdyconv.runtime.long_texts import cut_text, most_tokens
+from seqdyconv.runtime.long_texts import cut_text, tokens_read
 
 LONG_TEXTS = ("truncate", "windows")
 
@@ -50,7 +50,7 @@ def tokenize(datasets: DatasetDict, tokenizer: PreTrainedTokenizerBase, args: Le
     """
     _check_lengths(datasets, tokenizer, args)
     windows = args.long_texts == "windows"
-    most = most_tokens(args.max_length, windows, args.max_windows)
+    most = tokens_read(args.max_length, windows, args.max_windows)
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         texts = {

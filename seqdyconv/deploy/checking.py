@@ -84,8 +84,8 @@ def _translation(name: str, exported: Exported, files: list[str]) -> list[str]:
 
 
 def _classification(name: str, exported: Exported, files: list[str]) -> list[str]:
-    columns = {"text": _texts(files)} if files else {}
-    if not columns.get("text"):
+    columns = {"text": _texts(files)}
+    if not columns["text"]:
         table = run_data(exported.task, name, "validation")
         columns = {column: table[column][:MOST] for column in ("text", "text_pair") if column in table.column_names}
     model, tokenizer = load_classifier(name)

@@ -17,11 +17,11 @@ def cut_text(text: str, max_tokens: int | None, side: str = "right") -> str:
     return text[-longest:] if side == "left" else text[:longest]
 
 
-def most_tokens(max_length: int, windows: bool, max_windows: int | None = None) -> int | None:
+def tokens_read(max_length: int, windows: bool, max_windows: int | None = None) -> int | None:
     """How many tokens a model reads of a text, cut or in windows of ``max_length``; None: all.
 
     Example:
-        >>> most_tokens(256, windows=False), most_tokens(256, windows=True), most_tokens(256, True, 3)
+        >>> tokens_read(256, windows=False), tokens_read(256, windows=True), tokens_read(256, True, 3)
         (256, None, 768)
     """
     if not windows:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from seqdyconv.errors import first_line
 from seqdyconv.runtime.folder import Array, Exported, FolderError, checked_ids
-from seqdyconv.runtime.long_texts import cut_text, most_tokens
+from seqdyconv.runtime.long_texts import cut_text, tokens_read
 
 TOKENIZER = "tokenizer.json"
 
@@ -110,7 +110,7 @@ class TextReader:
         Raises:
             FolderError: the tokenizer is that of another model.
         """
-        most = most_tokens(self.max_length, self.windows, self.max_windows)
+        most = tokens_read(self.max_length, self.windows, self.max_windows)
         cut = partial(cut_text, max_tokens=most, side=self.truncation_side)  # as in the training
         given: Any = [cut(one) if isinstance(one, str) else tuple(map(cut, one)) for one in texts]
         rows = Rows([], [], [])

@@ -28,6 +28,8 @@ class ConvStates(DummyLayer):
         static: keep the tensors where they are and as long as they are, as a static cache does.
     """
 
+    is_compileable = True  # recording too: what is not makes attention beside it read a static cache's empty places
+
     def __init__(self, static: bool = False) -> None:
         super().__init__()
         self.static = static
@@ -35,10 +37,6 @@ class ConvStates(DummyLayer):
         self.goes_on = False  # the current call, after others
         self.inputs: dict[tuple[int, str], Tensor] = {}  # (B, K−1 and what can be taken back, C)
         self.reach: dict[tuple[int, str], int] = {}
-
-    @property
-    def is_compileable(self) -> bool:  # type: ignore[override]
-        return True  # recording too: what is not makes the attention beside it read a static cache's empty places
 
     def stream(
         self, key: tuple[int, str], conv: WindowConv, input: Tensor, padding_mask: Tensor | None, query: Tensor | None

@@ -85,11 +85,11 @@ class TaughtLanguageModelTrainer(LanguageModelTrainer, DistillationTrainer):
         self.model_accepts_loss_kwargs = True  # the Trainer counts labels then
 
     def teacher_cost(self, dataset: Dataset) -> dict[str, float]:
-        """As :meth:`cost`, of the teacher."""
+        """As :meth:`measure`, of the teacher."""
         kept = self.model, self.model_wrapped
         self.model = self.model_wrapped = self.teacher
         try:
-            return self.cost(dataset)
+            return self.measure(dataset)
         finally:
             self.model, self.model_wrapped = kept
 
@@ -125,7 +125,7 @@ def make_trainer(
 
 def costs_of(trainer: LanguageModelTrainer, dataset: Dataset) -> dict[str, float]:
     """What a text costs the model, and with ``teacher_`` before the names what it costs its teacher."""
-    found = trainer.cost(dataset)
+    found = trainer.measure(dataset)
     if isinstance(trainer, TaughtLanguageModelTrainer):
         found |= {f"teacher_{name}": value for name, value in trainer.teacher_cost(dataset).items()}
     return found

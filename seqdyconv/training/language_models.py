@@ -233,10 +233,6 @@ class LanguageModelTrainer(TokenBatches):
             self.stream.start_at(self.stream_state.batch, StreamPosition(*self.stream_state.position))
 
     def measure(self, dataset: Dataset) -> dict[str, float]:
-        """As :func:`costs` has it."""
-        return self.cost(dataset)
-
-    def cost(self, dataset: Dataset) -> dict[str, float]:
         """As :func:`costs` has it; all processes share the work, and each gets the result."""
         nats, tokens, sizes = 0.0, 0, dataset["bytes"][:]
         size = 0

@@ -91,7 +91,7 @@ class MaskedLanguageModelTrainer(LanguageModelTrainer):
         batches = (self.masks.batch(batch, generator) for batch in epoch_iterator)
         return super().get_batch_samples(batches, num_batches, device)
 
-    def cost(self, dataset: Dataset) -> dict[str, float]:
+    def measure(self, dataset: Dataset) -> dict[str, float]:
         """As :func:`masked_costs` has it; all processes share the work, and each gets the result."""
         found = [0.0, 0.0, 0.0]
         with self.evaluating() as model:

@@ -77,7 +77,7 @@ def test_bits_per_byte_and_perplexity_are_those_by_hand(made, join, stride, tmp_
         str(tmp_path), use_cpu=True, report_to="none", eval_strategy="no", max_tokens=20
     )
     trainer = LanguageModelTrainer(model=model, args=settings, train_dataset=rows, processing_class=tokenizer)
-    assert trainer.cost(rows) == pytest.approx(expected, rel=1e-5)
+    assert trainer.measure(rows) == pytest.approx(expected, rel=1e-5)
 
 
 def test_padded_and_packed_rows_give_the_same_loss_and_number_of_labels(made):
