@@ -28,6 +28,7 @@ from seqdyconv.speech.language_model import MAX_ORDER, MIN_ORDER, split_units, t
 from seqdyconv.speech.mixed_language_model import fit_mixture_weights, mix_ngram_models
 from seqdyconv.speech.recogniser import load_recogniser
 from seqdyconv.training.evaluation import parse_model_arguments
+from seqdyconv.training.output_dir import check_folder
 
 from transformers.utils.logging import disable_progress_bar
 
@@ -58,9 +59,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def make_language_model(args: LanguageModelArguments, data_args: DataArguments) -> None:
-    if Path(args.output_file).exists():
-        raise InputError(f"output_file {args.output_file} is there already: choose another name")
-    Path(args.output_file).parent.mkdir(parents=True, exist_ok=True)
+    output_file = Path(args.output_file)
+    if output_file.exists():
+        raise InputError(f"output_file {output_file} is there already: choose another name")
+    check_folder(output_file.parent, "the folder of output_file")
     disable_progress_bar()  # That of loading weights.
     tokenizer = load_recogniser(args.model_dir).tokenizer
     sources = {"training texts": read_train_texts(Path(args.model_dir))}
@@ -81,8 +83,9 @@ def make_language_model(args: LanguageModelArguments, data_args: DataArguments) 
     mixed = mix_ngram_models(models, weights)
     print("weights:", ", ".join(f"{name} {weight:.3f}" for name, weight in zip(sources, weights)))
     print(f"all: validation perplexity {mixed.perplexity(validation, **unit):.3f}")
-    mixed.write(args.output_file)
-    print(f"written to {args.output_file}")
+    output_file.parent.mkdir(parents=True, exist_ok=True)
+    mixed.write(output_file)
+    print(f"written to {output_file}")
 
 
 def read_sentences(name: str, data_args: DataArguments) -> list[str]:

@@ -25,7 +25,7 @@ from seqdyconv.training.speech_models import ModelArguments, build_model, check_
 from seqdyconv.training.speech_recognition import (
     SpeechTrainer,
     SpeechTrainingArguments,
-    check_losses,
+    check_settings,
     draw_alignment,
     make_labels,
     write_recognised,
@@ -53,7 +53,7 @@ def train(
 ) -> None:
     if model_args.model_name_or_path is None:
         check_model(model_args)  # an impossible model stops here, before any work, as does a loss that it lacks
-    check_losses(args, model_args, augmentation_args)
+    check_settings(args, model_args, augmentation_args)
     run = Run(args, (model_args, data_args, augmentation_args), command)
     with run.preparation():
         data, bad = load_speech(data_args)

@@ -128,6 +128,18 @@ def rows_of(texts: list[str], tokenizer: PreTrainedTokenizerBase, max_length: in
     return tokenize(DatasetDict({"texts": Dataset.from_dict({"text": texts})}), tokenizer, max_length)["texts"]
 
 
+def check_window(tokenizer: PreTrainedTokenizerBase, most: int) -> int:
+    """How many tokens of a text a window of ``most`` tokens has room for, beside the special ones.
+
+    Raises:
+        DataError: none.
+    """
+    special = sum(map(len, _special_tokens(tokenizer)))
+    if most <= special:
+        raise DataError(f"a window of {most} tokens has no room beside {special} special ones")
+    return most - special
+
+
 def split_rows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, most: int) -> Dataset:
     """Split rows of tokens that are longer than ``most`` into windows side by side, each with the special tokens.
 
@@ -138,19 +150,18 @@ def split_rows(rows: Dataset, tokenizer: PreTrainedTokenizerBase, most: int) -> 
 
     Returns:
         Rows with the same columns, those of a text one after the other.
+
+    Raises:
+        DataError: a window has no room for a text.
     """
-    encoded = tokenizer("a", return_special_tokens_mask=True)
-    ids, added = encoded["input_ids"], encoded["special_tokens_mask"]
-    first, last = (added_ones.index(0) if 0 in added_ones else 0 for added_ones in (added, added[::-1]))
-    room = most - first - last
-    if room < 1:
-        raise DataError(f"a window of {most} tokens has no room beside {first + last} special ones")
+    before, after = _special_tokens(tokenizer)
+    first, last, room = len(before), len(after), check_window(tokenizer, most)
     columns: dict[str, list[Any]] = {"input_ids": [], "example": []}
     for row in rows:
         body = row["input_ids"][first : len(row["input_ids"]) - last]
         parts = [body[start : start + room] for start in range(0, max(1, len(body)), room)]
         whole = len(row["input_ids"]) <= most
-        columns["input_ids"] += [row["input_ids"]] if whole else [_framed(ids, part, first, last) for part in parts]
+        columns["input_ids"] += [row["input_ids"]] if whole else [[*before, *part, *after] for part in parts]
         columns["example"] += [row["example"]] * (1 if whole else len(parts))
     return Dataset.from_dict(columns)
 
@@ -179,9 +190,12 @@ def pairs_of(texts: Dataset, args: DataArguments) -> tuple[Dataset, npt.NDArray[
     return texts.select(rows), places.reshape(-1, 2)
 
 
-def _framed(ids: list[int], part: list[int], first: int, last: int) -> list[int]:
-    """Tokens between the special ones of a text."""
-    return [*ids[:first], *part, *ids[len(ids) - last :]]
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """What a tokenizer puts before and after a text."""
+    encoded = tokenizer("a", return_special_tokens_mask=True)
+    ids, added = encoded["input_ids"], encoded["special_tokens_mask"]
+    first, last = (added_ones.index(0) if 0 in added_ones else 0 for added_ones in (added, added[::-1]))
+    return ids[:first], ids[len(ids) - last :]
 
 
 def _load_part(name: str | None, args: DataArguments, splits: Sequence[str]) -> DatasetDict:

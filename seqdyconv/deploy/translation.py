@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from seqdyconv.deploy.folder import Written
 from seqdyconv.deploy.graphs import ExportError, write_graph
 from seqdyconv.models import SeqDyConvForConditionalGeneration
-from seqdyconv.models.beams import has_beam_search, start_token
+from seqdyconv.models.beams import has_beam_search
 from seqdyconv.models.export import decoder_step_example, encoder_example
+from seqdyconv.models.modeling import start_token
 from seqdyconv.models.tokenization import SPECIAL_TOKENS, SeqDyConvTokenizer
 from seqdyconv.runtime.tokenizer import TOKENIZER
 from seqdyconv.runtime.translator import BEST, TARGET_TOKENIZER
@@ -109,7 +110,7 @@ def write_translation(model: SeqDyConvForConditionalGeneration, folder: Path) ->
     )
     learned = "learned" in (config.encoder_position_type, config.decoder_position_type)
     settings = {
-        "start": start_token(model),
+        "start": start_token(model.generation_config),
         "ends": step.ends,
         "pad": config.pad_token_id,
         "source_vocabulary": model.encoder.embedding.tokens.num_embeddings,

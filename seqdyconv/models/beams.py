@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from seqdyconv.models.export import DecoderStepProgram, EncoderProgram, end_tokens
-from seqdyconv.models.modeling import SeqDyConvForConditionalGeneration
+from seqdyconv.models.modeling import SeqDyConvForConditionalGeneration, start_token
 from seqdyconv.runtime.search import Array, Found, search
 
 # What a search here knows, gets by itself or has no use for; all else that a generation config may ask for is not.
@@ -30,7 +30,7 @@ def has_beam_search(model: Any) -> bool:
     asked = model.generation_config.to_diff_dict()
     if any(value and name not in _KNOWN for name, value in asked.items()):
         return False
-    return isinstance(start_token(model), int) and asked.get("eos_token_id") is not None
+    return isinstance(start_token(model.generation_config), int) and asked.get("eos_token_id") is not None
 
 
 def beam_search(
@@ -58,18 +58,12 @@ def beam_search(
             _Step(model, inputs),
             limits,
             num_beams=num_beams,
-            start=start_token(model),
+            start=start_token(model.generation_config),
             ends=end_tokens(model),
             vocabulary=model.lm_head.out_features,
             length_penalty=length_penalty,
             nbest=nbest,
         )
-
-
-def start_token(model: SeqDyConvForConditionalGeneration) -> Any:
-    """The token that stands before the first one of an output."""
-    config: Any = model.generation_config
-    return config.bos_token_id if config.decoder_start_token_id is None else config.decoder_start_token_id
 
 
 class _Step:

@@ -120,10 +120,13 @@ class Embedding(nn.Module):
         else:
             positions = ((~padding_mask).cumsum(1) - 1).clamp(min=0)[:, past:]
         if self.position_type == "learned" and length + self.position_offset > self.positions.num_embeddings:
-            raise ValueError(
-                f"learned positions end at max_position_embeddings = {self.positions.num_embeddings}, got a sequence "
-                f"of {length} tokens"
-            )
+            if padding_mask is not None:
+                length = int((~padding_mask).sum(1).max())  # padding has no position of its own
+            if length + self.position_offset > self.positions.num_embeddings:
+                raise ValueError(
+                    f"learned positions end at max_position_embeddings = {self.positions.num_embeddings}, got a "
+                    f"sequence of {length} tokens"
+                )
         return self.at(tokens, positions, token_type_ids)
 
     def at(self, tokens: Tensor, positions: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
@@ -512,6 +515,12 @@ class SeqDyConvDecoder(SeqDyConvPreTrainedModel):
         return BaseModelOutputWithPast(last_hidden_state=hidden, cache=cache)
 
 
+def start_token(config: Any) -> Any:
+    """The token that stands before the first one of an output, by a configuration of a model or of ``generate()``."""
+    start = config.decoder_start_token_id
+    return getattr(config, "bos_token_id", None) if start is None else start
+
+
 class OwnCacheGenerationMixin(GenerationMixin):
     """``generate()`` of a model whose ``forward`` makes the cache: it holds stream states, not keys and values."""
 
@@ -527,7 +536,11 @@ class SeqDyConvGenerationMixin(OwnCacheGenerationMixin):
 
     def prepare_decoder_input_ids_from_labels(self, labels: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
         """Labels (B, T), −100 where they do not count → the decoder's input, one step later, in each sequence."""
-        start: Any = self.config.decoder_start_token_id
+        start: Any = start_token(self.config)
+        if start is None:
+            raise ValueError(
+                "labels need a configuration with decoder_start_token_id or bos_token_id, got None for both"
+            )
         shifted = F.pad(labels[:, :-1], (1, 0), value=start)
         if cu_seqlens is not None:
             shifted = shifted.masked_fill(packed_positions(cu_seqlens, labels.shape[1]) == 0, start)

@@ -107,8 +107,9 @@ class Decoder:
             raise ModelError("a language model or a word list is for CTC models, and this one has a decoder")
         if not recogniser.is_ctc and args.unit_score:
             raise ModelError(f"unit_score is for CTC models, and this one has a decoder, got {args.unit_score}")
-        if recogniser.is_ctc and args.ctc_weight is not None:
-            raise ModelError("ctc_weight is for models with a decoder, and this is a CTC model")
+        for name in ("ctc_weight", "max_label_length"):
+            if recogniser.is_ctc and getattr(args, name) is not None:
+                raise ModelError(f"{name} is for models with a decoder, and this is a CTC model")
         if recogniser.is_ctc and args.beam_size > 1:
             try:
                 self._search = _beam_search(recogniser, args, Path(model_dir))

@@ -33,6 +33,7 @@ from seqdyconv.models.loading import (
     load_tokenizer,
     vocabulary_size,
 )
+from seqdyconv.models.modeling import start_token
 from seqdyconv.speech.ctc import ctc_greedy
 from seqdyconv.speech.features import SeqDyConvFeatureExtractor
 from seqdyconv.speech.processing import SeqDyConvSpeechProcessor
@@ -168,7 +169,7 @@ class Recogniser:
     def labels(self, texts: Sequence[str]) -> list[list[int]]:
         """The ids of texts to train on, without the start of a decoder, which the models put before them."""
         rows: list[list[int]] = self.tokenizer(list(texts))["input_ids"]
-        start = None if self.is_ctc else self.model.config.decoder_start_token_id
+        start = None if self.is_ctc else start_token(self.model.config)
         return [ids[1:] if ids and ids[0] == start else list(ids) for ids in rows]
 
     def too_long(self, ids: Sequence[int], num_samples: int) -> str | None:

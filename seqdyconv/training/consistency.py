@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from seqdyconv.models.loading import ModelError
 from seqdyconv.models.losses import IGNORED_LABEL, real_steps
+from seqdyconv.models.modeling import start_token
 
 
 def rdrop_loss(logits: Tensor, other_logits: Tensor, labels: Tensor) -> Tensor:
@@ -115,5 +116,5 @@ def token_embeddings(model: Any) -> list[nn.Module]:
 def control_tokens(model: Any, tokenizer: Any) -> Tensor:
     """(N,) tokens that say where texts begin and end, of which language they are, or where they are padded."""
     special = set() if tokenizer is None else {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
-    start = model.config.decoder_start_token_id
+    start = start_token(model.config)
     return torch.tensor(sorted(special if start is None else special | {start}), dtype=torch.long)

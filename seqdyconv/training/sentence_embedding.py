@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
-from seqdyconv.data.sentence_embedding import split_rows
+from seqdyconv.data.sentence_embedding import check_window, split_rows
 from seqdyconv.files import shorten, write_lines
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvModel
 from seqdyconv.models.loading import ModelError
@@ -167,7 +167,7 @@ def load_teacher(name: str, teacher_max_length: int | None, max_length: int) -> 
     positions = number_of_positions(model) or max_length
     most = min(teacher_max_length or positions, positions)
     tokenizer.model_max_length = max(max_length, most)
-    split_rows(Dataset.from_dict({"input_ids": [], "example": []}), tokenizer, most)
+    check_window(tokenizer, most)
     return Teacher(model, tokenizer, reading, most)
 
 

@@ -93,8 +93,8 @@ class SpeechTrainingArguments(RunArguments):
         "remove_unused_columns": "the columns are known",
     }
 
-    def check_losses(self, ctc: bool, own_features: bool, spec_augment: SpecAugment | None) -> None:
-        """Refuse losses that a model does not have.
+    def check_settings(self, ctc: bool, own_features: bool, spec_augment: SpecAugment | None) -> None:
+        """Refuse what a model has no use for: losses, and a bound on what it writes.
 
         Args:
             ctc: It is a CTC model, without a decoder.
@@ -102,10 +102,14 @@ class SpeechTrainingArguments(RunArguments):
             spec_augment: Of training features.
 
         Raises:
-            ArgumentsError: cr_ctc_alpha or label_smoothing_factor needs another one.
+            ArgumentsError: cr_ctc_alpha, label_smoothing_factor or max_label_length needs another one.
         """
         if self.label_smoothing_factor and not ctc:
             raise ArgumentsError("label_smoothing_factor is for CTC models, and this one has a decoder: set head: ctc")
+        if self.max_label_length is not None and ctc:
+            raise ArgumentsError(
+                f"max_label_length is for models with a decoder, and this is a CTC model, got {self.max_label_length}"
+            )
         if not self.cr_ctc_alpha:
             return
         if not own_features:
@@ -148,7 +152,7 @@ class SpeechTrainer(RunTrainer):
         **kwargs: Any,
     ) -> None:
         args: SpeechTrainingArguments = kwargs["args"]
-        args.check_losses(recogniser.is_ctc, recogniser.own_features, spec_augment)
+        args.check_settings(recogniser.is_ctc, recogniser.own_features, spec_augment)
         if not recogniser.own_features:
             spec_augment = None
         elif spec_augment is not None and args.cr_ctc_alpha:
@@ -272,20 +276,20 @@ class SpeechTrainer(RunTrainer):
             return self.recogniser.recognise(inputs, max_length=self.args.max_label_length)
 
 
-def check_losses(
+def check_settings(
     args: SpeechTrainingArguments, model_args: ModelArguments, augmentation_args: AugmentationArguments
 ) -> None:
-    """Refuse losses that a model does not have, before any work.
+    """Refuse what a model has no use for, before any work.
 
     Raises:
-        ArgumentsError: cr_ctc_alpha or label_smoothing_factor needs another one.
+        ArgumentsError: cr_ctc_alpha, label_smoothing_factor or max_label_length needs another one.
         ModelError: There is no such pretrained model.
     """
     ctc, own_features = model_args.head == "ctc", True
-    if model_args.model_name_or_path is not None and (args.cr_ctc_alpha or args.label_smoothing_factor):
+    if model_args.model_name_or_path is not None:
         config = load_config(model_args.model_name_or_path, "speech recognition model")
         ctc, own_features = not config.is_encoder_decoder, isinstance(config, SeqDyConvSpeechConfig)
-    args.check_losses(ctc, own_features, augmentation_args.spec_augment())
+    args.check_settings(ctc, own_features, augmentation_args.spec_augment())
 
 
 def make_labels(

@@ -226,6 +226,15 @@ class TestInputs:
         with pytest.raises(ValueError, match="max_position_embeddings = 8, got a sequence of 9 tokens"):
             model(torch.full((1, 9), 5))
 
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_padding_has_no_learned_position(self, side):
+        model = build(encoder_position_type="learned", max_position_embeddings=8)
+        text, real = torch.full((1, 12), 1), torch.zeros(1, 12, dtype=torch.long)
+        place = slice(4, 12) if side == "left" else slice(8)
+        text[:, place], real[:, place] = texts(8)[0], 1
+        padded = model.encoder(text, attention_mask=real).last_hidden_state[:, place]
+        assert_close(padded, model.encoder(texts(8)[0][None]).last_hidden_state)
+
 
 class TestOutputs:
     @every_model

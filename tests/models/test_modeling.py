@@ -343,6 +343,18 @@ class TestErrors:
         with pytest.raises(ValueError, match="output_attentions=True is not supported"):
             build()(torch.tensor([[5]]), decoder_input_ids=torch.tensor([[5]]), output_attentions=True)
 
+    @pytest.mark.parametrize(("start", "first", "token"), [(2, 0, 2), (None, 3, 3)])
+    def test_labels_are_read_after_the_token_that_generate_starts_from(self, start, first, token):
+        model = build(decoder_start_token_id=start, bos_token_id=first)
+        assert model.prepare_decoder_input_ids_from_labels(torch.tensor([[5, 6, 7]])).tolist() == [[token, 5, 6]]
+        generated = model.generate(torch.tensor([[5]]), max_new_tokens=1)
+        assert generated[0, 0] == token
+
+    def test_labels_without_a_token_to_start_from_are_refused(self):
+        model = build(decoder_start_token_id=None, bos_token_id=None)
+        with pytest.raises(ValueError, match="decoder_start_token_id or bos_token_id, got None"):
+            model(torch.tensor([[5]]), labels=torch.tensor([[5]]))
+
     def test_learned_positions_end(self):
         model = build(encoder_position_type="learned", max_position_embeddings=8)
         with pytest.raises(ValueError, match="max_position_embeddings = 8, got a sequence of 9 tokens"):

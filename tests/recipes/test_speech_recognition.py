@@ -344,9 +344,11 @@ class TestUse:
 
     def test_texts_in_other_letters_make_no_language_model(self, overfitted, tmp_path, capsys):
         (tmp_path / "more.txt").write_text("Ж\nЩ\n")
-        words = [str(overfitted[0]), "--texts", str(tmp_path / "more.txt"), "--output_file", str(tmp_path / "lm.arpa")]
+        made = tmp_path / "new" / "lm.arpa"
+        words = [str(overfitted[0]), "--texts", str(tmp_path / "more.txt"), "--output_file", str(made)]
         said = "more.txt must have a text in letters of the model, got 2 in others"
         assert said in error_of(language_model.main, words, capsys)
+        assert not made.parent.exists()
 
     def test_one_model_at_many_latencies(self, overfitted, tmp_path, capsys, caplog):
         folder, metrics = overfitted

@@ -83,9 +83,10 @@ def test_bad_arguments(options, said):
         SpeechDecodingArguments(**options)
 
 
-def test_arguments_for_another_kind_of_model(recogniser):
-    with pytest.raises(ModelError, match="ctc_weight is for models with a decoder"):
-        Decoder(recogniser, SpeechDecodingArguments(ctc_weight=0.3))
+@pytest.mark.parametrize("option", [{"ctc_weight": 0.3}, {"max_label_length": 9}])
+def test_arguments_for_another_kind_of_model(recogniser, option):
+    with pytest.raises(ModelError, match=f"{next(iter(option))} is for models with a decoder"):
+        Decoder(recogniser, SpeechDecodingArguments(**option))
 
 
 def test_word_lists_of_other_systems(recogniser, tmp_path):

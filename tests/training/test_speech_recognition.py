@@ -13,7 +13,7 @@ from seqdyconv.speech.augmentation import SpecAugment
 from seqdyconv.speech.recogniser import Recogniser
 from seqdyconv.training.consistency import cr_ctc_loss
 from seqdyconv.training.speech_models import ModelArguments
-from seqdyconv.training.speech_recognition import SpeechTrainer, SpeechTrainingArguments, check_losses
+from seqdyconv.training.speech_recognition import SpeechTrainer, SpeechTrainingArguments, check_settings
 
 LENGTHS = (4000, 9000, 6000, 5000)
 TEXTS = ("ab", "bcad", "", "ca")
@@ -218,11 +218,12 @@ class TestArguments:
         ("kind", "spec_augment", "options", "said"),
         [
             (SeqDyConvForSpeechSeq2Seq, MASKS, {"label_smoothing_factor": 0.1}, "label_smoothing_factor is for CTC"),
+            (SeqDyConvForCTC, MASKS, {"max_label_length": 9}, "max_label_length is for models with a decoder"),
             (SeqDyConvForCTC, None, {"cr_ctc_alpha": 0.2}, "cr_ctc_alpha needs masks"),
             (SeqDyConvForCTC, SpecAugment(0, 0, 0, 0, 0, 5), {"cr_ctc_alpha": 0.2}, "cr_ctc_alpha needs masks"),
         ],
     )
-    def test_losses_that_a_model_does_not_have(self, tmp_path, kind, spec_augment, options, said):
+    def test_what_a_model_has_no_use_for(self, tmp_path, kind, spec_augment, options, said):
         with pytest.raises(ValueError, match=said):
             make_trainer(tmp_path, make_recogniser(kind), spec_augment, **options)
         args = SpeechTrainingArguments(output_dir=str(tmp_path), **options)
@@ -230,16 +231,16 @@ class TestArguments:
             **({} if spec_augment is MASKS else dict.fromkeys(("num_time_masks", "num_frequency_masks"), 0))
         )
         with pytest.raises(ValueError, match=said):
-            check_losses(args, ModelArguments(head="ctc" if kind is SeqDyConvForCTC else "seq2seq"), masks)
+            check_settings(args, ModelArguments(head="ctc" if kind is SeqDyConvForCTC else "seq2seq"), masks)
 
     def test_pretrained_models_are_asked_before_they_are_loaded(self, tmp_path):
         Wav2Vec2Config().save_pretrained(tmp_path)
         model_args = ModelArguments(model_name_or_path=str(tmp_path))
         smoothed = SpeechTrainingArguments(output_dir="x", label_smoothing_factor=0.1)
-        check_losses(smoothed, model_args, AugmentationArguments())
+        check_settings(smoothed, model_args, AugmentationArguments())
         with pytest.raises(ValueError, match="cr_ctc_alpha is for models with features of this package"):
             two_views = SpeechTrainingArguments(output_dir="x", cr_ctc_alpha=0.2)
-            check_losses(two_views, model_args, AugmentationArguments())
+            check_settings(two_views, model_args, AugmentationArguments())
 
     @pytest.mark.parametrize(
         ("options", "said"),
