@@ -17,6 +17,8 @@ SWAPPED_CONFIG = "swapped_config.json"
 
 # What AutoModel adds to the options that it is given: load_swapped reads the configuration itself, and runs no code.
 _OF_AUTO = ("config", "trust_remote_code", "adapter_kwargs", "_from_auto", "_commit_hash")
+# What stands in a configuration that nobody asked for.
+_OF_ANY = ("model_type", "transformers_version", "architectures", "dtype")
 
 
 class SwappedConfig(PreTrainedConfig):
@@ -34,8 +36,11 @@ class SwappedModel(PreTrainedModel):
     def from_pretrained(cls, name_or_path: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
         """The swapped model itself, an object of the class that was saved: see :func:`load_swapped`."""
         given = {name: value for name, value in options.items() if name not in _OF_AUTO}
-        asked = getattr(options.get("config"), "_attn_implementation", None)  # AutoModel puts it there
-        return load_swapped(name_or_path, **given, **({} if asked is None else {"attn_implementation": asked}))
+        config = options.get("config", cls.config_class())  # AutoModel puts into it what configurations of all models have
+        given |= {name: value for name, value in config.to_diff_dict().items() if name not in _OF_ANY}
+        if config._attn_implementation is not None:
+            given["attn_implementation"] = config._attn_implementation
+        return load_swapped(name_or_path, **given)
 
 
 AutoConfig.register(SwappedConfig.model_type, SwappedConfig)

@@ -112,6 +112,9 @@ def test_auto_model_loads_a_swapped_model_by_its_second_configuration(tmp_path):
     options = {"_configuration_file": "swapped_config.json", "trust_remote_code": False}
     eager = AutoModel.from_pretrained(tmp_path, attn_implementation="eager", **options)
     assert eager.config._attn_implementation == "eager"
+    asked = {"output_hidden_states": True, "num_labels": 5, "hidden_dropout_prob": 0.3}  # some are AutoModel's to read
+    config = AutoModel.from_pretrained(tmp_path, **asked, **options).config
+    assert {name: getattr(config, name) for name in asked} == asked
     with pytest.raises(ValueError, match="has no option output_loading_info"):
         AutoModel.from_pretrained(tmp_path, output_loading_info=True, **options)
     with pytest.raises(ValueError, match="load it with"):
