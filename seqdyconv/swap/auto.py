@@ -36,7 +36,7 @@ class SwappedModel(PreTrainedModel):
     def from_pretrained(cls, name_or_path: Any, *args: Any, **options: Any) -> Any:  # type: ignore[override]
         """The swapped model itself, an object of the class that was saved: see :func:`load_swapped`."""
         given = {name: value for name, value in options.items() if name not in _OF_AUTO}
-        config = options.get("config", cls.config_class())  # AutoModel puts into it what configurations of all models have
+        config = options.get("config", cls.config_class())  # with the options that configurations of all models have
         given |= {name: value for name, value in config.to_diff_dict().items() if name not in _OF_ANY}
         if config._attn_implementation is not None:
             given["attn_implementation"] = config._attn_implementation

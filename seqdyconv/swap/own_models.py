@@ -19,7 +19,7 @@ from seqdyconv.models.modeling import SeqDyConvDecoderLayer
 from seqdyconv.swap.building import checked_options
 from seqdyconv.swap.choice import Layers, number_ranges, select_layers
 from seqdyconv.swap.families import Projections
-from seqdyconv.swap.transfer import average_by_offset, start_kernels, transfer_projections
+from seqdyconv.swap.transfer import average_by_offset, pairs_of, start_kernels, transfer_projections
 
 ATTENTION = "self_attention"
 _PROJECTIONS = Projections(fused="in_proj", output="out_proj")
@@ -145,7 +145,7 @@ def _average_attention(
         if kwargs.get("cu_seqlens") is not None:
             rows, padding_mask = unpack(rows, kwargs["cu_seqlens"])
         real = torch.ones_like(rows[..., 0], dtype=torch.bool) if padding_mask is None else ~padding_mask
-        return attention[number].attention_maps(rows, padding_mask), real
+        return attention[number].attention_maps(rows, padding_mask), pairs_of(real)
 
     # A cache would have the layers go step by step. What a batch has for a decoder behind the encoder is left out.
     options = {"use_cache": False} if side == "decoder" else {}

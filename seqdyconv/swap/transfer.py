@@ -1,5 +1,6 @@
 """What a replaced attention leaves to its mixer: its projections, and the average of its attention by offset."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
@@ -114,8 +115,8 @@ def _copy(layer: nn.Linear, weight: Tensor, bias: Tensor, name: str) -> None:
 
 
 Maps = Callable[[int, tuple[Any, ...], Mapping[str, Any], Any], tuple[Tensor, Tensor]]
-"""Of a module's number, what it is called with and what it returns: its attention (B, H, T, T), and which of the steps
-(B, T) are real."""
+"""Of a module's number, what it is called with and what it returns: its attention (B, H, T, T), and from which steps to
+which (B, T, T) it may go."""
 
 
 @torch.no_grad()
@@ -145,14 +146,32 @@ def average_attention(
                 f"layer {number} ({type(attention[number]).__name__}) does not return its attention, so kernels can't "
                 "start from it: swap without calibration"
             )
-        return maps[-1], maps[-1].sum((1, 2)) > 0  # nothing attends to padding
+        real = maps[-1].sum((1, 2)) > 0  # nothing attends to padding, but it may itself
+        return maps[-1], pairs_of(real) & _unmasked([*args, kwargs.get("attention_mask")], maps[-1])
 
     implementation = model.config._attn_implementation
     try:
         model.set_attn_implementation("eager")
-        return average_by_offset(model, attention, calibration, returned, output_attentions=True)
+        # With a cache transformers takes packed texts for one.
+        options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+        return average_by_offset(model, attention, calibration, returned, output_attentions=True, **options)
     finally:
         model.set_attn_implementation(implementation)
+
+
+def pairs_of(real: Tensor) -> Tensor:
+    """(B, T, T) whether both steps of a pair are among the real ones (B, T)."""
+    return real[:, :, None] & real[:, None, :]
+
+
+def _unmasked(inputs: Iterable[Any], maps: Tensor) -> Tensor:
+    """(B, T, T) where the mask among an attention's inputs lets it go: a step of padding may be let go nowhere."""
+    batch, _, *steps = maps.shape
+    for mask in inputs:
+        if isinstance(mask, Tensor) and mask.dim() == 4 and mask.shape[1] == 1 and mask.shape[3] == steps[1]:
+            kept = mask[:, 0] if mask.dtype == torch.bool else mask[:, 0] > -1e3  # 0 is added to scores, or a lot less
+            return kept.expand(batch, *steps)
+    return maps.new_ones((), dtype=torch.bool).expand(batch, *steps)
 
 
 @torch.no_grad()
@@ -173,8 +192,8 @@ def average_by_offset(
         options: other arguments of the model.
 
     Returns:
-        By number (H, 2·M − 1) for sequences of up to M steps: at M − 1 + o the average over all real steps t, for which
-        step t + o is real too, of the attention from t to t + o.
+        By number (H, 2·M − 1) for sequences of up to M steps: at M − 1 + o the average over all steps t, from which it
+        may go to step t + o, of the attention from t to t + o.
 
     Raises:
         ValueError: no batches.
@@ -182,10 +201,9 @@ def average_by_offset(
     sums: dict[int, Tensor] = {}
     counts: dict[int, Tensor] = {}
 
-    def record(number: int, attended: Tensor, real: Tensor) -> None:
-        attended = attended.double()
+    def record(number: int, attended: Tensor, pairs: Tensor) -> None:
+        attended, pairs = attended.double(), pairs.double()
         time = attended.shape[-1]
-        pairs = (real[:, :, None] & real[:, None, :]).double()
         step = torch.arange(time, device=attended.device)
         offset = (step - step[:, None] + time - 1).flatten()
         heads = attended.shape[1]

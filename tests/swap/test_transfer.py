@@ -4,7 +4,16 @@ import copy
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, DebertaV2Config, DebertaV2Model, T5Config, T5EncoderModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    DebertaV2Config,
+    DebertaV2Model,
+    LlamaConfig,
+    LlamaModel,
+    T5Config,
+    T5EncoderModel,
+)
 
 from seqdyconv.swap import swap_self_attention, swapped_attention
 from seqdyconv.swap.transfer import average_attention
@@ -129,6 +138,29 @@ def test_average_attention_does_not_see_how_texts_are_batched():
     assert alone[0].shape == (HEADS, 15)
     for number, expected in average_attention(model, attention, [together]).items():
         torch.testing.assert_close(alone[number].float(), expected.float())
+
+
+@pytest.mark.parametrize("way", ["left", "right", "packed"])
+def test_nor_does_that_of_a_decoder(way):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 40, "hidden_size": WIDTH, "num_attention_heads": HEADS, "intermediate_size": 32}
+    model = LlamaModel(LlamaConfig(num_hidden_layers=2, initializer_range=0.5, **sizes)).eval()
+    attention = {number: layer.self_attn for number, layer in enumerate(model.layers)}
+    long, short = (batch(length, seed=length)["input_ids"] for length in (8, 5))
+    if way == "packed":
+        steps = torch.cat([torch.arange(8), torch.arange(5)])[None]
+        together = {"input_ids": torch.cat([long, short], 1), "position_ids": steps}
+    else:
+        gap = (3, 0) if way == "left" else (0, 3)
+        both, real = (
+            torch.cat([one, torch.nn.functional.pad(other, gap)])
+            for one, other in ((long, short), (long.clamp(1, 1), short.clamp(1, 1)))
+        )
+        together = {"input_ids": both, "attention_mask": real}
+    alone = average_attention(model, attention, [{"input_ids": long}, {"input_ids": short}])
+    for number, found in average_attention(model, attention, [together]).items():
+        middle = (found.shape[1] - 15) // 2
+        torch.testing.assert_close(found[:, middle : middle + 15].float(), alone[number].float())
 
 
 def test_averaging_leaves_the_model_as_it_was():
