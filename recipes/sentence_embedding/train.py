@@ -101,6 +101,7 @@ def train(
         pairs=places.get("validation"),
         teaching=teaching,
         teacher=teacher,
+        dropout=model_args.model_name_or_path is None,  # that of a pretrained model is noise beside what it is taught
     )
     metrics = run.train(trainer, "examples")
 

@@ -163,7 +163,7 @@ class DistillationTrainer(Trainer):
         )
         distils = self.logits_weight > 0 and (not labelled or model.training)
         if model.training and not self.dropout:
-            _stop_dropout(model)  # until the Trainer begins the next step
+            stop_dropout(model)  # until the Trainer begins the next step
         inputs = {**inputs, **self.decoder_inputs(inputs)}
         known = {name: value for name, value in inputs.items() if name != "labels"}
         if self.predicts_next:
@@ -231,7 +231,7 @@ class DistillationTrainer(Trainer):
             return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
 
 
-def _stop_dropout(model: nn.Module) -> None:
+def stop_dropout(model: nn.Module) -> None:
     """Put a model into eval mode, in which it can be trained too.
 
     But for layers with activation checkpointing: only in training mode do they compute again. Their parts are in eval

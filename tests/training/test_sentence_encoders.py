@@ -1,5 +1,6 @@
 """Vectors of texts: padding and batch mates change nothing; what a folder says of its pooling."""
 
+import copy
 import json
 
 import numpy as np
@@ -14,10 +15,17 @@ from seqdyconv.data.tables import DataError
 from seqdyconv.data.word_tokenizers import train_word_tokenizer
 from seqdyconv.models.loading import ModelError
 from seqdyconv.swap import swap_self_attention
-from seqdyconv.training.sentence_embedding import similarity_loss
+from seqdyconv.training.sentence_embedding import (
+    SentenceTrainer,
+    SentenceTrainingArguments,
+    Teacher,
+    TeachingArguments,
+    similarity_loss,
+)
 from seqdyconv.training.sentence_encoders import (
     Reading,
     embed_rows,
+    keep_reading,
     load_sentence_encoder,
     write_sentence_transformer,
 )
@@ -147,3 +155,27 @@ class TestData:
         for kind in ("retrieval", "labelled_datasets"):
             with pytest.raises(DataError, match=r"one/faq.csv and two/faq.tsv are both faq in the metrics"):
                 load_tasks(TaskArguments(**{kind: ["one/faq.csv", "two/faq.tsv"]}), "en")
+
+
+def test_a_student_without_dropout_learns_as_it_is_used(model, tokenizer, tmp_path):
+    student = copy.deepcopy(model)
+    for module in student.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    keep_reading(student, Reading("mean", True, 64))
+    trainer = SentenceTrainer(
+        model=student,
+        args=SentenceTrainingArguments(output_dir=str(tmp_path), eval_strategy="no", max_steps=1),
+        processing_class=tokenizer,
+        pairs=None,
+        teaching=TeachingArguments(matching_weight=1.0),
+        teacher=Teacher(model, tokenizer, Reading("mean", True, 64), 64),
+        dropout=False,
+    )
+    trainer.state.max_steps = 1
+    ids = torch.tensor(rows_of(tokenizer, [7, 7])["input_ids"][:])
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.eye(2, 8)}
+    found = trainer.compute_loss(student.train(), dict(batch)).item()
+    assert found == trainer.compute_loss(student.train(), dict(batch)).item()
+    trainer.dropout = True
+    assert found != trainer.compute_loss(student.train(), dict(batch)).item()
