@@ -10,6 +10,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import DataCollatorForLanguageModeling, PreTrainedModel, PreTrainedTokenizerBase
 
+from seqdyconv.models.loading import ModelError
 from seqdyconv.models.losses import IGNORED_LABEL, precise, token_loss
 from seqdyconv.training.language_models import LanguageModelTrainer, RowCollator, batches_of_rows, perplexity
 
@@ -45,7 +46,11 @@ class TokenMasks:
         return {**batch, "input_ids": inputs, "labels": labels}
 
     def rows(self, rows: Dataset) -> Dataset:
-        """All rows with masks that are always the same: they depend on the number of a row alone."""
+        """All rows with masks that are always the same: they depend on the number of a row alone.
+
+        Raises:
+            ModelError: so few tokens that none of them is chosen.
+        """
         columns: dict[str, list[Any]] = {"input_ids": [], "labels": []}
         for number, row in enumerate(rows):
             tokens, labels = torch.tensor(row["input_ids"]), torch.tensor(row["labels"])
@@ -53,6 +58,11 @@ class TokenMasks:
             found = self.draw(tokens[None], labels[None], torch.Generator().manual_seed(number))
             for name, values in zip(columns, found):
                 columns[name].append(values[0].tolist())
+        if all(label == IGNORED_LABEL for labels in columns["labels"] for label in labels):
+            raise ModelError(
+                f"masked tokens are to be predicted, and of {sum(map(len, columns['labels']))} tokens none is drawn: "
+                "evaluate on more text, or set a larger mlm_probability"
+            )
         return Dataset.from_dict(columns)
 
 
@@ -72,12 +82,17 @@ class MaskedLanguageModelTrainer(LanguageModelTrainer):
 
     Args:
         masks: They choose what is masked.
+
+    Raises:
+        ModelError: Nothing of the evaluation set is masked.
     """
 
     def __init__(self, *, masks: TokenMasks, **kwargs: Any) -> None:
         super().__init__(compute_loss_func=self._loss, **kwargs)
         self.masks = masks
         self.data_collator, self.train_collator = EncoderRows(packing=False), EncoderRows(self.args.packing)
+        if self.eval_dataset is not None:
+            masks.rows(self.eval_dataset)  # which refuses too short a text before any training
 
     def _loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         # Models of transformers give the mean over a batch, which is not its share of the mean over a step.

@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import BertConfig, BertForMaskedLM
 
 from seqdyconv.data.sentencepiece_tokenizers import train_sentencepiece_tokenizer
+from seqdyconv.models.loading import ModelError
 from seqdyconv.models.losses import IGNORED_LABEL
 from seqdyconv.training.language_models import LanguageModelTrainingArguments
 from seqdyconv.training.masked_language_models import (
@@ -52,6 +53,17 @@ def test_rows_are_masked_in_the_same_way_each_time_and_alone(tokenizer):
     assert first == again and first["input_ids"][0] != first["input_ids"][2]
     assert masks.rows(rows.select([0]))[0] == {name: values[0] for name, values in first.items()}
     assert all(labels[0] == IGNORED_LABEL for labels in first["labels"])
+
+
+def test_too_short_a_text_to_mask_anything_is_refused_before_the_training(tokenizer, tmp_path):
+    rows, masks = Dataset.from_dict({"input_ids": [[2, 7]], "labels": [[2, 7]]}), TokenMasks(tokenizer, 0.01)
+    with pytest.raises(ModelError, match="of 2 tokens none is drawn"):
+        cost_of_masked_rows(None, rows, masks, batch_size=1)
+    model = BertForMaskedLM(BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
+    with pytest.raises(ModelError, match="of 2 tokens none is drawn"):
+        MaskedLanguageModelTrainer(
+            model=model, args=LanguageModelTrainingArguments(str(tmp_path)), masks=masks, eval_dataset=rows
+        )
 
 
 def test_the_cost_is_that_of_the_masked_tokens_alone(tokenizer):
