@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from seqdyconv.functional.checks import check_bias
 from seqdyconv.functional.conv import lightweight_conv1d
 
 Activation = Literal["silu", "swish"] | None
@@ -37,7 +38,7 @@ def causal_conv1d_fn(
     Args:
         x: (B, C, T). Floating point.
         weight: (C, W). Where its dtype is another one than that of ``x``, the result is of the latter all the same.
-        bias: (C,) or None.
+        bias: (C,), of the dtype of ``weight``, or None.
         seq_idx: (B, T) int, the number of the sequence that each step is of, where rows hold several: a kernel reads
             the steps of its own sequence alone.
         initial_states: (B, C, W − 1), the steps before the first; None: zeros.
@@ -59,7 +60,7 @@ def causal_conv1d_fn(
         >>> causal_conv1d_fn(torch.tensor([[[1.0, 3.0, 6.0]]]), difference).flatten().tolist()
         [1.0, 2.0, 3.0]
     """
-    _check(x, weight, activation)
+    _check(x, weight, bias, activation)
     packed = [name for name, given in (("seq_idx", seq_idx), ("cu_seqlens", cu_seqlens)) if given is not None]
     stateful = initial_states is not None or return_final_states or final_states_out is not None
     if len(packed) > 1 or (packed and stateful):
@@ -72,6 +73,8 @@ def causal_conv1d_fn(
     if seq_idx is not None:
         if seq_idx.shape != (batch, time):
             raise ValueError(f"seq_idx must be (B, T) = {(batch, time)}, got {tuple(seq_idx.shape)}")
+        if batch == 0:
+            return x.clone()
         starts = torch.ones_like(seq_idx, dtype=torch.bool)
         starts[:, 1:] = seq_idx[:, 1:] != seq_idx[:, :-1]
         cu_seqlens = F.pad(starts.flatten().nonzero()[:, 0], (0, 1), value=batch * time)
@@ -131,7 +134,7 @@ def causal_conv1d_update(
         (4.0, 10.0)
     """
     steps = x[..., None] if x.dim() == 2 else x
-    _check(steps, weight, activation)
+    _check(steps, weight, bias, activation)
     (_, _, time), width, size = steps.shape, weight.shape[-1], conv_state.shape[-1]
     kept = conv_state if conv_state_indices is None else conv_state[conv_state_indices]
     _check_state(steps, kept, width - 1, "conv_state", exact=False)
@@ -165,11 +168,16 @@ def _activate(output: Tensor, activation: Activation) -> Tensor:
     return F.silu(output, inplace=not torch.is_grad_enabled())
 
 
-def _check(x: Tensor, weight: Tensor, activation: Activation) -> None:
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> None:
     if x.dim() != 3 or not x.is_floating_point():
         raise ValueError(f"x must be a floating-point (B, C, T) tensor, got {x.dtype} {tuple(x.shape)}")
     if weight.dim() != 2 or weight.shape[0] != x.shape[1]:
         raise ValueError(f"weight must be (C, W) with C = {x.shape[1]}, got {tuple(weight.shape)}")
+    if weight.shape[1] < 1:
+        raise ValueError(f"weight must be (C, W) with W >= 1, got {tuple(weight.shape)}")
+    check_bias(bias, x.shape[1])
+    if bias is not None and bias.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(f"bias must have the weight's dtype, {weight.dtype}, got {bias.dtype}")
     if activation not in ACTIVATIONS:
         raise ValueError(f'activation must be None, "silu" or "swish", got {activation!r}')
 

@@ -48,8 +48,9 @@ def check_mask(input: Tensor, padding_mask: Tensor | None) -> None:
 def check_state_shape(input: Tensor, state: Tensor, steps: int, said: str = "(K-1)*dilation") -> None:
     """``state`` is (B, steps, C), the number of steps being ``said`` in a message."""
     expected = (input.shape[0], steps, input.shape[2])
-    if state.shape != expected:
-        raise ValueError(f"state must be (B, {said}, C) = {expected}, got {tuple(state.shape)}")
+    if not isinstance(state, Tensor) or state.shape != expected:
+        got = tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__
+        raise ValueError(f"state must be (B, {said}, C) = {expected}, got {got}")
 
 
 def check_state(input: Tensor, state: Tensor, steps: int, said: str = "(K-1)*dilation") -> None:

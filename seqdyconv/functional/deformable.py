@@ -66,7 +66,8 @@ def deformable_conv1d(
         clamp: a position stays in the window of its output, from t·stride to t·stride + (K−1)·dilation. False: in the
             padded input.
         padding_mask: (B, T) bool, True at padded steps, which must be zero. Only positions that are not clamped depend
-            on it: they stay between the first and the last real step of their row, and its padding.
+            on it: they stay between the first and the last real step of their row, and its padding. Needs
+            ``padding_mode="zeros"``, as the other modes would copy padded steps.
 
     Returns:
         (B, T', O), T' as in ``F.conv1d``, of the input's dtype, or autocast's where that is on.
@@ -95,6 +96,8 @@ def deformable_conv1d(
         )
     _check_offset(input, offset, modulation, (input.shape[0], free // stride + 1, None, kernel_size))
     check_mask(input, padding_mask)
+    if padding_mask is not None and padding_mode != "zeros":
+        raise ValueError(f'a padding_mask needs padding_mode="zeros", got {padding_mode!r}')
     low, high = limits(input, offset, pads, dilation, stride, clamp, padding_mask)
     read = _sample(pad_time(input, pads, padding_mode), offset, modulation, stride, dilation, low, high)
     if groups == 1:

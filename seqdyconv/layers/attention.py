@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from seqdyconv.functional.packing import check_packed, repack, run_packed, unpack
-from seqdyconv.layers.checks import check_dropout, check_heads, check_input, layer_dtype
+from seqdyconv.layers.checks import check_dropout, check_heads, check_input, check_state_kind, layer_dtype
 from seqdyconv.layers.initialization import reset_children, xavier_linear
 from seqdyconv.layers.masking import zero_padding
 from seqdyconv.layers.short import IdentityShortConv1d, ShortConv1d
@@ -139,8 +139,7 @@ class SelfAttention(nn.Module):
             query, key, value = self.project_chunk(input, padding_mask)
             attended, following = self.attend_chunk(query, key, value, state, padding_mask)
             return self.out_proj(attended), following
-        if not isinstance(state, ParallelState):
-            raise ValueError(f"state must be a ParallelState, got {type(state).__name__}")
+        check_state_kind(state, ParallelState)
         input = self._checked(input, padding_mask)
         projected, conv = self.short_conv.stream(self.in_proj(input), state.conv, padding_mask, self._conv_query(input))
         query, key, value = projected.chunk(3, dim=-1)

@@ -1,11 +1,21 @@
 """The checks that layers share; each raises ValueError saying what was got and what is allowed."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from seqdyconv.functional.checks import check_mask, check_positive
 
-__all__ = ["check_dropout", "check_heads", "check_input", "check_positive", "layer_dtype"]
+__all__ = [
+    "check_dropout",
+    "check_dtype",
+    "check_heads",
+    "check_input",
+    "check_positive",
+    "check_state_kind",
+    "layer_dtype",
+]
 
 
 def layer_dtype(layer: nn.Module) -> torch.dtype | None:
@@ -24,9 +34,22 @@ def check_input(input: Tensor, channels: int, dtype: torch.dtype | None, padding
     """Raise ValueError unless ``input`` is (B, T, C), of a ``dtype`` if not None, and the mask, if any, (B, T) bool."""
     if input.dim() != 3 or input.shape[-1] != channels or input.shape[1] < 1:
         raise ValueError(f"input must be (B, T, C) with T >= 1 and C = {channels}, got {tuple(input.shape)}")
-    if dtype not in (None, input.dtype) and not torch.is_autocast_enabled(input.device.type):
-        raise ValueError(f"input must have the layer's dtype, {dtype}, got {input.dtype}")
+    check_dtype(dtype, input=input)
     check_mask(input, padding_mask)
+
+
+def check_dtype(dtype: torch.dtype | None, **tensors: Tensor) -> None:
+    """Raise ValueError unless all have the ``dtype`` of the layer, if that is not None, or autocast is on."""
+    for name, tensor in tensors.items():
+        if dtype not in (None, tensor.dtype) and not torch.is_autocast_enabled(tensor.device.type):
+            raise ValueError(f"{name} must have the layer's dtype, {dtype}, got {tensor.dtype}")
+
+
+def check_state_kind(state: Any, kind: type) -> None:
+    """Raise ValueError unless a stream's state is of the ``kind`` that its layer has."""
+    if not isinstance(state, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise ValueError(f"state must be {article} {kind.__name__}, got {type(state).__name__}")
 
 
 def check_heads(num_heads: int, **widths: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from seqdyconv.functional.conv import ConvPadding, conv_padding
 from seqdyconv.functional.packing import check_packed, run_packed
-from seqdyconv.layers.checks import check_input, check_positive
+from seqdyconv.layers.checks import check_dtype, check_input, check_positive, check_state_kind
 from seqdyconv.layers.initialization import reset_children
 from seqdyconv.layers.masking import last_inputs, until_padding, zero_padding
 from seqdyconv.layers.options import changed_options
@@ -211,6 +211,7 @@ class MixedConv(nn.Module):
         image = self._read(input, padding_mask)
         if not self.causal:
             raise ValueError(f'only a causal layer streams: padding of time must be "causal", got {self.padding!r}')
+        check_state_kind(state, MixedConvState)
         batch, channels, steps, width = image.shape
         reach, stride = self.reach[0], self.stride[0]
         for name, part, shape in zip(state._fields, state, self._state_shapes(batch, width)):
@@ -445,8 +446,7 @@ def check_reduction(reduction: float) -> None:
 def _check_image(input: Tensor, channels: int, dtype: torch.dtype, padding_mask: Tensor | None) -> None:
     if input.dim() != 4 or input.shape[1] != channels or 0 in input.shape[2:]:
         raise ValueError(f"input must be (B, C, H, W) with H, W >= 1 and C = {channels}, got {tuple(input.shape)}")
-    if input.dtype != dtype and not torch.is_autocast_enabled(input.device.type):
-        raise ValueError(f"input must have the layer's dtype, {dtype}, got {input.dtype}")
+    check_dtype(dtype, input=input)
     expected = (input.shape[0], input.shape[2])
     if padding_mask is not None and (padding_mask.dtype != torch.bool or padding_mask.shape != expected):
         raise ValueError(

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from seqdyconv.layers.attention import SelfAttention
+from seqdyconv.layers.checks import check_state_kind
 from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
 from seqdyconv.layers.kernel_sizes import KernelSize
 from seqdyconv.layers.states import ParallelState
@@ -85,6 +86,7 @@ class ParallelMixer(SelfAttention):
         self, input: Tensor, state: ParallelState, padding_mask: Tensor | None = None
     ) -> tuple[Tensor, ParallelState]:
         """Mix the next chunk (B, T, D) of a causal mixer; returns its output (B, T, D) and the next state."""
+        check_state_kind(state, ParallelState)
         query, key, value = self.project_chunk(input, padding_mask)
         attended, attention = self.attend_chunk(query, key, value, state.attention, padding_mask)
         convolved, conv = self.conv.stream(value, state.conv, padding_mask)

@@ -9,7 +9,15 @@ from torch import Tensor, nn
 from seqdyconv.functional.conv import Padding
 from seqdyconv.functional.packing import check_packed, run_packed
 from seqdyconv.layers.attention import self_attend, self_attend_chunk
-from seqdyconv.layers.checks import check_dropout, check_heads, check_input, check_positive, layer_dtype
+from seqdyconv.layers.checks import (
+    check_dropout,
+    check_dtype,
+    check_heads,
+    check_input,
+    check_positive,
+    check_state_kind,
+    layer_dtype,
+)
 from seqdyconv.layers.conv import DynamicConv1d, LightweightConv1d
 from seqdyconv.layers.conv_mixer import mixer_padding
 from seqdyconv.layers.initialization import reset_children, xavier_linear
@@ -156,6 +164,7 @@ class SpanDynamicConv1d(AroundWindow, nn.Module):
         Returns:
             The output (B, T, C), and the next state.
         """
+        check_state_kind(state, SpanState)
         late = query is None and self.lookahead > 0
         query, source = self._check(input, padding_mask, query, source)
         span, sources = self.depthwise.stream(source, state.source, padding_mask)
@@ -183,6 +192,7 @@ class SpanDynamicConv1d(AroundWindow, nn.Module):
             expected = (*input.shape[:2], width)
             if part.shape != expected:
                 raise ValueError(f"{name} must be (B, T, {width}) = {expected}, got {tuple(part.shape)}")
+        check_dtype(layer_dtype(self.pointwise), query=query, source=source)
         return query, source
 
 
@@ -317,6 +327,7 @@ class SpanDynamicConvMixer(AroundWindow, _SpanBlock):
 
     def stream(self, input: Tensor, state: SpanState, padding_mask: Tensor | None = None) -> tuple[Tensor, SpanState]:
         """Mix the next chunk (B, T, D); returns its output (B, T, D), ``lookahead`` steps late, and the next state."""
+        check_state_kind(state, SpanState)
         input = self._enter(input, padding_mask)
         query, value = self.in_proj(input).chunk(2, dim=-1)
         if self.lookahead:  # the query is of the steps of the output
@@ -432,6 +443,7 @@ class MixedAttention(_SpanBlock):
         """
         if not self.causal:
             raise ValueError("only a causal layer streams, got causal=False")
+        check_state_kind(state, ParallelState)
         input = self._enter(input, padding_mask)
         query, key, value, convolved = self.in_proj(input).chunk(4, dim=-1)
         attended, attention = self_attend_chunk(

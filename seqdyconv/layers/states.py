@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from seqdyconv.layers.checks import layer_dtype
+from seqdyconv.layers.checks import check_state_kind, layer_dtype
 
 S = TypeVar("S")
 
@@ -96,8 +96,7 @@ def extend_attention_state(
     Raises:
         ValueError: it is no such state, or of another batch size or width.
     """
-    if not isinstance(state, AttentionState):
-        raise ValueError(f"state must be an AttentionState, got {type(state).__name__}")
+    check_state_kind(state, AttentionState)
     batch, _, dim = key.shape
     for name, part, width in zip(state._fields, state, ((dim,), (dim,), ())):
         if part.shape != (batch, *state.key.shape[1:2], *width):

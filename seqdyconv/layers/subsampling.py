@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from seqdyconv.layers.checks import check_input, check_positive, layer_dtype
+from seqdyconv.layers.checks import check_input, check_positive, check_state_kind, layer_dtype
 from seqdyconv.layers.initialization import reset_children, xavier_linear
 from seqdyconv.layers.kernel_attention import KernelAttentionConv2d
 from seqdyconv.layers.mixed_conv import MixedConvState
@@ -135,6 +135,7 @@ class ConvSubsampling(nn.Module):
         check_input(input, self.num_mel_bins, layer_dtype(self.out_proj), None)
         if not self.causal:
             raise ValueError("only a causal layer streams, got causal=False")
+        check_state_kind(state, SubsamplingState)
         first, second = state
         hidden, first = self.conv1.stream(input[:, None], first)
         hidden = F.relu(hidden)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from seqdyconv.functional.checks import check_state_shape
 from seqdyconv.functional.conv import Padding, left_padding
 from seqdyconv.functional.packing import check_packed, run_packed
-from seqdyconv.layers.checks import check_heads, check_input, check_positive, layer_dtype
+from seqdyconv.layers.checks import check_dtype, check_heads, check_input, check_positive, layer_dtype
 from seqdyconv.layers.masking import append_real_inputs, zero_padding
 from seqdyconv.layers.states import initial_zeros
 
@@ -198,6 +198,7 @@ class WindowConv(nn.Module):
         expected = (*input.shape[:2], self.query_dim)
         if query.shape != expected:
             raise ValueError(f"query must be (B, T, Q) = {expected}, got {tuple(query.shape)}")
+        check_dtype(layer_dtype(self), query=query)
         return (query,)
 
     def chunk_window(self, input: Tensor, state: Tensor, padding_mask: Tensor | None) -> tuple[Tensor, Tensor]:

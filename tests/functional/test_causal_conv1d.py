@@ -97,6 +97,11 @@ def test_steps_give_what_the_whole_gives_and_change_the_state_in_place(size, rin
         assert not states[1:4].any()
 
 
+def test_a_batch_of_no_rows():
+    x, seq_idx = noise(0, CHANNELS, 5), torch.zeros(0, 5, dtype=torch.int32)
+    assert causal_conv1d_fn(x, WEIGHT, seq_idx=seq_idx).shape == (0, CHANNELS, 5)
+
+
 def test_results_have_the_dtype_of_the_input():
     x = noise(1, CHANNELS, 5).bfloat16()
     assert causal_conv1d_fn(x, WEIGHT.float()).dtype == torch.bfloat16
@@ -109,6 +114,9 @@ def test_results_have_the_dtype_of_the_input():
     [
         ({"activation": "gelu"}, 'activation must be None, "silu" or "swish", got \'gelu\''),
         ({"weight": WEIGHT[:3]}, r"weight must be \(C, W\) with C = 6, got \(3, 4\)"),
+        ({"weight": WEIGHT[:, :0]}, r"weight must be \(C, W\) with W >= 1, got \(6, 0\)"),
+        ({"bias": BIAS[:1]}, r"bias must be \(C,\) = \(6,\), got \(1,\)"),
+        ({"bias": BIAS.float()}, "bias must have the weight's dtype, torch.float64, got torch.float32"),
         ({"seq_idx": torch.zeros(1, 3)}, r"seq_idx must be \(B, T\) = \(1, 5\), got \(1, 3\)"),
         ({"initial_states": torch.zeros(1, 6, 4)}, r"initial_states must be \(B, C, W-1 = 3\)"),
         ({"seq_idx": torch.zeros(1, 5), "return_final_states": True}, "exclude each other.*got seq_idx and states"),
@@ -118,5 +126,10 @@ def test_results_have_the_dtype_of_the_input():
 def test_what_does_not_fit_is_told(arguments, message):
     with pytest.raises(ValueError, match=message):
         causal_conv1d_fn(**{"x": noise(1, CHANNELS, 5), "weight": WEIGHT, **arguments})
+    if arguments.keys() <= {"activation", "weight", "bias"}:
+        state = noise(1, CHANNELS, WIDTH - 1)
+        for x in (noise(1, CHANNELS), noise(1, CHANNELS, 1), noise(1, CHANNELS, 5)):
+            with pytest.raises(ValueError, match=message):
+                causal_conv1d_update(**{"x": x, "conv_state": state, "weight": WEIGHT, **arguments})
     with pytest.raises(ValueError, match=r"conv_state must be \(B, C, at least W-1 = 3\)"):
         causal_conv1d_update(noise(1, CHANNELS), noise(1, CHANNELS, 2), WEIGHT)

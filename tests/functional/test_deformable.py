@@ -378,6 +378,10 @@ class TestBadInput:
             ),
             ({"dilation": 5}, r"a kernel that spans 11 steps does not fit into an input of 9 with padding \(0, 0\)"),
             ({"padding_mask": torch.zeros(2, 8).bool()}, r"padding_mask must be bool \(B, T\) = \(2, 9\), .*got .*8"),
+            (
+                {"padding_mask": torch.zeros(2, 9).bool(), "padding_mode": "reflect"},
+                "a padding_mask needs padding_mode=\"zeros\", got 'reflect'",
+            ),
         ],
         ids=str,
     )

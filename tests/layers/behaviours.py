@@ -216,6 +216,10 @@ class MixesTime:
         with pytest.raises(ValueError, match=r"state must be .*got \(2, "):
             module.stream(torch.stack(sentences(3, 3, 3)), module.initial_state(2))
 
+    def test_a_state_of_another_kind_is_refused(self, build):
+        with pytest.raises(ValueError, match=r"state must be .*got (NoneType|list)"):
+            build(causal=True).stream(torch.stack(sentences(3, 3)), None)
+
     @both_directions
     def test_gradients_of_input_and_parameters(self, build, causal):
         module = build(causal=causal)

@@ -391,6 +391,8 @@ class TestConstruction:
             DynamicConv1d(6, 4, 3)(input, query=input)
         with pytest.raises(ValueError, match=r"query must be .* = \(2, 9, 5\), got \(2, 8, 5\)"):
             DynamicConv1d(6, 4, 3, query_dim=5)(input, query=torch.zeros(2, 8, 5))
+        with pytest.raises(ValueError, match=r"query must have the layer's dtype, .*32, got torch.float64"):
+            DynamicConv1d(6, 4, 3, query_dim=5)(input, query=torch.zeros(2, 9, 5).double())
 
     def test_parameters(self):
         def shapes(layer):

@@ -345,6 +345,8 @@ class TestStreaming:
         module = build_image_layer("kernel attention", {"padding": ("causal", 1)})
         with pytest.raises(ValueError, match=r"inputs of state must be \(2, 2, 20\), got \(2, 2, 24\)"):
             module.stream(images(2, 3), module.initial_state(2, 6))
+        with pytest.raises(ValueError, match="state must be a MixedConvState, got Tensor"):
+            module.stream(images(2, 3), torch.zeros(2, 2, 20))
         with pytest.raises(ValueError, match="width must be given"):
             module.initial_state(2)
         with pytest.raises(ValueError, match="width must be given"):

@@ -141,6 +141,9 @@ class TestLayer:
             layer(input)
         with pytest.raises(ValueError, match=r"query must be \(B, T, 6\) = \(2, 9, 6\), got \(2, 8, 6\)"):
             layer(input, query=torch.zeros(2, 8, 6), source=torch.zeros(2, 9, 5))
+        for name, part in (("query", input.double()), ("source", torch.zeros(2, 9, 5).double())):
+            with pytest.raises(ValueError, match=rf"{name} must have the layer's dtype, .*32, got torch.float64"):
+                layer(input, **{"query": input, "source": torch.zeros(2, 9, 5), name: part})
 
 
 def assert_late_stream(module, input, lookahead):

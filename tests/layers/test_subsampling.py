@@ -100,6 +100,11 @@ def test_a_layer_that_sees_the_future_does_not_stream():
         layer.stream(frames(1, 3), layer.initial_state(1))
 
 
+def test_a_state_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match="state must be a SubsamplingState, got NoneType"):
+        build(causal=True).stream(frames(1, 3), None)
+
+
 INPUT, MASK = frames(3, 21), torch.arange(21) >= torch.tensor([[21], [10], [1]])
 
 
