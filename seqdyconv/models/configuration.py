@@ -243,9 +243,21 @@ class SeqDyConvConfig(PreTrainedConfig):
             except ValueError as error:
                 raise ValueError(f"{field}, layer {layer + 1}: {error}") from None
 
+    def _validate_least(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if value is not None and not value >= least:  # NaN is not
+            optional = "None or " if type(self).__dataclass_fields__[name].default is None else ""
+            raise ValueError(f"{name} must be {optional}>= {least}, got {value}")
+
     def validate_architecture(self) -> None:
         """Raise ValueError where options do not fit together; called at construction and before saving."""
+        for name in ("vocab_size", "encoder_vocab_size", "hidden_size", "embedding_size", "max_position_embeddings"):
+            self._validate_least(name, 1)
+        for name in ("type_vocab_size", "position_offset", "layer_norm_eps"):
+            self._validate_least(name, 0)
         for side in self.sides:
+            for name in (f"{side}_ffn_dim", f"{side}_conv_dim"):
+                self._validate_least(name, 1)
             stack = self.stack(side)
             if len(stack.layer_types) != len(stack.kernel_sizes) or not stack.layer_types:
                 raise ValueError(
@@ -276,8 +288,6 @@ class SeqDyConvConfig(PreTrainedConfig):
             raise ValueError(
                 f"activation_function must be of {', '.join(sorted(ACT2FN))}, got {self.activation_function!r}"
             )
-        if self.embedding_size is not None and self.embedding_size < 1:
-            raise ValueError(f"embedding_size must be None or >= 1, got {self.embedding_size}")
         if self.embedding_size not in (None, self.hidden_size) and self.tie_word_embeddings:
             raise ValueError(
                 f"embeddings of another size can't be the output's: embedding_size={self.embedding_size} with "
@@ -288,8 +298,9 @@ class SeqDyConvConfig(PreTrainedConfig):
         check_dropout(classifier_dropout=self.classifier_dropout or 0.0)
         if self.pooling not in POOLINGS:
             raise ValueError(f"pooling must be of {', '.join(POOLINGS)}, got {self.pooling!r}")
-        if self.type_vocab_size < 0:
-            raise ValueError(f"type_vocab_size must be >= 0, got {self.type_vocab_size}")
+        vocabulary = min(self.vocab_size, self.encoder_vocab_size or self.vocab_size)
+        if self.pad_token_id is not None and not 0 <= self.pad_token_id < vocabulary:
+            raise ValueError(f"pad_token_id must be None or in [0, {vocabulary}), got {self.pad_token_id}")
         if not self.is_encoder_decoder:
             return
         if self.share_encoder_decoder_embeddings and not self.tie_word_embeddings:

@@ -82,6 +82,10 @@ class SeqDyConvSpeechConfig(SeqDyConvConfig):
 
     def validate_architecture(self) -> None:
         """Raise ValueError where options do not fit together; called at construction and before saving."""
+        if self.pad_token_id is None or not 0 <= self.pad_token_id < self.vocab_size:
+            raise ValueError(
+                f"pad_token_id is the blank of CTC, it must be in [0, {self.vocab_size}), got {self.pad_token_id}"
+            )
         super().validate_architecture()
         sizes = (
             "num_mel_bins",
@@ -109,10 +113,6 @@ class SeqDyConvSpeechConfig(SeqDyConvConfig):
                 "a speech encoder has no tokens: set share_encoder_decoder_embeddings=False, encoder_vocab_size=None "
                 f"and type_vocab_size=0, got {self.share_encoder_decoder_embeddings}, {self.encoder_vocab_size} and "
                 f"{self.type_vocab_size}"
-            )
-        if self.pad_token_id is None or not 0 <= self.pad_token_id < self.vocab_size:
-            raise ValueError(
-                f"pad_token_id is the blank of CTC, it must be in [0, {self.vocab_size}), got {self.pad_token_id}"
             )
         inner = range(1, len(self.encoder_layer_types))
         if wrong := [layer for layer in self.intermediate_ctc_layers if layer not in inner]:
