@@ -1,5 +1,6 @@
 """The translation pipeline; transformers 5 has none of its own left."""
 
+import copy
 import math
 from typing import Any
 
@@ -39,7 +40,7 @@ class Seq2SeqTranslationPipeline(Pipeline):
         read_as_text(self.tokenizer)
 
     def _sanitize_parameters(self, **generate_kwargs: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        return {}, generate_kwargs, {"number": generate_kwargs.get("num_return_sequences") or 1}
+        return {}, generate_kwargs, {}
 
     def preprocess(self, input_: str, **kwargs: Any) -> Any:
         if not isinstance(input_, str):
@@ -48,16 +49,22 @@ class Seq2SeqTranslationPipeline(Pipeline):
 
     def _forward(self, input_tensors: Any, **generate_kwargs: Any) -> Any:
         source = {name: input_tensors[name] for name in ("input_ids", "attention_mask")}
-        if not {"max_new_tokens", "max_length"} & generate_kwargs.keys():
-            generate_kwargs["max_new_tokens"] = math.ceil(1.5 * source["input_ids"].shape[1]) + 10
+        limits, config = ("max_new_tokens", "max_length"), generate_kwargs.get("generation_config")
+        if not any(generate_kwargs.get(limit) or getattr(config, limit, None) for limit in limits):
+            most = math.ceil(1.5 * source["input_ids"].shape[1]) + 10
+            if config is None:
+                generate_kwargs["max_new_tokens"] = most
+            else:
+                generate_kwargs["generation_config"] = config = copy.deepcopy(config)
+                config.max_new_tokens = most
         output = self.model.generate(**source, **generate_kwargs)
         # One row for each source, so that a batch falls apart into its sources again.
         return {"output_ids": output.unflatten(0, (source["input_ids"].shape[0], -1))}
 
-    def postprocess(self, model_outputs: Any, number: int = 1) -> Any:  # type: ignore[override]
+    def postprocess(self, model_outputs: Any) -> Any:  # type: ignore[override]
         texts = self.tokenizer.batch_decode(model_outputs["output_ids"].flatten(0, -2), skip_special_tokens=True)
         results = [{"translation_text": text} for text in texts]
-        return results if number > 1 else results[0]
+        return results if len(results) > 1 else results[0]
 
 
 PIPELINE_REGISTRY.register_pipeline(TASK, Seq2SeqTranslationPipeline, pt_model=AutoModelForSeq2SeqLM, type="text")

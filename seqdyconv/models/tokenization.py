@@ -132,8 +132,11 @@ class SeqDyConvTokenizer(PreTrainedTokenizer):
         return self.convert_tokens_to_string(tokens, join_subwords)
 
     def _token(self, index: int, vocabulary: list[str]) -> str:
+        if 0 <= index < len(vocabulary):
+            return vocabulary[index]
+        added = self._added_tokens_decoder.get(index)
         # The model may be padded to more rows than there are tokens.
-        return vocabulary[index] if 0 <= index < len(vocabulary) else SPECIAL_TOKENS[-1]
+        return SPECIAL_TOKENS[-1] if added is None else str(added)
 
     def _switch_to_input_mode(self) -> None:
         _target_mode.tokenizer = None
