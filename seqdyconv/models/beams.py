@@ -75,7 +75,7 @@ class _Step:
         self.states = self.program.initial_states()
         self.position = torch.zeros(1, 1, dtype=torch.long, device=self.device)
         longest = max(map(len, inputs))
-        pad = model.config.pad_token_id
+        pad = model.config.pad_token_id or 0  # any token: the mask hides it
         tokens = torch.tensor([[*ids, *[pad] * (longest - len(ids))] for ids in inputs], device=self.device)
         lengths = torch.tensor([len(ids) for ids in inputs], device=self.device)
         padded = min(map(len, inputs)) < longest

@@ -37,7 +37,7 @@ class EncoderProgram(nn.Module):
             What the steps add to the scores of their attention, (B, 1, 1, S), None without a mask. And for each decoder
             layer keys (B, H, R, S) and values (B, H, S, R), one after the other, where D = H·R.
         """
-        hidden = self.encoder(input_ids, attention_mask).last_hidden_state
+        hidden = self.encoder(input_ids, attention_mask, return_dict=True).last_hidden_state
         padding_mask = to_padding_mask(attention_mask)
         attentions: Any = [layer.cross_attention for layer in self.decoder.layers]
         bias = None if padding_mask is None else attentions[0].step_bias(padding_mask, hidden.dtype)
@@ -48,7 +48,7 @@ class DecoderStepProgram(nn.Module):
     """One token of each beam to the best candidates for the next.
 
     Args:
-        model: it goes to evaluation mode.
+        model: of any mixers, in evaluation mode.
         ends: the end tokens; the first one is that whose score is given. None: those of the model's configuration.
     """
 
@@ -120,6 +120,8 @@ def end_tokens(model: Any) -> list[int]:
     """The tokens that end an output; the one that a model writes is the first."""
     ends: Any = getattr(model.generation_config, "eos_token_id", None)
     ends = model.config.eos_token_id if ends is None else ends
+    if ends is None:
+        raise ValueError("a search needs a configuration with eos_token_id, got None")
     return [ends] if isinstance(ends, int) else list(ends)
 
 

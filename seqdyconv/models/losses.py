@@ -42,8 +42,14 @@ def token_loss(
 
     The mean over the labels that count, 0 where there are none; or their sum divided by ``num_items_in_batch``.
     """
-    count = (labels != IGNORED_LABEL).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+    count = number_of_items(labels != IGNORED_LABEL, num_items_in_batch)
     return label_smoothed_loss(logits, labels, label_smoothing) / count
+
+
+def number_of_items(real: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+    """What a sum over labels is divided by: ``num_items_in_batch``, or how many count, ``real`` bool; 1 at least."""
+    count = real.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch, device=real.device)
+    return count.clamp(min=1)
 
 
 def ctc_loss(
@@ -87,8 +93,7 @@ def ctc_loss(
         lengths = torch.full((batch,), steps, device=logits.device)
     log_probs = precise(logits).log_softmax(-1).transpose(0, 1)
     total = F.ctc_loss(log_probs, targets, lengths, real.sum(1), blank, reduction="sum", zero_infinity=True)
-    count = real.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch, device=total.device)
-    return total / count.clamp(min=1)
+    return total / number_of_items(real, num_items_in_batch)
 
 
 def ctc_smoothing_loss(logits: Tensor, lengths: Tensor) -> Tensor:

@@ -53,6 +53,12 @@ def sinusoidal_positions(positions: Tensor, dim: int) -> Tensor:
     return F.pad(waves, (0, 1)) if dim % 2 else waves
 
 
+def refuse_attention_maps(config: SeqDyConvConfig, arguments: dict[str, Any]) -> None:
+    """Raise ValueError where ``arguments``, or else the configuration, ask for ``output_attentions``."""
+    if arguments.get("output_attentions", config.output_attentions):
+        raise ValueError("output_attentions=True is not supported: convolutions have no attention maps")
+
+
 def to_padding_mask(attention_mask: Tensor | None) -> Tensor | None:
     """Hugging Face's ``attention_mask`` (B, T), 1 or True = keep, to a ``padding_mask``, True = padding."""
     return None if attention_mask is None else attention_mask == 0
@@ -429,8 +435,7 @@ class SeqDyConvModel(SeqDyConvPreTrainedModel):
             ValueError: not exactly one of ``input_ids`` and ``inputs_embeds``, a mask of another shape, or
                 ``cu_seqlens`` that do not fit.
         """
-        if kwargs.get("output_attentions", self.config.output_attentions):
-            raise ValueError("output_attentions=True is not supported: convolutions have no attention maps")
+        refuse_attention_maps(self.config, kwargs)
         tokens = one_input(input_ids, inputs_embeds, "encoder")
         check_mask(attention_mask, tokens, 0, "attention_mask")
         cu_seqlens = packed_sequences(tokens, attention_mask, cu_seqlens, kwargs)
@@ -486,9 +491,10 @@ class SeqDyConvDecoder(SeqDyConvPreTrainedModel):
             ``last_hidden_state`` (B, T, D) and ``cache``.
 
         Raises:
-            ValueError: not exactly one of ``input_ids`` and ``inputs_embeds``, a mask of another shape, packed
-                sequences that do not fit, or a cache that is not of this model.
+            ValueError: not exactly one of ``input_ids`` and ``inputs_embeds``, another number of sources, a mask of
+                another shape, packed sequences that do not fit, or a cache that is not of this model.
         """
+        refuse_attention_maps(self.config, kwargs)
         tokens = one_input(input_ids, inputs_embeds, "decoder")
         has_encoder = encoder_hidden_states is not None
         if has_encoder != self.config.is_encoder_decoder:
@@ -496,6 +502,11 @@ class SeqDyConvDecoder(SeqDyConvPreTrainedModel):
             raise ValueError(f"the decoder {wanted} encoder_hidden_states")
         source = None
         if encoder_hidden_states is not None:
+            if len(encoder_hidden_states) != len(tokens):
+                raise ValueError(
+                    f"sources and targets must be as many, got {len(encoder_hidden_states)} and {len(tokens)}"
+                )
+            check_mask(encoder_attention_mask, encoder_hidden_states, 0, "attention_mask of the encoder's output")
             source = (encoder_hidden_states, encoder_attention_mask, encoder_cu_seqlens)
         cached = cache is not None or bool(use_cache)
         packed = check_packed_sides((tokens, attention_mask, cu_seqlens), source, cached)
@@ -544,7 +555,12 @@ class SeqDyConvGenerationMixin(OwnCacheGenerationMixin):
         shifted = F.pad(labels[:, :-1], (1, 0), value=start)
         if cu_seqlens is not None:
             shifted = shifted.masked_fill(packed_positions(cu_seqlens, labels.shape[1]) == 0, start)
-        return torch.where(shifted == IGNORED_LABEL, self.config.pad_token_id, shifted)  # type: ignore[arg-type]
+        ignored, pad = shifted == IGNORED_LABEL, self.config.pad_token_id
+        if pad is None:
+            if ignored.any():
+                raise ValueError("labels of -100 need a configuration with pad_token_id, got None")
+            return shifted
+        return shifted.masked_fill(ignored, pad)
 
     def decode(
         self,
@@ -621,6 +637,7 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGener
 
     config: SeqDyConvConfig  # the Auto classes read this annotation from the class itself
     accepts_loss_kwargs = True  # forward divides by num_items_in_batch where that is given
+    _is_stateful = True  # a state can't go back some steps, as assisted decoding wants it
 
     def __init__(self, config: SeqDyConvConfig) -> None:
         super().__init__(config)
@@ -650,6 +667,7 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGener
             old = self.decoder.embedding.tokens
             new = self._get_resized_embeddings(old, embeddings.num_embeddings, mean_resizing=mean_resizing)
             self.decoder.embedding.tokens = new.requires_grad_(old.weight.requires_grad)  # type: ignore[assignment]
+        self.encoder.config.vocab_size = embeddings.num_embeddings  # a configuration of its own
         return embeddings
 
     @can_return_tuple
@@ -660,7 +678,7 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGener
         attention_mask: Tensor | None = None,
         decoder_input_ids: Tensor | None = None,
         decoder_attention_mask: Tensor | None = None,
-        encoder_outputs: BaseModelOutput | None = None,
+        encoder_outputs: BaseModelOutput | tuple[Any, ...] | None = None,
         cache: EncoderDecoderCache | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
@@ -676,7 +694,7 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGener
             attention_mask: (B, S), 1 = keep.
             decoder_input_ids: (B, T); made from ``labels`` where None.
             decoder_attention_mask: (B, past + T), 1 = keep. Padding on the right needs none.
-            encoder_outputs: of an earlier call of the encoder.
+            encoder_outputs: of an earlier call of the encoder, also as a tuple.
             cache: what the decoder remembers of the calls before.
             labels: (B, T), −100 where they do not count: the loss is then their mean cross-entropy in nats per token.
             use_cache: return a ``cache``; never with ``labels``.
@@ -691,13 +709,13 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGener
         Raises:
             ValueError: no source, no target, a mask of another shape, or packed sequences that do not fit.
         """
-        if kwargs.get("output_attentions"):
-            raise ValueError("output_attentions=True is not supported: convolutions have no attention maps")
         refuse_other_packing(kwargs, "cu_seqlens and decoder_cu_seqlens")
         if encoder_outputs is None:
             if input_ids is None:
                 raise ValueError("the encoder needs input_ids or encoder_outputs, got neither")
             encoder_outputs = self.encoder(input_ids, attention_mask, cu_seqlens=cu_seqlens, return_dict=True, **kwargs)
+        if isinstance(encoder_outputs, tuple):
+            encoder_outputs = BaseModelOutput(*encoder_outputs)
         return self.decode(
             encoder_outputs,
             encoder_attention_mask=attention_mask,
@@ -714,12 +732,21 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGener
 
 
 def one_input(input_ids: Tensor | None, inputs_embeds: Tensor | None, side: Side) -> Tensor:
-    """The one of the two that is given, (B, T) or (B, T, D); raises ValueError where both are, or neither."""
+    """The one of the two that is given, (B, T) or (B, T, D); raises ValueError where both are, or neither, or another
+    shape."""
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError(
             f"the {side} needs input_ids or inputs_embeds, got {'both' if input_ids is not None else 'neither'}"
         )
+    check_axes("input_ids", input_ids, "BT")
+    check_axes("inputs_embeds", inputs_embeds, "BTD")
     return input_ids if inputs_embeds is None else inputs_embeds  # type: ignore[return-value]
+
+
+def check_axes(name: str, tensor: Tensor | None, axes: str) -> None:
+    """Raise ValueError where a tensor has more or fewer axes than these, a letter each."""
+    if tensor is not None and tensor.dim() != len(axes):
+        raise ValueError(f"{name} must be ({', '.join(axes)}), got {tuple(tensor.shape)}")
 
 
 def check_mask(attention_mask: Tensor | None, tokens: Tensor, past: int, name: str) -> None:

@@ -23,7 +23,7 @@ from seqdyconv.models.packed import packed_sequences
 
 
 def next_token_labels(labels: Tensor, padding_mask: Tensor | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
-    """At each step the label of the next one: (B, T), −100 at the end of each sequence and where padding would tell.
+    """At each step the label of the next one: (B, T), −100 where one of the two is padded or the sequence ends.
 
     Args:
         labels: (B, T).
@@ -32,7 +32,8 @@ def next_token_labels(labels: Tensor, padding_mask: Tensor | None = None, cu_seq
     """
     following = F.pad(labels[:, 1:], (0, 1), value=IGNORED_LABEL)
     if padding_mask is not None:
-        following = following.masked_fill(padding_mask, IGNORED_LABEL)
+        padded = padding_mask | F.pad(padding_mask[:, 1:], (0, 1), value=True)
+        following = following.masked_fill(padded, IGNORED_LABEL)
     if cu_seqlens is not None:
         begins = positions(cu_seqlens, labels.shape[1]) == 0
         following = following.masked_fill(F.pad(begins[1:], (0, 1), value=True), IGNORED_LABEL)
@@ -97,7 +98,7 @@ class SeqDyConvForCausalLM(SeqDyConvPreTrainedModel, OwnCacheGenerationMixin):
             inputs_embeds: (B, T, D), or the embedding size, rows of the embedding table, instead of ``input_ids``.
             labels: (B, T), most often ``input_ids``, −100 where they do not count: the label of a step is that of the
                 token that stands there, the model shifts them. The loss is the mean cross-entropy, in nats per token,
-                of all tokens that have one before them, in their own sequence.
+                of all tokens that have one before them, in their own sequence; padding has no part in it.
             use_cache: return a ``cache``; never with ``labels`` or packed sequences.
             num_items_in_batch: the tokens to divide the loss by, where the batch is a part of a larger one.
             cu_seqlens: (N + 1,) int, where N sequences packed into one row, (1, T), begin and end, instead of a mask;
@@ -112,11 +113,11 @@ class SeqDyConvForCausalLM(SeqDyConvPreTrainedModel, OwnCacheGenerationMixin):
             ``output_hidden_states=True``.
 
         Raises:
-            ValueError: no tokens, a mask of another shape, packed sequences that do not fit, or a cache that is not
-                of this model.
+            ValueError: no tokens, a mask of another shape, packed sequences that do not fit, a cache that is not of
+                this model, or labels of which some have no logits.
         """
-        if kwargs.get("output_attentions", self.config.output_attentions):
-            raise ValueError("output_attentions=True is not supported: convolutions have no attention maps")
+        if labels is not None and not (isinstance(logits_to_keep, int) and logits_to_keep == 0):
+            raise ValueError(f"labels need the logits of all steps, logits_to_keep=0, got {logits_to_keep}")
         tokens = input_ids if inputs_embeds is None else inputs_embeds
         cu_seqlens = packed_sequences(tokens, attention_mask, cu_seqlens, kwargs)
         if use_cache is None:

@@ -25,7 +25,9 @@ from seqdyconv.models.losses import IGNORED_LABEL, precise, token_loss
 from seqdyconv.models.modeling import (
     SeqDyConvModel,
     SeqDyConvPreTrainedModel,
+    check_axes,
     output_linear,
+    refuse_attention_maps,
     to_padding_mask,
 )
 from seqdyconv.models.packed import packed_sequences, refuse_packing
@@ -43,7 +45,9 @@ def pool(hidden: Tensor, padding_mask: Tensor | None, pooling: str) -> Tensor:
         padding_mask = torch.zeros_like(hidden[..., 0], dtype=torch.bool)
     hidden = zero_padding(hidden, padding_mask)
     if pooling == "mean":
-        return hidden.sum(1) / (~padding_mask).sum(1, keepdim=True).clamp(min=1)
+        # In float16 the sum of a long text would be infinite.
+        total = hidden.sum(1, dtype=torch.promote_types(hidden.dtype, torch.float32))
+        return (total / (~padding_mask).sum(1, keepdim=True).clamp(min=1)).to(hidden.dtype)
     if pooling == "max":
         largest = hidden.masked_fill(padding_mask[..., None], torch.finfo(hidden.dtype).min).amax(1)
         return largest.masked_fill(padding_mask.all(1, keepdim=True), 0)
@@ -142,10 +146,17 @@ class SeqDyConvForSequenceClassification(SeqDyConvPreTrainedModel):
         logits = self.classifier(F.dropout(pooled, self.dropout, self.training))
         loss = None
         if labels is not None:
-            loss = self.loss_function(labels=labels, pooled_logits=precise(logits), config=self.config)
-            if num_items_in_batch is not None:
-                loss = loss * (labels != IGNORED_LABEL).sum() / num_items_in_batch
+            loss = self._loss(logits, labels, num_items_in_batch)
         return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
+
+    def _loss(self, logits: Tensor, labels: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor:
+        config: Any = self.config
+        if config.problem_type is None and config.num_labels > 1 and labels.dtype in (torch.long, torch.int):
+            config.problem_type = "single_label_classification"
+        if config.problem_type == "single_label_classification":
+            return token_loss(logits[:, None], labels.view(-1, 1), num_items_in_batch)
+        loss: Tensor = self.loss_function(labels=labels, pooled_logits=precise(logits), config=config)
+        return loss if num_items_in_batch is None else loss * labels.numel() / num_items_in_batch
 
 
 class SeqDyConvForMaskedLM(SeqDyConvPreTrainedModel):
@@ -382,6 +393,9 @@ class SeqDyConvForMultipleChoice(SeqDyConvPreTrainedModel):
         """
         refuse_packing(kwargs, "the choices of a question have rows of their own")
         given = (input_ids, attention_mask, token_type_ids, inputs_embeds)
+        refuse_attention_maps(self.config, kwargs)
+        check_axes("input_ids", input_ids, "BCT")
+        check_axes("inputs_embeds", inputs_embeds, "BCTE")
         choices = next((tensor.shape[1] for tensor in (input_ids, inputs_embeds) if tensor is not None), 1)
         rows = [None if tensor is None else tensor.flatten(0, 1) for tensor in given]
         encoded, hidden, padding_mask = encode_rows(self.encoder, rows[0], rows[1], rows[2], rows[3], None, kwargs)

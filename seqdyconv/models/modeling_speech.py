@@ -25,6 +25,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from seqdyconv.functional.conv import Padding
 from seqdyconv.layers import ConvMixer, LightweightConv1d
+from seqdyconv.layers.checks import check_state_kind
 from seqdyconv.layers.initialization import reset_children, xavier_linear
 from seqdyconv.layers.kernel_sizes import KernelSize
 from seqdyconv.layers.subsampling import ConvSubsampling, SubsamplingState
@@ -42,9 +43,11 @@ from seqdyconv.models.modeling import (
     check_mask,
     layer_mixer,
     output_linear,
+    refuse_attention_maps,
     sinusoidal_positions,
     to_padding_mask,
 )
+from seqdyconv.models.packed import refuse_packing
 from seqdyconv.models.streaming import BlockState, RunBlock, initial_block_state, share_lookahead, stream_block
 
 
@@ -235,10 +238,10 @@ class SeqDyConvSpeechModel(SeqDyConvSpeechPreTrainedModel):
             A :class:`SpeechEncoderOutput`. The output at padded steps means nothing.
 
         Raises:
-            ValueError: frames or a mask of another shape.
+            ValueError: frames or a mask of another shape, or packed utterances.
         """
-        if kwargs.get("output_attentions", self.config.output_attentions):
-            raise ValueError("output_attentions=True is not supported: convolutions have no attention maps")
+        refuse_attention_maps(self.config, kwargs)
+        refuse_packing(kwargs, "a speech model takes each utterance in a row of its own")
         check_mask(attention_mask, input_features, 0, "attention_mask")
         hidden, padding_mask = self.subsampling(input_features, to_padding_mask(attention_mask))
         hidden = F.dropout(self._add_positions(hidden), self.config.dropout, self.training)
@@ -315,6 +318,7 @@ class SeqDyConvSpeechModel(SeqDyConvSpeechPreTrainedModel):
             ValueError: a model without ``encoder_lookahead``, or frames of another shape.
         """
         self._check_streaming()
+        check_state_kind(state, SpeechState)
         batch, dim = input_features.shape[0], self.config.hidden_size
         if input_features.shape[1] > 0:
             hidden, subsampling = self.subsampling.stream(input_features, state.subsampling)
@@ -424,7 +428,7 @@ class SeqDyConvForCTC(SeqDyConvSpeechPreTrainedModel):
         if labels is not None:
             loss = encoder_ctc_loss(self.config, self.ctc_head, encoded, logits, labels, num_items_in_batch)
         if encoded.attention_mask is not None:  # who reads padded steps too, as pipelines do, finds blanks there
-            blank = torch.full_like(logits[0, 0], -1e4)
+            blank = logits.new_full(logits.shape[-1:], -1e4)
             blank[self.config.pad_token_id] = 0
             logits = torch.where(encoded.attention_mask[..., None], logits, blank)
         return CausalLMOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
@@ -459,6 +463,7 @@ class SeqDyConvForSpeechSeq2Seq(SeqDyConvSpeechPreTrainedModel, SeqDyConvGenerat
 
     config: SeqDyConvSpeechConfig  # the Auto classes read this annotation from the class itself
     accepts_loss_kwargs = True  # forward divides by num_items_in_batch where that is given
+    _is_stateful = True  # a state can't go back some steps, as assisted decoding wants it
     _tied_weights_keys = {"lm_head.weight": "decoder.embedding.tokens.weight"}
 
     def __init__(self, config: SeqDyConvSpeechConfig) -> None:
@@ -485,6 +490,7 @@ class SeqDyConvForSpeechSeq2Seq(SeqDyConvSpeechPreTrainedModel, SeqDyConvGenerat
         old = self.ctc_head
         new = self._get_resized_lm_head(old, embeddings.num_embeddings, mean_resizing=mean_resizing)
         self.ctc_head = new.requires_grad_(old.weight.requires_grad)
+        self.encoder.config.vocab_size = embeddings.num_embeddings  # a configuration of its own
         return embeddings
 
     @can_return_tuple
@@ -523,13 +529,13 @@ class SeqDyConvForSpeechSeq2Seq(SeqDyConvSpeechPreTrainedModel, SeqDyConvGenerat
             hidden states of all layers with ``output_hidden_states=True``.
 
         Raises:
-            ValueError: no frames, no target, or a mask of another shape.
+            ValueError: no frames, no target, a mask of another shape, or another output than the encoder's.
         """
         if encoder_outputs is None:
             if input_features is None:
                 raise ValueError("the encoder needs input_features or encoder_outputs, got neither")
             encoder_outputs = self.encoder(input_features, attention_mask, return_dict=True, **kwargs)
-        encoded = encoder_outputs
+        encoded = check_encoded(encoder_outputs)
         ctc_logits = None if labels is None else self.ctc_head(encoded.last_hidden_state)
         decoded = self.decode(
             encoded,
@@ -597,6 +603,7 @@ class SeqDyConvForSpeechSeq2Seq(SeqDyConvSpeechPreTrainedModel, SeqDyConvGenerat
             if features is None:
                 raise ValueError("generate needs input_features or encoder_outputs, got neither")
             encoded = self.encoder(features, kwargs.get("attention_mask"), return_dict=True)
+        encoded = check_encoded(encoded)
         if option("max_length") is None and option("max_new_tokens") is None:
             kwargs["max_new_tokens"] = encoded.last_hidden_state.shape[1]
         processors = LogitsProcessorList(logits_processor or [])
@@ -611,6 +618,15 @@ class SeqDyConvForSpeechSeq2Seq(SeqDyConvSpeechPreTrainedModel, SeqDyConvGenerat
                 )
             )
         return super().generate(None, generation_config, processors, *args, encoder_outputs=encoded, **kwargs)
+
+
+def check_encoded(encoded: Any) -> SpeechEncoderOutput:
+    """Raise ValueError for an output without the mask of its steps, which that of the frames is not."""
+    if not isinstance(encoded, SpeechEncoderOutput):
+        raise ValueError(
+            f"encoder_outputs must be the SpeechEncoderOutput of the encoder, got {type(encoded).__name__}"
+        )
+    return encoded
 
 
 def encoder_ctc_loss(

@@ -170,6 +170,10 @@ class TestPooling:
     def test_of_no_token_is_zero(self, pooling):
         assert pool(self.hidden, torch.ones_like(self.padding), pooling).eq(0).all()
 
+    def test_a_mean_of_half_precision_does_not_overflow(self):
+        hidden = torch.full((1, 9000, 2), 8.0, dtype=torch.float16)
+        assert torch.equal(pool(hidden, None, "mean"), hidden[:, 0])
+
     @pytest.mark.parametrize("pooling", ["mean", "max", "first"])
     def test_no_mask_is_no_padding(self, pooling):
         assert pool(self.hidden, None, pooling).equal(pool(self.hidden, torch.zeros_like(self.padding), pooling))
@@ -293,6 +297,16 @@ class TestClassificationLoss:
         ]
         torch.testing.assert_close(sum(parts), model(tokens, mask, labels=labels).loss)
 
+    def test_is_zero_where_no_label_counts(self):
+        model, tokens, labels = build(num_labels=3), torch.stack(texts(5, 5)), torch.tensor([-100, -100])
+        assert model(tokens, labels=labels).loss == 0
+        assert model(tokens, labels=labels, num_items_in_batch=torch.tensor(4)).loss == 0
+
+    def test_every_number_counts_in_a_regression(self):
+        model, tokens, labels = build(num_labels=1), torch.stack(texts(5, 5)), torch.tensor([-100.0, 2.0])
+        whole = model(tokens, labels=labels.double()).loss
+        assert_close(model(tokens, labels=labels.double(), num_items_in_batch=2).loss, whole)
+
 
 class TestMaskedLMLoss:
     labels = torch.tensor([[7, -100, 9, -100, -100], [-100, 5, -100, -100, -100]])
@@ -342,6 +356,10 @@ class TestMultipleChoiceLoss:
             for i in range(2)
         ]
         torch.testing.assert_close(sum(parts), output.loss)
+
+    def test_texts_without_choices_are_refused(self):
+        with pytest.raises(ValueError, match=r"input_ids must be \(B, C, T\), got \(2, 5\)"):
+            build(SeqDyConvForMultipleChoice)(torch.stack(texts(5, 5)))
 
 
 class TestQuestionAnsweringLoss:

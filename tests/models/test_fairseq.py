@@ -745,6 +745,12 @@ class TestTokenizer:
         loaded.save_pretrained(again)
         assert AutoTokenizer.from_pretrained(again).get_target_vocab() == tokenizer.get_target_vocab()
 
+    def test_added_tokens_are_read_and_written(self, tmp_path: Path) -> None:
+        tokenizer = fairseq_tokenizer(dictionary(tmp_path / "dict.txt", ["a"]))
+        tokenizer.add_tokens(["<2de>"])
+        assert tokenizer("<2de> a")["input_ids"] == [5, 4, 2]
+        assert tokenizer.decode([5, 4]) == "<2de> a"
+
     def test_folders_with_another_tokenizer_load_that_one(self, tmp_path: Path) -> None:
         small().save_pretrained(tmp_path)
         words = Tokenizer(WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))

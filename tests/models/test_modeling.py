@@ -3,7 +3,7 @@
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, pipeline
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationConfig, pipeline
 
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
 from seqdyconv.models.cache import decoder_cache
@@ -210,6 +210,15 @@ class TestCache:
         assert cache.get_seq_length() == 0
 
 
+class TestEncoderOutputs:
+    @pytest.mark.parametrize("return_dict", [True, False])
+    def test_those_of_an_earlier_call_stand_for_the_source(self, return_dict):
+        model, tokens = build(), torch.stack(sentences(4, 4))
+        encoded = model.encoder(tokens, return_dict=return_dict)
+        expected = model(tokens, decoder_input_ids=tokens).logits
+        assert_close(model(encoder_outputs=encoded, decoder_input_ids=tokens).logits, expected)
+
+
 class TestTraining:
     def test_the_loss_is_the_mean_over_labels_that_count(self):
         model = build()
@@ -262,6 +271,11 @@ class TestTraining:
         assert len(output.encoder_hidden_states) == 3
         assert len(output.decoder_hidden_states) == 4
         assert output.encoder_hidden_states[-1].equal(output.encoder_last_hidden_state)
+
+    def test_nothing_that_counts_costs_nothing(self):
+        tokens = torch.stack(sentences(4))
+        loss = build()(tokens, labels=torch.full_like(tokens, -100), num_items_in_batch=torch.tensor(0)).loss
+        assert loss == 0
 
 
 class TestSaving:
@@ -324,6 +338,17 @@ class TestConfig:
             ({"tie_word_embeddings": False}, "share_encoder_decoder_embeddings=True .* needs tie_word_embeddings=True"),
             ({"encoder_vocab_size": 10}, "shared embeddings need one vocabulary"),
             ({"hidden_size": "wide"}, "hidden_size"),
+            ({"hidden_size": 0}, "hidden_size must be >= 1, got 0"),
+            ({"vocab_size": 0}, "vocab_size must be >= 1, got 0"),
+            ({**SEPARATE, "encoder_vocab_size": 0}, "encoder_vocab_size must be None or >= 1, got 0"),
+            ({"encoder_ffn_dim": 0}, "encoder_ffn_dim must be >= 1, got 0"),
+            ({"decoder_conv_dim": 0}, "decoder_conv_dim must be None or >= 1, got 0"),
+            ({"max_position_embeddings": 0}, "max_position_embeddings must be >= 1, got 0"),
+            ({"position_offset": -1}, "position_offset must be >= 0, got -1"),
+            ({"layer_norm_eps": -1.0}, r"layer_norm_eps must be >= 0, got -1\.0"),
+            ({"layer_norm_eps": float("nan")}, "layer_norm_eps must be >= 0, got nan"),
+            ({"pad_token_id": -1}, r"pad_token_id must be None or in \[0, 32000\), got -1"),
+            ({**SEPARATE, "encoder_vocab_size": 9, "pad_token_id": 9}, r"pad_token_id must be .*\[0, 9\), got 9"),
         ],
     )
     def test_what_does_not_fit_is_refused(self, options, message):
@@ -340,8 +365,42 @@ class TestErrors:
             model(decoder_input_ids=torch.tensor([[5]]))
 
     def test_attention_maps_are_refused(self):
-        with pytest.raises(ValueError, match="output_attentions=True is not supported"):
-            build()(torch.tensor([[5]]), decoder_input_ids=torch.tensor([[5]]), output_attentions=True)
+        model, tokens = build(), torch.tensor([[5]])
+        for source in ({"input_ids": tokens}, {"encoder_outputs": model.encoder(tokens)}):
+            with pytest.raises(ValueError, match="output_attentions=True is not supported"):
+                model(**source, decoder_input_ids=tokens, output_attentions=True)
+
+    def test_tokens_that_are_no_batch_are_refused(self):
+        with pytest.raises(ValueError, match=r"input_ids must be \(B, T\), got \(2,\)"):
+            build()(torch.tensor([5, 6]), decoder_input_ids=torch.tensor([[5]]))
+        with pytest.raises(ValueError, match=r"inputs_embeds must be \(B, T, D\), got \(2, 16\)"):
+            build().encoder(inputs_embeds=torch.ones(2, 16, dtype=torch.float64))
+
+    @pytest.mark.parametrize("mask", [(1, 4), (2, 3)], ids=str)
+    def test_a_mask_of_another_shape_than_the_encoders_output_is_refused(self, mask):
+        model, tokens = build(), torch.stack(sentences(4, 4))
+        mask = torch.zeros(mask, dtype=torch.long)
+        with pytest.raises(ValueError, match=r"attention_mask of the encoder's output must be .* = \(2, 4\), got"):
+            model(encoder_outputs=model.encoder(tokens), attention_mask=mask, decoder_input_ids=tokens)
+
+    def test_another_number_of_sources_than_of_targets_is_refused(self):
+        tokens = torch.stack(sentences(4, 4))
+        with pytest.raises(ValueError, match="sources and targets must be as many, got 1 and 2"):
+            build()(tokens[:1], decoder_input_ids=tokens)
+
+    def test_labels_that_do_not_count_need_a_padding_token(self):
+        model, labels = build(pad_token_id=None), torch.tensor([[5, 6]])
+        assert model.prepare_decoder_input_ids_from_labels(labels).tolist() == [[2, 5]]
+        with pytest.raises(ValueError, match="labels of -100 need a configuration with pad_token_id, got None"):
+            model.prepare_decoder_input_ids_from_labels(torch.tensor([[-100, 6]]))
+
+    def test_decoding_with_an_assistant_is_refused(self):
+        with pytest.raises(ValueError, match="assisted generation is not supported with stateful models"):
+            build().generate(torch.stack(sentences(4)), prompt_lookup_num_tokens=2, max_new_tokens=2)
+
+    def test_a_search_without_a_token_that_ends_it_is_refused(self):
+        with pytest.raises(ValueError, match="a search needs a configuration with eos_token_id, got None"):
+            DecoderStepProgram(build(eos_token_id=None))
 
     @pytest.mark.parametrize(("start", "first", "token"), [(2, 0, 2), (None, 3, 3)])
     def test_labels_are_read_after_the_token_that_generate_starts_from(self, start, first, token):
@@ -441,6 +500,24 @@ class TestPipeline:
         translate = pipeline("seq2seq-translation", model=folder, device="cpu")
         results = translate(["Das Symbol.", "Das"], num_beams=3, num_return_sequences=2, batch_size=2)
         assert [len(result) for result in results] == [2, 2]
+
+    def test_options_of_generate_come_as_one_object_too(self, folder):
+        options = {"num_beams": 2, "num_return_sequences": 2}
+        config = GenerationConfig(**options, eos_token_id=2, pad_token_id=1, decoder_start_token_id=2)
+        translate = pipeline("seq2seq-translation", model=folder, device="cpu")
+        expected = translate("Das Symbol.", **options)
+        assert len(expected) == 2
+        assert translate("Das Symbol.", generation_config=config) == expected
+        config.max_new_tokens = 2
+        assert translate("Das Symbol.", generation_config=config) == translate(
+            "Das Symbol.", **options, max_new_tokens=2
+        )
+
+    def test_options_of_all_calls_are_told_once(self, folder):
+        options = {"num_beams": 2, "num_return_sequences": 2}
+        translate = pipeline("seq2seq-translation", model=folder, device="cpu")
+        expected = translate("Das Symbol.", **options)
+        assert pipeline("seq2seq-translation", model=folder, device="cpu", **options)("Das Symbol.") == expected
 
     def test_what_is_no_text_is_refused(self, folder):
         with pytest.raises(ValueError, match="takes a str or a list of them, got int"):

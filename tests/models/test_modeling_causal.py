@@ -63,10 +63,11 @@ def build(dtype: torch.dtype = torch.float64, **options) -> SeqDyConvForCausalLM
 class TestPadding:
     @every_config
     @both_sides
-    def test_logits_and_loss_are_those_of_each_text_alone(self, options, side):
+    @pytest.mark.parametrize("filler", [-100, 7], ids=["padding has no labels", "labels are the tokens"])
+    def test_logits_and_loss_are_those_of_each_text_alone(self, options, side, filler):
         model, texts = build(**options), sentences(9, 4, 1, 2)
         tokens, mask = pad(texts, side, extra=3, filler=7)
-        output = model(tokens, mask, labels=tokens.masked_fill(mask == 0, -100))
+        output = model(tokens, mask, labels=tokens.masked_fill(mask == 0, filler))
         alone = [model(text[None], labels=text[None]) for text in texts]
         for row, real, one in zip(output.logits, mask, alone):
             assert_close(row[real == 1], one.logits[0])
@@ -262,6 +263,12 @@ class TestInputs:
         model, tokens = build(), torch.stack(sentences(6, 6))
         steps = kept if isinstance(kept, Tensor) else slice(-kept, None)
         assert_close(model(tokens, logits_to_keep=kept).logits, model(tokens).logits[:, steps])
+
+    @pytest.mark.parametrize("kept", [2, torch.tensor([0, 2])], ids=str)
+    def test_labels_without_logits_of_all_steps_are_refused(self, kept):
+        tokens = torch.stack(sentences(4))
+        with pytest.raises(ValueError, match=r"labels need the logits of all steps, logits_to_keep=0, got "):
+            build()(tokens, labels=tokens, logits_to_keep=kept)
 
     def test_attention_maps_are_refused(self):
         with pytest.raises(ValueError, match="output_attentions=True is not supported"):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModel, AutoModelForCTC, AutoModelForSpeechSeq2Seq, Trainer, TrainingArguments
+from transformers.modeling_outputs import BaseModelOutput
 
 from seqdyconv.models import (
     SeqDyConvForCTC,
@@ -138,6 +139,10 @@ class TestPadding:
         assert output.logits.dtype == dtype and output.logits.isfinite().all()
         output.loss.backward()
         assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+    def test_a_batch_of_no_utterances_has_no_logits(self):
+        frames, mask = torch.zeros(0, 30, BINS, dtype=torch.float64), torch.ones(0, 30, dtype=torch.long)
+        assert build()(frames, mask).logits.shape == (0, 8, 20)
 
     def test_a_causal_model_does_not_see_the_future(self):
         model, features = build(encoder_lookahead=0, encoder_position_type="none"), utterances(60)[0][None]
@@ -431,6 +436,23 @@ class TestErrors:
             model(utterances(9)[0][None])
         with pytest.raises(ValueError, match="needs input_features or encoder_outputs"):
             model(decoder_input_ids=torch.tensor([[2]]))
+
+    @pytest.mark.parametrize("name", ["cu_seqlens", "position_ids"])
+    def test_packed_utterances_are_refused(self, name):
+        with pytest.raises(ValueError, match=f"takes each utterance in a row of its own: got {name}"):
+            build()(torch.stack(utterances(30)), **{name: torch.tensor([0, 12, 30])})
+
+    @pytest.mark.parametrize("run", ["forward", "generate"])
+    def test_an_output_that_does_not_tell_which_steps_are_real_is_refused(self, run):
+        model = build(SeqDyConvForSpeechSeq2Seq, is_encoder_decoder=True)
+        encoded = BaseModelOutput(last_hidden_state=torch.zeros(1, 5, 16, dtype=torch.float64))
+        with pytest.raises(ValueError, match="must be the SpeechEncoderOutput of the encoder, got BaseModelOutput"):
+            getattr(model, run)(encoder_outputs=encoded, decoder_input_ids=torch.tensor([[2]]))
+
+    def test_decoding_with_an_assistant_is_refused(self):
+        model = build(SeqDyConvForSpeechSeq2Seq, is_encoder_decoder=True)
+        with pytest.raises(ValueError, match="assisted generation is not supported with stateful models"):
+            model.generate(torch.stack(utterances(30)), prompt_lookup_num_tokens=2, max_new_tokens=2)
 
     def test_a_decoder_needs_a_configuration_that_has_one(self):
         with pytest.raises(ValueError, match="is_encoder_decoder=True, got False"):

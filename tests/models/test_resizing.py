@@ -96,6 +96,14 @@ def test_all_tables_have_the_new_size_and_keep_their_rows(kind, options, size, m
     assert torch.equal(loaded(**inputs)[0], outputs[0])
 
 
+@pytest.mark.parametrize("name", ["shared", "unshared", "speech"])
+def test_the_encoder_alone_knows_its_new_size(name, tmp_path):
+    model = build(*MODELS[name])
+    model.resize_token_embeddings(70)
+    model.encoder.save_pretrained(tmp_path)
+    assert type(model.encoder).from_pretrained(tmp_path).config.vocab_size == 70
+
+
 def test_two_vocabularies_are_not_resized_as_one():
     model = build(SeqDyConvForConditionalGeneration, {**UNSHARED, "encoder_vocab_size": 24})
     assert model.resize_token_embeddings().num_embeddings == 24

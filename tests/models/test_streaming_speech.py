@@ -189,6 +189,11 @@ def test_a_model_of_whole_utterances_does_not_stream():
         model.initial_state(1)
 
 
+def test_a_state_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match="state must be a SpeechState, got NoneType"):
+        build(encoder_lookahead=0).stream(torch.zeros(1, 4, BINS).double(), None)
+
+
 def test_frames_of_another_width_are_refused():
     model = build(encoder_lookahead=0)
     with pytest.raises(ValueError, match=r"input must be .*C = 10, got \(1, 9, 8\)"):
