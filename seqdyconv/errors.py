@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import select
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +37,8 @@ def exit_on_error(*errors: type[BaseException]) -> Iterator[None]:
     """Turn an InputError, or a full disk, into one line on standard error and exit status 2; Ctrl-C into a quiet 130.
 
     A file or the standard output that can't be written, such as on a full disk, is one line too. All other errors keep
-    their traceback, but for `errors` where a script knows of more that are the input's fault.
+    their traceback, but for `errors` where a script knows of more that are the input's fault. Where the reader of the
+    output has gone away, as ``| head`` does, the script ends quietly, with what a shell gives for SIGPIPE.
     In a run of several processes only the first one writes.
     """
     expected: tuple[type[BaseException], ...] = (InputError, *errors)
@@ -46,11 +48,25 @@ def exit_on_error(*errors: type[BaseException]) -> Iterator[None]:
     except expected as error:
         _end_with(str(error))
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _has_no_reader():
+            raise SystemExit(141) from None
         if error.errno not in _OF_THE_FILES:
             raise
         _end_with(f"can't use {error.filename or 'the output'}: {error.strerror}")
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+
+
+def _has_no_reader() -> bool:
+    """Whether standard output is a pipe that nobody reads any more."""
+    if not hasattr(select, "poll"):
+        return False
+    look = select.poll()
+    try:
+        look.register(sys.stdout, 0)
+    except (TypeError, ValueError):  # it is closed, or no file
+        return False
+    return any(event & select.POLLERR for _, event in look.poll(0))
 
 
 def _end_with(message: str) -> NoReturn:
