@@ -104,5 +104,6 @@ def _mean_score(runs: Sequence[Counts], score: Score) -> float:
 def _drawn(runs: Sequence[Counts], score: Score, samples: int, seed: int) -> npt.NDArray[np.float64]:
     """The mean score of the runs on each draw; equal numbers of examples and seeds give the same draws."""
     number = len(runs[0])
-    rows = np.random.default_rng(seed).integers(number, size=(samples, number))
+    generator = np.random.default_rng(seed)
+    rows = (generator.integers(number, size=number) for _ in range(samples))
     return np.array([np.mean([score(counts[chosen].sum(0)) for counts in runs]) for chosen in rows])

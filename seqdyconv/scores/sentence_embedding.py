@@ -69,7 +69,7 @@ def retrieval(scores: Array, right: Sequence[int]) -> dict[str, float]:
         100.0
     """
     own = scores[np.arange(len(right)), np.asarray(right)]
-    place = (scores >= own[:, None]).sum(1)
+    place = (~(scores < own[:, None])).sum(1)  # a NaN is nowhere below
     found = place <= DEPTH
     gains = {"ndcg": np.where(found, 1 / np.log2(1 + place), 0), "recall": found.astype(np.float64)}
     metrics: dict[str, float] = {}

@@ -138,7 +138,7 @@ def error_counts(predictions: Sequence[str], references: Sequence[str], unit: st
     """Of an error rate, in percent: errors and units of the reference. ``unit`` is word or character."""
     process: Any = {"word": jiwer.process_words, "character": jiwer.process_characters}[unit]
     rows = []
-    for prediction, reference in zip(predictions, references, strict=True):
+    for prediction, reference in zip(*_cleaned(predictions, references)):
         found = process([reference], [prediction])
         rows.append([found.substitutions + found.deletions + found.insertions, sum(map(len, found.references))])
     return np.array(rows, dtype=np.float64), percentage

@@ -1,6 +1,7 @@
 """Intervals and paired differences, against sacreBLEU's own and by counting."""
 
 import random
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -66,6 +67,17 @@ def test_more_seeds_make_no_larger_test_set():
     right = np.array([[1.0, 1]] * 80 + [[0.0, 1]] * 20)
     one, three = interval([right], percentage), interval([right] * 3, percentage)
     assert one == three
+
+
+def test_large_test_sets_are_drawn_in_little_memory():
+    counts = np.ones((5000, 2))
+    tracemalloc.start()
+    try:
+        interval([counts], percentage)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 2e6  # all draws of this test set have 40 MB
 
 
 def test_bounds_are_those_of_the_interval():

@@ -21,6 +21,8 @@ def test_ndcg_and_recall_by_hand():
     assert found["recall_at_10"] == pytest.approx(100 * 2 / 3)
     assert found["ndcg_at_10"] == pytest.approx(100 * (1 + 1 / 2) / 3)
     assert retrieval(np.zeros((2, 12)), [0, 5])["recall_at_10"] == 0  # what tells nothing finds nothing
+    found = retrieval(np.full((2, 12), np.nan), [0, 5])
+    assert (found["recall_at_10"], found["ndcg_at_10"]) == (0, 0)  # nor does what is no number
 
 
 def test_bm25_by_hand():

@@ -3,7 +3,15 @@
 import pytest
 from matplotlib.image import imread
 
-from seqdyconv.scores.speech_recognition import count_errors, draw_errors, report, score, score_by, write_split
+from seqdyconv.scores.speech_recognition import (
+    count_errors,
+    draw_errors,
+    error_counts,
+    report,
+    score,
+    score_by,
+    write_split,
+)
 
 REFERENCES = ["a b c d", "one two", "ne"]
 PREDICTIONS = ["a x c", "one two three", "ne"]  # one substitution, one deletion; one insertion; right
@@ -22,6 +30,13 @@ def test_rates_are_of_the_whole_corpus_and_the_sum_of_their_parts():
 def test_white_space_does_not_count_but_case_does():
     assert score([" a   b\t"], ["a b"])["cer"] == 0
     assert score(["A b"], ["a b"])["wer"] == 50
+
+
+@pytest.mark.parametrize("name, unit", [("wer", "word"), ("cer", "character")])
+def test_errors_that_are_drawn_are_those_that_are_scored(name, unit):
+    predictions, references = ["a  b", " b\u3000c"], ["a b", "b d"]
+    counts, rate = error_counts(predictions, references, unit)
+    assert rate(counts.sum(0)) == pytest.approx(score(predictions, references)[name])
 
 
 def test_empty_texts():
