@@ -83,7 +83,7 @@ def _of_table(file: Path) -> Entry:
         used.update(found)
         if match["form"] == "interval":
             return ", ".join(score_text(one["metrics"], match["metric"]) for one in found.values())
-        return mean_text(values, match["metric"], match["form"] or ".2f")
+        return mean_text(values, match["metric"], match["form"])
 
     rows = [[_CELL.sub(number, cell) for cell in row] for row in content["rows"]]
     headline = ""

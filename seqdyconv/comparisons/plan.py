@@ -23,6 +23,9 @@ EVALUATION = "evaluation_"
 OWN_SETTINGS = ("output_dir", "resume", "overwrite", "seed", "do_predict")
 """Settings of a run that a comparison decides on itself."""
 
+OWN_EVALUATION_SETTINGS = ("model_dir", "evaluation_dir")
+"""The same of an evaluation."""
+
 
 @dataclass
 class ComparisonArguments(Options):
@@ -76,7 +79,10 @@ class ComparisonArguments(Options):
 
     def __post_init__(self) -> None:
         for name in ("variants", "metrics", "settings", "evaluation", "search_space", "search_settings"):
-            setattr(self, name, from_json(getattr(self, name), name) or {})
+            value = from_json(getattr(self, name), name) or {}
+            if not isinstance(value, dict):
+                raise ArgumentsError(f"{name} must be a mapping, got {value!r:.60}")
+            setattr(self, name, value)
         super().__post_init__()
         for name in ("variants", "metrics", "seeds"):
             if not getattr(self, name):
@@ -86,6 +92,13 @@ class ComparisonArguments(Options):
                 raise ArgumentsError(f"a variant's name becomes that of a folder, which {name!r} can't be")
             if not isinstance(settings, dict):
                 raise ArgumentsError(f"the variant {name} must be a mapping of settings to values, got {settings!r}")
+        files: dict[str, str] = {}
+        for name in self.variants:
+            if (other := files.setdefault(file_name(name), name)) != name:
+                raise ArgumentsError(f"the variants {other!r} and {name!r} would have the same files: rename one")
+        evaluated = next((metric for metric in self.metrics if metric.startswith(EVALUATION)), None)
+        if evaluated is not None and not self.evaluation:
+            raise ArgumentsError(f"metrics has {evaluated}, which needs evaluation: the settings of evaluate.py")
         if self.baseline is not None and self.baseline not in self.variants:
             raise ArgumentsError(f"baseline must be one of {', '.join(self.variants)}, got {self.baseline!r}")
         if not self.search_metric.startswith("validation_"):
@@ -99,8 +112,10 @@ class ComparisonArguments(Options):
                 raise ArgumentsError(f"search_space must have a list of values for {name}, got {values!r}")
         tried = [flat({name: value}) for name, values in self.search_space.items() for value in values]
         given = [*self.variants.values(), self.settings, self.search_settings, *tried]
-        if own := sorted({name for settings in given for name in settings} & set(OWN_SETTINGS)):
-            raise ArgumentsError(f"{', '.join(own)} can't be set: a comparison decides on it")
+        own = {name for settings in given for name in settings} & set(OWN_SETTINGS)
+        own |= self.evaluation.keys() & set(OWN_EVALUATION_SETTINGS)
+        if own:
+            raise ArgumentsError(f"{', '.join(sorted(own))} can't be set: a comparison decides on it")
         searched = {name for settings in (self.search_settings, *tried) for name in settings}
         for variant, settings in self.variants.items():
             if both := sorted(settings.keys() & searched):
@@ -175,6 +190,16 @@ def evaluations(args: ComparisonArguments, runs: Sequence[Job]) -> list[Job]:
         for job in runs
         if args.evaluation
     ]
+
+
+def file_name(name: str) -> str:
+    """The name of a run, as that of a file of results.
+
+    Example:
+        >>> file_name("dynamic, dilated/1")
+        'dynamic,_dilated-1'
+    """
+    return name.replace("/", "-").replace(" ", "_")
 
 
 def flat(point: Settings) -> dict[str, Any]:

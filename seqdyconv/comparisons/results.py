@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from seqdyconv.comparisons.plan import EVALUATION, ComparisonArguments, flat
+from seqdyconv.errors import InputError, first_line
 from seqdyconv.files import write_text
 from seqdyconv.pictures import plot_comparison
 from seqdyconv.scores.bootstrap import Counts, Score, interval, paired_difference
@@ -32,6 +33,10 @@ COUNTS: dict[str, Callable[..., tuple[Counts, Score]]] = {
 """The metrics of which the test set can be drawn anew."""
 
 
+_FORMS = {"bits_per_byte": ".3f", "real_time_factor": ".4f"}
+"""How metrics are told whose differences two digits would hide."""
+
+
 def write_comparison(
     args: ComparisonArguments, folder: Path, runs: Mapping[str, Sequence[Path]], command: str = ""
 ) -> None:
@@ -49,30 +54,48 @@ def write_comparison(
     found: dict[str, Any] = {}
     if metric.removeprefix(EVALUATION) in COUNTS:
         scored = {variant: [_counts(metric, run) for run in folders] for variant, folders in runs.items() if folders}
+        tests = {variant: {_lines(run, "references") for run in folders} for variant, folders in runs.items()}
         for variant, several in scored.items():
+            found[variant] = {}
+            if len(tests[variant]) > 1:  # such as of files that have changed since
+                continue
             counts, score = [counts for counts, _ in several], several[0][1]
-            found[variant] = {"interval": interval(counts, score)._asdict()}
-            if args.baseline in scored and variant != args.baseline:
+            found[variant]["interval"] = interval(counts, score)._asdict()
+            if args.baseline not in scored or variant == args.baseline:
+                continue
+            if tests[variant] == tests[args.baseline]:
                 others = [counts for counts, _ in scored[args.baseline]]
                 found[variant]["difference"] = paired_difference(counts, others, score)._asdict()
+            else:
+                found[variant]["no_difference"] = "another test set"
     whole = {"command": command, "asked": asked, "metric": metric, "found": found}
     write_text(folder / COMPARISON, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_result(file: Path) -> dict[str, Any]:
-    """What a JSON file of results holds: a record, a comparison, or a table."""
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    """What a JSON file of results holds: a record, a comparison, or a table.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file} is no result: {first_line(error)}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file} is no result: it holds {content!r:.60}, no object")
     return content
 
 
-def _counts(metric: str, run: Path) -> tuple[Counts, Score]:
-    def lines(name: str) -> list[str]:
-        return (run / f"test_{name}.txt").read_text(encoding="utf-8").split("\n")[:-1]
+def _lines(run: Path, name: str) -> tuple[str, ...]:
+    return tuple((run / f"test_{name}.txt").read_text(encoding="utf-8").split("\n")[:-1])
 
+
+def _counts(metric: str, run: Path) -> tuple[Counts, Score]:
     name = metric.removeprefix(EVALUATION)
     signature = read_result(run / RECORD)["metrics"].get(f"{name}_signature")
     options = {} if signature is None else {"tokenizer": tokenizer_of_signature(signature)}
-    return COUNTS[name](lines("predictions"), lines("references"), **options)
+    return COUNTS[name](_lines(run, "predictions"), _lines(run, "references"), **options)
 
 
 @dataclass
@@ -109,7 +132,7 @@ def read_rows(folder: Path) -> tuple[dict[str, Any], list[Row]]:
     results = [read_result(file) for file in sorted(folder.glob("*.json")) if file.name != COMPARISON]
     rows = []
     for variant in args.variants:
-        own = [result for result in results if result["variant"] == variant]
+        own = [result for result in results if result.get("variant") == variant]
         finals = [result for result in own if "point" not in result and result["seed"] in args.seeds]
         rows.append(
             Row(
@@ -131,7 +154,7 @@ def comparison_table(folder: Path) -> str:
     heads = [asked["title"] or "variant"]
     heads += [f"settings, the best of {max(len(row.trials) for row in rows)} trials"] if space else []
     heads += ["parameters", "seeds", *metrics.values()]
-    with_differences = any("difference" in row.found for row in rows)
+    with_differences = any({"difference", "no_difference"} & row.found.keys() for row in rows)
     heads += [f"− {baseline} (95%), p"] if with_differences else []
     lines = [table_row(heads), "|---|" + "---|" * bool(space) + "--:|" * (len(heads) - 1 - bool(space))]
     best = {metric: best_variant(metric, rows) for metric in metrics}
@@ -145,7 +168,8 @@ def comparison_table(folder: Path) -> str:
             text = mean_text(row.values(metric), metric)
             cells.append(f"**{text}**" if row.variant == best[metric] else text)
         if with_differences:
-            cells.append(difference_text(row.found["difference"]) if "difference" in row.found else "")
+            difference = row.found.get("difference")
+            cells.append(difference_text(difference) if difference else row.found.get("no_difference", ""))
         lines.append(table_row(cells))
     return "\n".join(lines) + "\n"
 
@@ -160,7 +184,11 @@ def draw(folder: Path) -> None:
         folder / "comparison.png",
         asked["title"],
         label,
-        {row.variant: tuple(row.found["interval"][end] for end in ("low", "high")) for row in rows if row.found},
+        {
+            row.variant: tuple(row.found["interval"][end] for end in ("low", "high"))
+            for row in rows
+            if "interval" in row.found
+        },
         {row.variant: row.tried(asked["search_metric"]) for row in rows},
         f"trials, {asked['search_metric'].replace('_', ' ')}",
     )
@@ -172,9 +200,8 @@ def _settings(row: Row, asked: Mapping[str, Any]) -> str:
     settings, space = row.ended[0]["asked"], asked["search_space"]
     found: dict[str, Any] = {}
     for name, values in space.items():
-        value = next(
-            (one for one in values if isinstance(one, dict) and one.items() <= settings.items()), settings.get(name)
-        )
+        fitting = [one for one in values if isinstance(one, dict) and one.items() <= settings.items()]
+        value = max(fitting, key=len, default=settings.get(name))  # one may be a part of another
         found |= value if isinstance(value, dict) else {name: value}
     failed = sum("failed" in trial for trial in row.trials)
     return settings_text(found) + f"; {failed} failed" * bool(failed)
@@ -199,8 +226,13 @@ def best_variant(metric: str, rows: Sequence[Row]) -> str | None:
     return (min if lower else max)(means, key=lambda name: means[name])
 
 
-def mean_text(values: Sequence[float], metric: str, form: str = ".2f") -> str:
+def mean_text(values: Sequence[float], metric: str, form: str | None = None) -> str:
     """The mean of a metric's values, and their standard deviation where there are several.
+
+    Args:
+        values: Of some runs.
+        metric: Its name; seconds are told in minutes, parameters in millions.
+        form: Of the other numbers; None: as many digits as the metric asks for.
 
     Example:
         >>> mean_text([40, 41.5], "test_bleu"), mean_text([6_722_048], "parameters"), mean_text([90], "train_seconds")
@@ -212,8 +244,7 @@ def mean_text(values: Sequence[float], metric: str, form: str = ".2f") -> str:
         return f"{np.mean(values) / 60:.1f} min"
     if metric == "parameters":
         return f"{np.mean(values) / 1e6:.2f} M"
-    if metric.endswith("bits_per_byte"):
-        form = ".3f"
+    form = form or next((form for name, form in _FORMS.items() if metric.endswith(name)), ".2f")
     deviation = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
     return f"{np.mean(values):{form}}{deviation}"
 

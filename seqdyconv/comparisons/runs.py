@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from seqdyconv.comparisons.plan import EVALUATION, ComparisonArguments, Job, Settings
+from seqdyconv.comparisons.plan import EVALUATION, ComparisonArguments, Job, Settings, file_name
 from seqdyconv.comparisons.results import read_result
 from seqdyconv.files import shorten, write_text
 from seqdyconv.scores.directions import is_lower_better
@@ -45,6 +45,9 @@ class Runner:
         for file in (self.script, self.config):
             if not file.is_file():
                 raise ArgumentsError(f"there is no {file}, which recipe and config name")
+        given = Path(args.config)
+        if given.name != args.config and given.is_file() and not given.samefile(self.config):
+            raise ArgumentsError(f"config must name one of {self.config.parent}, which {given} is not")
         self.base = read_yaml(self.config)
         self.folder = Path(args.output_dir)
         self.results = Path(args.results_dir or self.folder / "results")
@@ -175,7 +178,7 @@ class Runner:
         return folder.with_name(f"{folder.name}.job.json")
 
     def _result_file(self, job: Job) -> Path:
-        return self.results / f"{job.name.replace('/', '-').replace(' ', '_')}.json"
+        return self.results / f"{file_name(job.name)}.json"
 
 
 def choose(

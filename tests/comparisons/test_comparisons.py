@@ -7,8 +7,16 @@ import pytest
 import yaml
 
 from seqdyconv.comparisons.plan import ComparisonArguments, evaluations, finals, trials
-from seqdyconv.comparisons.results import comparison_table, draw, read_rows, write_comparison
+from seqdyconv.comparisons.results import (
+    comparison_table,
+    draw,
+    mean_text,
+    read_result,
+    read_rows,
+    write_comparison,
+)
 from seqdyconv.comparisons.runs import Runner, choose
+from seqdyconv.errors import InputError
 from seqdyconv.scores.translation import score
 from seqdyconv.training.arguments import ArgumentsError, parse_arguments
 from seqdyconv.training.records import RECORD
@@ -247,6 +255,14 @@ def test_all_variants_try_the_same_points(tmp_path):
         ),
         ({"settings": {"seed": 3}}, "seed can't be set: a comparison decides on it"),
         ({"search_space": {"x": [{"output_dir": "a"}]}}, "output_dir can't be set"),
+        ({"evaluation": {"evaluation_dir": "a"}}, "evaluation_dir can't be set: a comparison decides on it"),
+        ({"variants": {"a b": {}, "a_b": {}}}, "the variants 'a b' and 'a_b' would have the same files: rename one"),
+        ({"variants": "[1, 2]"}, "variants must be a mapping, got [1, 2]"),
+        ({"settings": "3"}, "settings must be a mapping, got 3"),
+        (
+            {"metrics": {"evaluation_test_bleu": "BLEU"}},
+            "metrics has evaluation_test_bleu, which needs evaluation: the settings of evaluate.py",
+        ),
     ],
 )
 def test_what_can_be_no_comparison_is_refused(tmp_path, capsys, changes, message):
@@ -258,3 +274,69 @@ def test_what_can_be_no_comparison_is_refused(tmp_path, capsys, changes, message
 def test_a_missing_recipe_is_refused(tmp_path, recipe):
     with pytest.raises(ArgumentsError, match=r"there is no .*other.yaml, which recipe and config name"):
         Runner(arguments(tmp_path, config="other.yaml"), recipe)
+
+    with pytest.raises(ArgumentsError, match=r"config must name one of .*configs, which .*mine/toy.yaml is not"):
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "toy.yaml").write_text("learning_rate: 0.3\n")
+        Runner(arguments(tmp_path, config=str(tmp_path / "mine" / "toy.yaml")), recipe)
+    assert Runner(arguments(tmp_path, config=str(recipe / "configs" / "toy.yaml")), recipe).base == {
+        "learning_rate": 0.1
+    }
+
+
+def write_run(folder: Path, predictions: str, references: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "test_predictions.txt").write_text("\n".join([*predictions, ""]))
+    (folder / "test_references.txt").write_text("\n".join([*references, ""]))
+    (folder / RECORD).write_text(json.dumps({"metrics": {"test_accuracy": 50}}))
+    return folder
+
+
+@pytest.mark.parametrize("references", ["yyny", "yyy"])
+def test_no_difference_is_told_of_other_test_sets(tmp_path, references):
+    runs = {
+        "attention": [write_run(tmp_path / "a", "yyyn", "yyyy")],
+        "convolution": [write_run(tmp_path / "b", "yyyn"[: len(references)], references)],
+    }
+    write_comparison(arguments(tmp_path, search_space={}), tmp_path, runs)
+    _, (attention, convolution) = read_rows(tmp_path)
+    assert attention.found["interval"]["value"] == 75 and "interval" in convolution.found
+    assert "difference" not in convolution.found
+    assert "| another test set |" in comparison_table(tmp_path).splitlines()[3]
+
+
+def test_no_interval_is_told_of_runs_with_several_test_sets(tmp_path):
+    runs = {"attention": [write_run(tmp_path / "1", "yy", "yy"), write_run(tmp_path / "2", "yyy", "yyn")]}
+    write_comparison(arguments(tmp_path, search_space={}), tmp_path, runs)
+    assert "interval" not in read_rows(tmp_path)[1][0].found
+    draw(tmp_path)
+
+
+def test_the_settings_that_were_chosen_are_told(tmp_path):
+    space = {"regularisation": [{}, {"dropout": 0.3}, {"dropout": 0.3, "weight_decay": 0.1}]}
+    write_comparison(arguments(tmp_path, search_space=space), tmp_path, {})
+    for variant, asked in (("attention", {"dropout": 0.3}), ("convolution", {"dropout": 0.3, "weight_decay": 0.1})):
+        run = {"variant": variant, "seed": 1, "asked": asked, "metrics": {"test_accuracy": 1}}
+        (tmp_path / f"{variant}-1.json").write_text(json.dumps(run))
+    lines = comparison_table(tmp_path).splitlines()
+    assert lines[2].startswith("| attention | dropout 0.3 |")
+    assert lines[3].startswith("| convolution | dropout 0.3, weight_decay 0.1 |")
+
+
+def test_other_files_beside_the_results_are_none_of_them(tmp_path):
+    write_comparison(arguments(tmp_path, search_space={}), tmp_path, {})
+    (tmp_path / "package.json").write_text('{"name": "of something else"}')
+    assert [row.runs for row in read_rows(tmp_path)[1]] == [[], []]
+
+
+@pytest.mark.parametrize("content", ['{"variant": ', "[1]", "\xff"])
+def test_a_damaged_result_is_one_line(tmp_path, content):
+    (tmp_path / "attention-1.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=r"attention-1.json is no result: .*"):
+        read_result(tmp_path / "attention-1.json")
+
+
+def test_small_numbers_keep_their_digits():
+    assert mean_text([0.0035, 0.0037], "test_real_time_factor") == "0.0036 ± 0.0001"
+    assert mean_text([1.2345], "test_bits_per_byte") == "1.234"
+    assert mean_text([1.2345], "test_bits_per_byte", ".1f") == "1.2"
