@@ -6,7 +6,7 @@ With --check nothing is written; a page that differs from its files is named, as
 and the exit status is 1.
 """
 
-import sys
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +26,11 @@ NO_RESULTS = {  # heads of tables of numbers that no run has measured
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    check = "--check" in (sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check = parser.parse_args(argv).check
     with exit_on_error():
         made = {page: with_results(page, RECIPES / "results") for page in PAGES}
         made |= {file: comparison_table(file.parent) for file in sorted((RECIPES / "results").glob("*/table.md"))}

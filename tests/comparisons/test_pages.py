@@ -125,6 +125,17 @@ class TestThePagesOfTheRepository:
         assert checked(capsys) == f"{page} has a table without files: | mixer | BLEU |\n"
 
 
+def test_unknown_options_of_the_script_are_refused(tmp_path, monkeypatch):
+    page = tmp_path / "README.md"
+    page.write_text("<!-- headlines: nothing -->\nold\n<!-- end of headlines -->\n")
+    monkeypatch.setattr(tables, "PAGES", [page])
+    for option in ("--chekc", "--help"):
+        with pytest.raises(SystemExit) as end:
+            tables.main([option])
+        assert end.value.code == (0 if option == "--help" else 2)
+        assert "old" in page.read_text()
+
+
 def test_an_old_table_is_told_to_be_old(made):
     page = made("# A page\n\n<!-- table: old/one -->\nanything\n<!-- end of table -->\n\nText.\n")
     assert page == (
