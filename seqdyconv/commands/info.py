@@ -47,7 +47,8 @@ class InfoArguments(Options):
 def main(argv: Sequence[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     if not words:
-        print(as_table(installation()))
+        with exit_on_error():
+            print(as_table(installation()))
         return
     (args,) = parse_arguments((InfoArguments,), words, first="model_dir", description=__doc__)
     with exit_on_error():
@@ -151,10 +152,11 @@ def described(entry: Mapping[str, Any]) -> str:
 
 
 def in_runs(side: str, mixers: Mapping[int, str]) -> list[tuple[str, str]]:
-    """A row for each run of layers with the same mixer."""
+    """A row for each run of neighbouring layers with the same mixer, in their order."""
     rows = []
-    for mixer, group in itertools.groupby(mixers.items(), key=lambda item: item[1]):
-        numbers = [number for number, _ in group]
+    places = enumerate(sorted(mixers))  # a number less its place is the same as long as none is left out
+    for (mixer, _), group in itertools.groupby(places, key=lambda pair: (mixers[pair[1]], pair[1] - pair[0])):
+        numbers = [number for _, number in group]
         name = f"layer {numbers[0]}" if len(numbers) == 1 else f"layers {numbers[0]} to {numbers[-1]}"
         rows.append((f"  {side} {name}" if side else f"  {name}", mixer))
     return rows
@@ -182,8 +184,8 @@ def tokenizer(folder: Path, config: PreTrainedConfig) -> str:
     if not file.is_file():
         return "none"
     try:
-        name = json.loads(file.read_text(encoding="utf-8"))["tokenizer_class"]
-    except (ValueError, KeyError, TypeError) as error:
+        name = json.loads(file.read_text(encoding="utf-8")).get("tokenizer_class", "of no named class")
+    except (ValueError, AttributeError) as error:
         raise ModelError(f"{file} is damaged: {error}") from None
     return f"{name}, {getattr(config, 'vocab_size', 'unknown')} entries"
 

@@ -1,13 +1,14 @@
 """``seqdyconv info``: what lies in a model folder, and what is installed."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from transformers import BertConfig, BertModel
 
 import seqdyconv
-from seqdyconv.commands.info import main
+from seqdyconv.commands.info import layers, main
 from seqdyconv.models import (
     SeqDyConvCausalLMConfig,
     SeqDyConvConfig,
@@ -87,6 +88,23 @@ def test_a_swapped_model(tmp_path, capsys):
     assert found["layers 1 to 2"].startswith("dynamic_conv, ")
     assert "kernel_size 3" in found["layers 1 to 2"]
     assert found["tokenizer"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("swapped", "expected"),
+    [(range(12), ["layers 0 to 11"]), ([0, 2, 3, 10], ["layer 0", "layers 2 to 3", "layer 10"])],
+)
+def test_layers_are_told_in_their_order_without_those_between(swapped, expected):
+    entries = dict(sorted((str(number), {"mixer": "dynamic_conv"}) for number in swapped))  # as a file has them
+    rows = layers(BertConfig(num_hidden_layers=12, seqdyconv={"layers": entries}))
+    assert rows[1] == ("layers", f"12, of them changed {len(entries)}")
+    assert [name.strip() for name, _ in rows[2:]] == expected
+
+
+def test_a_tokenizer_without_a_class(translation_model, tmp_path, capsys):
+    shutil.copytree(translation_model[0], tmp_path / "model")
+    (tmp_path / "model" / "tokenizer_config.json").write_text('{"do_lower_case": true}')  # as of older models
+    assert shown([str(tmp_path / "model")], capsys)["tokenizer"] == "of no named class, 9 entries"
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors", "tokenizer_config.json", "metrics.json"])
