@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import Tensor
 
 from seqdyconv.pictures.figures import PAGE, new_figure, save, thin_lines
@@ -59,10 +60,10 @@ def plot_alignment(
     height = LETTER * max(len(word.text) for word in words) + 0.1 if upright else 0.25
     figure.set_size_inches(width, 2.3 + height)
     upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [1.9, height]})
-    values = features.detach().float().cpu()
-    low, high = (values.quantile(share).item() for share in (0.02, 0.995))
+    values = features.detach().float().cpu().numpy()
+    low, high = np.quantile(values, (0.02, 0.995))
     upper.imshow(
-        values.T.numpy(),
+        values.T,
         extent=(0, seconds, -0.5, features.shape[1] - 0.5),
         origin="lower",
         aspect="auto",

@@ -61,8 +61,9 @@ def plot_comparison(
                 panel.plot(sum(found) / len(found), row, "|", color="#b2512c", markersize=16, markeredgewidth=2)
                 if intervals and variant in intervals:
                     panel.plot(intervals[variant], [row, row], "-", color="#b2512c", linewidth=1.4, zorder=0)
-        panel.set(xlabel=name, ylim=(len(names) - 0.5, -0.5))
-        panel.set_yticks(range(len(names)), names)
+        panel.set(ylim=(len(names) - 0.5, -0.5))
+        panel.set_xlabel(name, parse_math=False)
+        panel.set_yticks(range(len(names)), names, parse_math=False)
         panel.grid(axis="x", alpha=0.3, linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
     save(figure, path)

@@ -49,10 +49,11 @@ def plot_mixtures(
     panels = figure.subplots(rows, len(means), squeeze=False)
     figure.suptitle(title, parse_math=False)
     for column, (model, layers) in enumerate(means.items()):
-        largest = max(float(weights.nan_to_num().max()) for weights in layers.values())
+        shown = {layer: weights.detach().float().cpu() for layer, weights in layers.items()}
+        largest = max(float(weights.nan_to_num().max()) for weights in shown.values())
         for axis in panels[len(layers) :, column]:
             axis.set_axis_off()
-        for axis, (layer, weights) in zip(panels[:, column], layers.items()):
+        for axis, (layer, weights) in zip(panels[:, column], shown.items()):
             image = axis.imshow(weights.numpy(), cmap="viridis", vmin=0, vmax=largest, aspect="auto")
             for row, values in enumerate(weights.tolist()):
                 for kernel, value in enumerate(values):

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -160,7 +161,9 @@ def _draw_over_features(
     figure.set_size_inches(PAGE, len(panels) * (0.6 + 0.22 * count) + 0.7)
     axes = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
     seconds = frames * seconds_per_feature
-    shades = features.float().cpu().flatten().quantile(torch.tensor([0.05, 0.995])).tolist()
+    values = features.detach().float().cpu().numpy()
+    low, high = np.quantile(values, (0.05, 0.995))
+    steps = None if steps is None else list(steps)
     for axis, (layer, heads) in zip(axes, panels.items()):
         positions, weights = (part[0].float().cpu() for part in runs[layer].sampling)
         time = len(positions)
@@ -168,14 +171,14 @@ def _draw_over_features(
         centres = list(range(time))
         chosen = choose("steps", steps, centres, [int(time * (i + 0.5) / 5) for i in range(5)] if time > 5 else centres)
         axis.imshow(
-            features.float().cpu().T.numpy(),
+            values.T,
             extent=(0, seconds, 0, bins),
             origin="lower",
             aspect="auto",
             cmap="Greys",
             alpha=0.55,
-            vmin=shades[0],
-            vmax=shades[1],
+            vmin=low,
+            vmax=high,
         )
         for number, step in enumerate(chosen):
             colour = colormaps["tab10"](number % 10)

@@ -28,6 +28,11 @@ def test_any_utterance_becomes_a_picture(tmp_path):
     assert figure.axes[1].texts[0].get_rotation() == 90 and figure.get_figwidth() <= 24
 
 
+def test_an_hour_becomes_a_picture():
+    figure = plot_alignment(torch.zeros(1, 80).expand(220_000, 80), [])
+    assert figure.axes[0].get_xlim()[1] == pytest.approx(2200)
+
+
 def test_bad_pictures_raise(tmp_path):
     with pytest.raises(ValueError, match=r"features must be \(T, F\) of at least one frame, got the shape \(0, 80\)"):
         plot_alignment(torch.zeros(0, 80), [])

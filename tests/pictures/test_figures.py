@@ -8,6 +8,7 @@ import pytest
 
 import seqdyconv.pictures
 from seqdyconv.errors import InputError
+from seqdyconv.pictures import plot_comparison
 from seqdyconv.pictures.figures import new_figure, save
 
 FILES = sorted(Path(seqdyconv.pictures.__file__).parent.glob("*.py"))
@@ -40,3 +41,8 @@ def test_a_path_is_refused_before_any_work(tmp_path):
         new_figure(tmp_path / "a.doc")
     with pytest.raises(InputError, match="path must be in a folder that exists"):
         new_figure(tmp_path / "none" / "a.png")
+
+
+def test_names_of_variants_are_drawn_as_they_are(tmp_path):
+    plot_comparison({"$x^$": [1.0, 2.0]}, tmp_path / "comparison.png", "a $x^$", "$x^$", None, {"$x^$": [1.0]}, "$x^$")
+    assert (tmp_path / "comparison.png").is_file()

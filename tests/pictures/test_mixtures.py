@@ -27,3 +27,8 @@ def test_a_class_without_inputs_stays_empty():
 def test_nothing_to_draw_raises(means):
     with pytest.raises(ValueError, match="means must have a layer of each model, got none"):
         plot_mixtures(means)
+
+
+def test_weights_of_any_dtype_that_belong_to_a_graph_are_drawn():
+    weights = torch.full((3, 2), 0.5, dtype=torch.bfloat16, requires_grad=True)
+    assert len(plot_mixtures({"DyConv": {"conv": weights}}).axes[0].texts) == 6

@@ -86,6 +86,14 @@ class TestPlotOverFeatures:
         assert axis.images[0].get_extent() == [0, 1.03, 0, 16]
         assert [line.get_xdata()[0] for line in axis.lines] == pytest.approx([3.5 * 0.04, 20.5 * 0.04])
 
+    def test_steps_are_drawn_in_every_panel_whatever_they_come_in(self):
+        figure = plot_sampling(speech_model(), FEATURES, steps=iter([3, 20]))
+        assert [len(axis.lines) for axis in panels(figure)] == [2, 2]
+
+    def test_features_may_belong_to_a_graph(self):
+        features = FEATURES.clone().requires_grad_()
+        assert len(panels(plot_sampling(speech_model(), features, steps=[3]))) == 2
+
     def test_five_steps_are_drawn_of_many(self):
         axis = panels(plot_sampling(speech_model(), FEATURES, heads=[1]))[0]
         assert len(axis.lines) == 5
