@@ -74,14 +74,12 @@ class Classifier:
             batch_size: rows of a batch; they are sorted by length.
 
         Raises:
+            InputError: texts are one text, or batch_size is not at least 1.
             FolderError: the model gives numbers that are none: it is damaged.
         """
         rows = self.reader.read(texts)
-        order = sorted(range(len(rows.ids)), key=lambda row: len(rows.ids[row]), reverse=True)
-        found = np.empty((len(order), len(self.labels)))
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            inputs = rows.batch(batch, self.reader.pad, self.reader.padding_side)
+        found = np.empty((len(rows.ids), len(self.labels)))
+        for batch, inputs in self.reader.batches(rows, batch_size):
             logits = self.graph.run({name: inputs[name] for name in self.graph.inputs})["logits"]
             if logits.shape != (len(batch), len(self.labels)) or not np.isfinite(logits).all():
                 raise FolderError(f"{self.graph.file} gives no probabilities: it is damaged")

@@ -44,14 +44,12 @@ class Embedder:
             batch_size: texts of a batch; they are sorted by length.
 
         Raises:
+            InputError: texts are one text, or batch_size is not at least 1.
             FolderError: the model gives numbers that are none: it is damaged.
         """
         rows = self.reader.read(texts)
-        order = sorted(range(len(rows.ids)), key=lambda row: len(rows.ids[row]))
-        found = np.empty((len(order), self.dimension), np.float32)
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            inputs = rows.batch(batch, self.reader.pad, self.reader.padding_side)
+        found = np.empty((len(rows.ids), self.dimension), np.float32)
+        for batch, inputs in self.reader.batches(rows, batch_size):
             vectors = self.graph.run({name: inputs[name] for name in self.graph.inputs})["vectors"]
             if vectors.shape != (len(batch), self.dimension) or not np.isfinite(vectors).all():
                 raise FolderError(f"{self.graph.file} gives no vectors: it is damaged")

@@ -63,11 +63,13 @@ class Hypothesis:
 def output_limits(inputs: Sequence[Sequence[int]], factor: float, constant: int, most: float) -> list[int]:
     """The most tokens of the output of each input: ``factor`` for each of its tokens, and a constant, at most ``most``.
 
+    It is one at least, the output's end.
+
     Example:
         >>> output_limits([[5, 6, 7]], 1.5, 10, float("inf"))
         [15]
     """
-    return [int(min(math.ceil(factor * len(ids)) + constant, most)) for ids in inputs]
+    return [int(max(1, min(math.ceil(factor * len(ids)) + constant, most))) for ids in inputs]
 
 
 class _Token(NamedTuple):

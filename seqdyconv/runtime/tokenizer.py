@@ -1,6 +1,6 @@
 """Texts to the rows of token ids that a model reads, by the ``tokenizer.json`` of an exported folder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from seqdyconv.errors import first_line
+from seqdyconv.errors import InputError, first_line
 from seqdyconv.runtime.folder import Array, Exported, FolderError, checked_ids
 from seqdyconv.runtime.long_texts import cut_text, tokens_read
 
@@ -17,6 +17,16 @@ TOKENIZER = "tokenizer.json"
 
 Text = str | tuple[str, str]
 """A text, or the two of a pair."""
+
+
+def check_list(texts: Sequence[Text]) -> None:
+    """Refuse one text in the place of several, which would be read letter by letter.
+
+    Raises:
+        InputError: it is one.
+    """
+    if isinstance(texts, str):
+        raise InputError("texts must be a list, got one text: put it in brackets")
 
 
 def load_tokenizer(folder: Path, *, special_tokens_are_text: bool = True, name: str = TOKENIZER) -> Tokenizer:
@@ -108,8 +118,10 @@ class TextReader:
         """The rows of texts or pairs.
 
         Raises:
+            InputError: it is one text, and no list of them.
             FolderError: the tokenizer is that of another model.
         """
+        check_list(texts)
         most = tokens_read(self.max_length, self.windows, self.max_windows)
         cut = partial(cut_text, max_tokens=most, side=self.truncation_side)  # as in the training
         given: Any = [cut(one) if isinstance(one, str) else tuple(map(cut, one)) for one in texts]
@@ -123,3 +135,16 @@ class TextReader:
                 rows.types.append(window.type_ids or [0])
                 rows.texts.append(number)
         return rows
+
+    def batches(self, rows: Rows, size: int) -> Iterator[tuple[list[int], dict[str, Array]]]:
+        """The rows in batches of similar lengths, long ones first: their numbers, and what :meth:`Rows.batch` gives.
+
+        Raises:
+            InputError: ``size``, a caller's batch_size, is not at least 1.
+        """
+        if size < 1:
+            raise InputError(f"batch_size must be at least 1, got {size}")
+        order = sorted(range(len(rows.ids)), key=lambda row: len(rows.ids[row]), reverse=True)
+        for start in range(0, len(order), size):
+            numbers = order[start : start + size]
+            yield numbers, rows.batch(numbers, self.pad, self.padding_side)

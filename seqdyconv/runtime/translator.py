@@ -12,7 +12,7 @@ from seqdyconv.errors import InputError, first_line
 from seqdyconv.runtime.batches import batches_of_similar_lengths
 from seqdyconv.runtime.folder import Array, FolderError, Graph, checked_ids, open_folder
 from seqdyconv.runtime.search import Hypothesis, output_limits, search
-from seqdyconv.runtime.tokenizer import TOKENIZER, load_tokenizer
+from seqdyconv.runtime.tokenizer import TOKENIZER, check_list, load_tokenizer
 
 _MOST_NUMBERS = 2**28
 """Of the state of a sentence: a graph that says it has more is damaged."""
@@ -84,7 +84,7 @@ class Translator:
             options: as of :meth:`search`.
 
         Raises:
-            InputError: a text has more than ``most_tokens`` tokens.
+            InputError: a text has more than ``most_tokens`` tokens, or it is one text, and no list of them.
             FolderError: the graphs do not compute what they should.
         """
         return [found[0].text for found in self.search(texts, num_beams, **options)]
@@ -96,6 +96,7 @@ class Translator:
             texts, num_beams: as of :meth:`translate`.
             options: as of :meth:`search_ids`.
         """
+        check_list(texts)
         found = [[Hypothesis("", 0)] for _ in texts]
         filled = [number for number, text in enumerate(texts) if text.strip()]
         ids = self.encode([texts[number] for number in filled])
@@ -107,8 +108,10 @@ class Translator:
         """The tokens of each text.
 
         Raises:
+            InputError: it is one text, and no list of them.
             FolderError: the tokenizer is another model's.
         """
+        check_list(texts)
         ids = [encoding.ids for encoding in self._tokenizer.encode_batch_fast(list(texts))]
         for each in ids:
             checked_ids(np.array(each), self._sources, self._tokenizer_name)

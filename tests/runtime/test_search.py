@@ -6,7 +6,7 @@ That it finds what ``generate()`` finds is tested with models in tests/training/
 import numpy as np
 import pytest
 
-from seqdyconv.runtime.search import search
+from seqdyconv.runtime.search import output_limits, search
 
 V, END = 6, 2
 
@@ -72,6 +72,10 @@ def test_finished_sentences_leave_the_batch_and_change_nothing():
 def test_a_strong_penalty_chooses_short_or_long_outputs(length_penalty, length):
     ((best,),) = found([table(a0={3: -0.5}, a3={3: -0.4, END: -1.5})], [9], length_penalty=length_penalty)
     assert len(best.tokens) == length
+
+
+def test_every_output_may_have_its_end():
+    assert output_limits([[5], []], 0.0, 0, float("inf")) == [1, 1]
 
 
 def test_nothing_gives_nothing():
