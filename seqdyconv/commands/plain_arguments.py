@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -57,16 +57,19 @@ def parse_plain(kind: type[T], words: Sequence[str], first: Sequence[str], descr
     )
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
     for item in fields:
-        inner = next(part for part in (*get_args(hints[item.name]), hints[item.name]) if part is not NoneType)
-        options: dict[str, Any] = {"type": inner, "metavar": inner.__name__.upper()}
+        parts = get_args(hints[item.name])
+        inner = next(part for part in (*parts, hints[item.name]) if part is not NoneType)
+        kept = _or_null(inner) if NoneType in parts else inner
+        options: dict[str, Any] = {"type": kept, "metavar": inner.__name__.upper()}
         if inner is bool:
             options = {"type": _truth, "nargs": "?", "const": True, "metavar": "BOOL"}
         if get_origin(hints[item.name]) is list:
             options["nargs"] = "+"
         rule = f" It must be {rules[item.name]}." if item.name in rules else ""
         said = "" if item.default in (dataclasses.MISSING, None) else f" (default: {item.default})"
+        names = dict.fromkeys((f"--{item.name}", f"--{item.name.replace('_', '-')}"))
         parser.add_argument(
-            f"--{item.name}", default=argparse.SUPPRESS, help=item.metadata.get("help", "") + rule + said, **options
+            *names, default=argparse.SUPPRESS, help=item.metadata.get("help", "") + rule + said, **options
         )
     if {"-h", "--help"} & set(words):
         parser.parse_args(["--help"])
@@ -80,7 +83,7 @@ def parse_plain(kind: type[T], words: Sequence[str], first: Sequence[str], descr
             takes_all = get_origin(hints[name]) is list
             values[name] = leading if takes_all else leading[0]
             leading = [] if takes_all else leading[1:]
-        found, unknown = parser.parse_known_args(words[end:])
+        found, unknown = parser.parse_known_args(_joined(words[end:]))
         for word in [*unknown, *leading]:
             key = word[2:].split("=")[0]
             nearest = difflib.get_close_matches(key, [item.name for item in fields], n=1)
@@ -92,6 +95,28 @@ def parse_plain(kind: type[T], words: Sequence[str], first: Sequence[str], descr
             return kind(**{**values, **vars(found)})
         except (ValueError, TypeError) as error:
             raise InputError(str(error)) from None
+
+
+def _or_null(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """The type of a value that may be None, which is written as null."""
+
+    def convert(word: str) -> Any:
+        return None if word == "null" else kind(word)
+
+    convert.__name__ = getattr(kind, "__name__", str(kind))  # what an error message calls it
+    return convert
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """``--key -value`` as ``--key=-value``: a value may begin with a dash, which argparse takes for an option."""
+    joined: list[str] = []
+    for word in words:
+        previous = joined[-1] if joined else ""
+        if previous.startswith("--") and "=" not in previous and word.startswith("-") and not word.startswith("--"):
+            joined[-1] = f"{previous}={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _truth(word: str) -> bool:
