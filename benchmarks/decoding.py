@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ops import processor
+from benchmarks.ops import at_least_one, processor
 from seqdyconv.swap import swap_self_attention
 from seqdyconv.swap.conv_states import ConvStates
 
@@ -48,18 +48,16 @@ def main(arguments: list[str] | None = None) -> None:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="folder of a Hugging Face decoder")
-    parser.add_argument("--kernel-size", type=int, default=31)
-    parser.add_argument("--length", type=int, nargs="+", default=[128, 1024, 8192], help="tokens of the text")
-    parser.add_argument("--tokens", type=int, default=32, help="tokens that are then decoded in a round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--kernel-size", type=at_least_one, default=31)
+    parser.add_argument("--length", type=at_least_one, nargs="+", default=[128, 1024, 8192], help="tokens of the text")
+    parser.add_argument("--tokens", type=at_least_one, default=32, help="tokens that are then decoded in a round")
+    parser.add_argument("--rounds", type=at_least_one, default=5)
+    parser.add_argument("--threads", type=at_least_one, default=1)
     parser.add_argument("--output", type=Path, help="file for the table")
     parser.add_argument("--quick", action="store_true", help="small sizes and one round, to see that it works")
     if parser.parse_known_args(arguments)[0].quick:
         parser.set_defaults(length=[8], tokens=2, kernel_size=3, rounds=1)
     options = parser.parse_args(arguments)
-    if min(options.kernel_size, options.tokens, options.rounds, options.threads, *options.length) < 1:
-        parser.error("sizes, rounds and threads must be at least 1")
     if options.model is not None and not (options.model / "config.json").is_file():
         parser.error(f"--model must be a folder with a config.json, got {options.model}")
     return options

@@ -20,15 +20,12 @@ meets all of them.
 
 import argparse
 import shutil
-import statistics
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ops import processor
+from benchmarks.ops import CLOCKS, at_least_one, interleaved, processor
 from seqdyconv.deploy.encoders import text_examples, write_forward
 from seqdyconv.deploy.folder import write_manifest
 from seqdyconv.deploy.precision import convert
@@ -45,7 +42,6 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import BertConfig, BertForSequenceClassification, MarianConfig, MarianMTModel
 
-CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 PRECISIONS = ("float32", "int8")
 SIZES = {"vocab_size": 6000, "width": 256, "ffn": 1024, "layers": 3}
 QUICK = {"vocab_size": 60, "width": 16, "ffn": 16, "layers": 1}
@@ -67,13 +63,17 @@ def main(arguments: list[str] | None = None) -> None:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=[*PARTS, "all"], nargs="?", default="all", help="what to measure")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32], help="sentences translated together")
-    parser.add_argument("--beams", type=int, nargs="+", default=[4, 1])
-    parser.add_argument("--length", type=int, default=24, help="tokens of each source and output")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[32, 128, 512, 2048], help="tokens of each text")
-    parser.add_argument("--tokens", type=int, default=2048, help="of a batch of texts")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument(
+        "--batch", type=at_least_one, nargs="+", default=[1, 8, 32], help="sentences translated together"
+    )
+    parser.add_argument("--beams", type=at_least_one, nargs="+", default=[4, 1])
+    parser.add_argument("--length", type=at_least_one, default=24, help="tokens of each source and output")
+    parser.add_argument(
+        "--lengths", type=at_least_one, nargs="+", default=[32, 128, 512, 2048], help="tokens of each text"
+    )
+    parser.add_argument("--tokens", type=at_least_one, default=2048, help="of a batch of texts")
+    parser.add_argument("--rounds", type=at_least_one, default=7)
+    parser.add_argument("--threads", type=at_least_one, nargs="+", default=[1, 2])
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what to time by")
     parser.add_argument("--output", type=Path, help="file for the table")
     parser.add_argument("--picture", type=Path, help="file for a picture, .png, of the one part that is named")
@@ -82,8 +82,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         parser.set_defaults(batch=[2], beams=[2], length=4, lengths=[32], tokens=64, rounds=1, threads=[1])
     options = parser.parse_args(arguments)
     options.part = list(PARTS) if options.part == "all" else [options.part]
-    if min(options.length, options.rounds, *options.batch, *options.beams, *options.threads) < 1:
-        parser.error("sizes, rounds and threads must be at least 1")
     if options.picture is not None and len(options.part) > 1:
         parser.error("a picture is of one part: name it")
     return options
@@ -91,16 +89,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def measure(runs: Runs, options: argparse.Namespace) -> dict[str, float]:
     """Median milliseconds of each."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for round in range(options.rounds + 1):
-        for name, run in runs.items():
-            start = CLOCKS[options.clock]()
-            run()
-            if round:  # the first one warms up
-                times[name].append(1000 * (CLOCKS[options.clock]() - start))
-        print(".", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    return {name: statistics.median(each) for name, each in times.items()}
+    found = interleaved(runs, options.rounds, CLOCKS[options.clock])
+    return {name: 1000 * seconds for name, seconds in found.items()}
 
 
 def draw(heads: list[str], rows: list[Row], path: Path) -> None:

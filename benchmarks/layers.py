@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ops import TOLERANCES, interleaved, processor
+from benchmarks.ops import TOLERANCES, at_least_one, interleaved, processor
 
 import torch
 from torch import Tensor
@@ -62,10 +62,10 @@ def main(arguments: list[str] | None = None) -> None:
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help="layers, long or models; all where none is named")
-    parser.add_argument("--time", type=int, nargs="+", default=[512, 2048, 8192], help="lengths, of layers")
-    parser.add_argument("--tokens", type=int, default=8192, help="of a batch, of layers")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--time", type=at_least_one, nargs="+", default=[512, 2048, 8192], help="lengths, of layers")
+    parser.add_argument("--tokens", type=at_least_one, default=8192, help="of a batch, of layers")
+    parser.add_argument("--rounds", type=at_least_one, default=5)
+    parser.add_argument("--threads", type=at_least_one, default=1)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
     parser.add_argument("--quick", action="store_true", help="small sizes and one round, to see that it works")

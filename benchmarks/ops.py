@@ -54,6 +54,7 @@ from torch.profiler import ProfilerActivity, profile
 
 OPS = {"dynamic": dynamic_conv1d, "lightweight": lightweight_conv1d}
 PASSES = ("forward", "forward+backward")
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 TOLERANCES = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}  # relative to the largest number
 SHORTEST = 0.02  # seconds: faster calls are repeated up to this
 YARDSTICKS = ("matmul", "copy")
@@ -143,17 +144,26 @@ def contenders(options: argparse.Namespace, setting: Setting) -> dict[str, Calla
     return {**backends, "conv1d": conv1d} if options.op == "lightweight" else backends
 
 
+def at_least_one(word: str) -> int:
+    """The type of an option that is a size, or a number of rounds or threads."""
+    if (number := int(word)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Benchmark the convolutions as functions.")
     parser.add_argument("--op", choices=OPS, default="dynamic")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--channels", type=int, default=512)
-    parser.add_argument("--heads", type=int, default=8)
-    parser.add_argument("--time", type=int, nargs="+", default=[128, 512, 2048], help="sequence lengths")
-    parser.add_argument("--kernel-size", type=int, nargs="+", default=[3, 7, 15, 31, 63])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--short-kernel-size", type=int, nargs="*", default=[4], help="where each channel is a head")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--batch", type=at_least_one, default=8)
+    parser.add_argument("--channels", type=at_least_one, default=512)
+    parser.add_argument("--heads", type=at_least_one, default=8)
+    parser.add_argument("--time", type=at_least_one, nargs="+", default=[128, 512, 2048], help="sequence lengths")
+    parser.add_argument("--kernel-size", type=at_least_one, nargs="+", default=[3, 7, 15, 31, 63])
+    parser.add_argument("--rounds", type=at_least_one, default=3)
+    parser.add_argument(
+        "--short-kernel-size", type=at_least_one, nargs="*", default=[4], help="where each channel is a head"
+    )
+    parser.add_argument("--threads", type=at_least_one, nargs="+", default=[1, 2])
     parser.add_argument("--dtype", choices=TOLERANCES, default="float32")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
@@ -161,9 +171,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     if parser.parse_known_args(arguments)[0].quick:
         parser.set_defaults(batch=2, channels=16, heads=2, time=[32], kernel_size=[3], rounds=1, threads=[1])
     options = parser.parse_args(arguments)
-    counts = [options.batch, options.channels, options.heads, options.rounds, *options.threads]
-    if min(counts + options.time + options.kernel_size + options.short_kernel_size) < 1:
-        parser.error("sizes, rounds and threads must be at least 1")
     if options.channels % options.heads:
         parser.error(f"--heads must divide --channels, got {options.heads} and {options.channels}")
     if options.device.startswith("cuda") and not torch.cuda.is_available():
@@ -277,18 +284,30 @@ def passes(function: Callable, *inputs: Tensor) -> list[tuple[str, Callable[[], 
     return list(zip(PASSES, (forward, forward_and_backward)))
 
 
-def interleaved(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Seconds of each call, the median of all rounds, after one to warm up."""
+def times_of_rounds(
+    calls: dict[str, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+    title: str = "",
+) -> dict[str, list[float]]:
+    """Seconds of each call in each round, after one to warm up: in a round every call has its turn."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for round in range(rounds + 1):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = clock()
             call()
             if round:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
         print(".", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    return {name: statistics.median(values) for name, values in times.items()}
+    print(title, file=sys.stderr)
+    return times
+
+
+def interleaved(
+    calls: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Seconds of each call, the median of all rounds."""
+    return {name: statistics.median(times) for name, times in times_of_rounds(calls, rounds, clock).items()}
 
 
 def seconds(call: Callable[[], object], device: str, repeats: int = 1) -> float:

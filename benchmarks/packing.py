@@ -20,8 +20,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ops import peak_memory, processor
-from benchmarks.swap import CLOCKS, DTYPES, autocast
+from benchmarks.ops import CLOCKS, at_least_one, peak_memory, processor
+from benchmarks.swap import DTYPES, autocast
 from seqdyconv.data import text_classification, translation
 from seqdyconv.data.batching import TokenBatchSampler
 from seqdyconv.data.packing import PackingCollator
@@ -77,17 +77,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", choices=DATA, nargs="+", default=list(DATA))
     parser.add_argument("--mixer", choices=MIXERS, nargs="+", default=MIXERS)
     parser.add_argument("--dtype", choices=DTYPES, nargs="+", default=DTYPES)
-    parser.add_argument("--kernel-size", type=int, help="of all layers; the recipe's where not given")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--kernel-size", type=at_least_one, help="of all layers; the recipe's where not given")
+    parser.add_argument("--rounds", type=at_least_one, default=7)
+    parser.add_argument("--threads", type=at_least_one, default=1)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what to time by")
     parser.add_argument("--output", type=Path, help="file for the table")
     parser.add_argument("--quick", action="store_true", help="few made-up texts and one round, to see that it works")
     if parser.parse_known_args(arguments)[0].quick:
         parser.set_defaults(rounds=1, dtype=["float32"])
     options = parser.parse_args(arguments)
-    if min(options.kernel_size or 1, options.rounds, options.threads) < 1:
-        parser.error("sizes, rounds and threads must be at least 1")
     return options
 
 

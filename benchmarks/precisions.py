@@ -29,6 +29,7 @@ from seqdyconv.runtime.translator import Translator
 from seqdyconv.scores import speech_recognition
 from seqdyconv.scores.sentence_embedding import agreement, cosines
 from seqdyconv.scores.translation import bleu_metric
+from seqdyconv.training.output_dir import run_arguments
 from seqdyconv.training.sentence_encoders import load_sentence_encoder
 from seqdyconv.training.sentence_evaluation import text_embedder
 
@@ -38,14 +39,17 @@ import numpy as np
 def translations(folder: Path, name: str) -> float:
     data = run_data("translation", name, "test")
     found = Translator(folder).translate(data["source"][:], 4)
-    return bleu_metric().corpus_score(found, [data["target"][:]]).score
+    options = run_arguments(name, ("target_lang", "bleu_tokenizer"))
+    return bleu_metric(**options).corpus_score(found, [data["target"][:]]).score
 
 
 def labels(folder: Path, name: str) -> float:
     data, classifier = run_data("classification", name, "test"), Classifier(folder)
     names = data.features["label"].names
     expected = np.array([classifier.labels.index(names[label]) for label in data["label"][:]])
-    return 100 * float((classifier.probabilities(data["text"][:]).argmax(1) == expected).mean())
+    columns = [data[column][:] for column in ("text", "text_pair") if column in data.column_names]
+    texts = list(zip(*columns)) if len(columns) > 1 else columns[0]
+    return 100 * float((classifier.probabilities(texts).argmax(1) == expected).mean())
 
 
 def transcripts(folder: Path, name: str) -> float:

@@ -21,20 +21,17 @@ libraries take outside torch's allocator is not seen.
 import argparse
 import copy
 import statistics
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ops import peak_memory, processor
+from benchmarks.ops import CLOCKS, at_least_one, peak_memory, processor, times_of_rounds
 from seqdyconv.swap import extend_positions, swap_self_attention
 
 import torch
 from torch import Tensor
 from transformers import AutoModel, BertConfig, BertModel
 
-CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 DTYPES = ("float32", "bfloat16")
 MIXERS = ("dynamic_conv", "lightweight_conv")
 
@@ -56,22 +53,20 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="folder of a Hugging Face encoder")
     parser.add_argument("--mixer", choices=MIXERS, nargs="+", default=MIXERS)
-    parser.add_argument("--kernel-size", type=int, default=31)
+    parser.add_argument("--kernel-size", type=at_least_one, default=31)
     parser.add_argument("--glu", action="store_true", help="gate the input of the convolutions")
-    parser.add_argument("--length", type=int, nargs="+", default=[32, 128, 512], help="tokens of a text")
-    parser.add_argument("--tokens", type=int, default=4096, help="tokens of a batch")
+    parser.add_argument("--length", type=at_least_one, nargs="+", default=[32, 128, 512], help="tokens of a text")
+    parser.add_argument("--tokens", type=at_least_one, default=4096, help="tokens of a batch")
     parser.add_argument("--padding", type=float, default=0.0, help="share of the batch that is padding, below 0.5")
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=at_least_one, default=7)
+    parser.add_argument("--threads", type=at_least_one, default=1)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="what to time by")
     parser.add_argument("--output", type=Path, help="file for the table")
     parser.add_argument("--quick", action="store_true", help="small sizes and one round, to see that it works")
     if parser.parse_known_args(arguments)[0].quick:
         parser.set_defaults(length=[8], tokens=16, kernel_size=3, rounds=1)
     options = parser.parse_args(arguments)
-    if min(options.kernel_size, options.tokens, options.rounds, options.threads, *options.length) < 1:
-        parser.error("sizes, rounds and threads must be at least 1")
     if not 0 <= options.padding < 0.5:
         parser.error(f"--padding must be from 0 to below 0.5, got {options.padding}")
     if options.model is not None and not (options.model / "config.json").is_file():
@@ -118,15 +113,7 @@ def measure(models: dict[str, Any], length: int, options: argparse.Namespace) ->
         for name, model in models.items()
     }
     calls = {name: inference(model, inputs, options) for name, model in models.items()}
-    times: dict[str, list[float]] = {name: [] for name in models}
-    for round in range(options.rounds + 1):
-        for name, call in calls.items():
-            start = CLOCKS[options.clock]()
-            call()
-            if round:  # the first one warms up
-                times[name].append(CLOCKS[options.clock]() - start)
-        print(".", end="", file=sys.stderr, flush=True)
-    print(f" T={length}", file=sys.stderr)
+    times = times_of_rounds(calls, options.rounds, CLOCKS[options.clock], f" T={length}")
     return [
         {
             "length": length,

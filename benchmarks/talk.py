@@ -20,7 +20,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from benchmarks.ops import PASSES, passes, processor, seconds
+from benchmarks.ops import PASSES, at_least_one, passes, processor, seconds
 from seqdyconv import dynamic_conv1d, talk_conv1d
 
 import torch
@@ -51,19 +51,19 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Benchmark TaLK convolutions.")
-    parser.add_argument("--channels", type=int, default=128)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--time", type=int, nargs="+", default=[1000, 10_000, 100_000], help="sequence lengths")
-    parser.add_argument("--kernel-size", type=int, nargs="+", default=[31, 255], help="longest windows")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--channels", type=at_least_one, default=128)
+    parser.add_argument("--heads", type=at_least_one, default=4)
+    parser.add_argument(
+        "--time", type=at_least_one, nargs="+", default=[1000, 10_000, 100_000], help="sequence lengths"
+    )
+    parser.add_argument("--kernel-size", type=at_least_one, nargs="+", default=[31, 255], help="longest windows")
+    parser.add_argument("--rounds", type=at_least_one, default=7)
+    parser.add_argument("--threads", type=at_least_one, default=1)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "talk.md")
     parser.add_argument("--quick", action="store_true", help="small sizes and one round, to see that it works")
     if parser.parse_known_args(arguments)[0].quick:
         parser.set_defaults(channels=8, heads=2, time=[20, 200], kernel_size=[3, 63], rounds=1)
     options = parser.parse_args(arguments)
-    if min([options.channels, options.heads, options.rounds, options.threads, *options.time, *options.kernel_size]) < 1:
-        parser.error("sizes, rounds and threads must be at least 1")
     if options.channels % options.heads:
         parser.error(f"--heads must divide --channels, got {options.heads} and {options.channels}")
     return options

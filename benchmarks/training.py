@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.layers import setting, the_reference, write
-from benchmarks.ops import TOLERANCES, interleaved
+from benchmarks.ops import TOLERANCES, at_least_one, interleaved
 
 import torch
 from torch import Tensor
@@ -115,8 +115,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=at_least_one, default=5)
+    parser.add_argument("--threads", type=at_least_one, default=1)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder of the results")
     parser.add_argument("--quick", action="store_true", help="small sizes and one round, to see that it works")
     if parser.parse_known_args(arguments)[0].quick:

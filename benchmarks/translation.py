@@ -13,7 +13,7 @@ are medians over rounds, in target tokens per second, and the ratio to self-atte
 import argparse
 from collections.abc import Callable
 
-from benchmarks.ops import interleaved
+from benchmarks.ops import at_least_one, interleaved
 from benchmarks.training import step_of
 from seqdyconv.layers import MIXERS as LAYERS
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForConditionalGeneration
@@ -71,13 +71,15 @@ def measure(runs: dict[str, Callable[[], object]], tokens: int, rounds: int) -> 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mixers", choices=("few", "all"), default="few", help="the four of MIXERS, or all")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--length", type=int, default=24, help="tokens of a sentence, on both sides")
-    parser.add_argument("--tokens", type=int, default=2000, help="target tokens of a training step")
-    parser.add_argument("--sentences", type=int, default=64, help="sentences decoded together")
-    parser.add_argument("--beams", type=int, default=4)
+    parser.add_argument("--threads", type=at_least_one, default=1)
+    parser.add_argument("--rounds", type=at_least_one, default=7)
+    parser.add_argument("--length", type=at_least_one, default=24, help="tokens of a sentence, on both sides")
+    parser.add_argument("--tokens", type=at_least_one, default=2000, help="target tokens of a training step")
+    parser.add_argument("--sentences", type=at_least_one, default=64, help="sentences decoded together")
+    parser.add_argument("--beams", type=at_least_one, default=4)
     options = parser.parse_args(arguments)
+    if options.tokens < options.length:
+        parser.error(f"--tokens must be those of a sentence at least, {options.length}, got {options.tokens}")
     torch.set_num_threads(options.threads)
     others = {name: (name, name) for name in LAYERS if (name, name) not in MIXERS.values()}
     models = {name: build(*mixers) for name, mixers in (MIXERS | (others if options.mixers == "all" else {})).items()}
