@@ -416,9 +416,8 @@ def others(found: Sequence[tuple[str, float | None]]) -> str:
     """The translations of one line with their scores."""
     if len(found) == 1:
         return ""
-    rows = "".join(
-        f"<li>{html.escape(text)} <span>{score:.2f}</span></li>".replace(">-", ">−") for text, score in found
-    )
+    scores = [f"{score:.2f}".replace("-", "−") for _, score in found]
+    rows = "".join(f"<li>{html.escape(text)} <span>{score}</span></li>" for (text, _), score in zip(found, scores))
     return f"<p>The best found for the first line, with log-probabilities per token:</p><ol>{rows}</ol>"
 
 

@@ -165,7 +165,7 @@ def summarise(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     summary: dict[str, dict[str, float]] = {}
     for layer in dict.fromkeys(run["layer"] for run in runs):
         own = [run for run in runs if run["layer"] == layer]
-        summary[layer] = {name: own[0][name] for name in ("parameters", "megaflops")}
+        summary[layer] = {name: own[0][name] for name in ("parameters", "megaflops")} | {"seeds": len(own)}
         for name in ("validation_accuracy", "test_accuracy", "train_seconds"):
             values = [run[name] for run in own]
             summary[layer] |= {name: fmean(values), f"{name}_std": stdev(values) if len(values) > 1 else 0.0}
@@ -179,7 +179,8 @@ def table(summary: Mapping[str, Mapping[str, float]]) -> str:
     for layer, row in summary.items():
         text += f"| {LAYERS[layer]} | {row['parameters']:,} | {row['megaflops']:.2f} "
         for name in ("validation_accuracy", "test_accuracy"):
-            text += f"| {row[name]:.2f} ± {row[name + '_std']:.2f} "
+            deviation = f" ± {row[name + '_std']:.2f}" if row["seeds"] > 1 else ""
+            text += f"| {row[name]:.2f}{deviation} "
         text += f"| {row['train_seconds']:.1f} |\n"
     return text
 

@@ -277,6 +277,11 @@ class TestComparison:
         assert app.compared(self.models("it"), [{"a": 1.0}], [0.5]) == "it took 500.0 ms (the shortest of three runs)."
 
 
+def test_translations_that_begin_with_a_hyphen_keep_it():
+    shown = app.others([("- one", -0.5), ("two-", -1.25)])
+    assert "<li>- one <span>−0.50</span></li><li>two- <span>−1.25</span></li>" in shown
+
+
 def test_the_folder_is_a_space():
     _, head, text = (DEMO / "README.md").read_text(encoding="utf-8").split("---\n", 2)
     values = yaml.safe_load(head)

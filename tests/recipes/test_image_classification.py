@@ -112,6 +112,7 @@ def test_summary_and_table():
     assert summary["static"]["test_accuracy"] == 85 and summary["static"]["test_accuracy_std"] == pytest.approx(50**0.5)
     assert "| 1,234 | 0.50 | 90.00 ± 0.00 | 85.00 ± 7.07 | 2.0 |" in train.table(summary)
     assert train.summarise(runs[:1])["static"]["test_accuracy_std"] == 0
+    assert " ± " in train.table(summary) and " ± " not in train.table(train.summarise(runs[:1]))
 
 
 @pytest.mark.parametrize(
