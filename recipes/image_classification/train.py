@@ -179,8 +179,7 @@ def table(summary: Mapping[str, Mapping[str, float]]) -> str:
     for layer, row in summary.items():
         text += f"| {LAYERS[layer]} | {row['parameters']:,} | {row['megaflops']:.2f} "
         for name in ("validation_accuracy", "test_accuracy"):
-            deviation = f" ± {row[name + '_std']:.2f}" if row["seeds"] > 1 else ""
-            text += f"| {row[name]:.2f}{deviation} "
+            text += f"| {row[name]:.2f}" + f" ± {row[name + '_std']:.2f}" * (row["seeds"] > 1) + " "
         text += f"| {row['train_seconds']:.1f} |\n"
     return text
 
