@@ -731,22 +731,18 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGener
         )
 
 
-def one_input(input_ids: Tensor | None, inputs_embeds: Tensor | None, side: Side) -> Tensor:
-    """The one of the two that is given, (B, T) or (B, T, D); raises ValueError where both are, or neither, or another
-    shape."""
+def one_input(input_ids: Tensor | None, inputs_embeds: Tensor | None, side: Side, axes: str = "BT") -> Tensor:
+    """The one of the two that is given, (B, T) or (B, T, D), or as ``axes`` says, a letter each; raises ValueError where
+    both are, or neither, or it has other axes."""
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError(
             f"the {side} needs input_ids or inputs_embeds, got {'both' if input_ids is not None else 'neither'}"
         )
-    check_axes("input_ids", input_ids, "BT")
-    check_axes("inputs_embeds", inputs_embeds, "BTD")
-    return input_ids if inputs_embeds is None else inputs_embeds  # type: ignore[return-value]
-
-
-def check_axes(name: str, tensor: Tensor | None, axes: str) -> None:
-    """Raise ValueError where a tensor has more or fewer axes than these, a letter each."""
-    if tensor is not None and tensor.dim() != len(axes):
-        raise ValueError(f"{name} must be ({', '.join(axes)}), got {tuple(tensor.shape)}")
+    name, axes = ("input_ids", axes) if inputs_embeds is None else ("inputs_embeds", f"{axes}D")
+    tokens: Any = input_ids if inputs_embeds is None else inputs_embeds
+    if tokens.dim() != len(axes):
+        raise ValueError(f"{name} must be ({', '.join(axes)}), got {tuple(tokens.shape)}")
+    return tokens  # type: ignore[no-any-return]
 
 
 def check_mask(attention_mask: Tensor | None, tokens: Tensor, past: int, name: str) -> None:

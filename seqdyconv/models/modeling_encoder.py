@@ -25,7 +25,7 @@ from seqdyconv.models.losses import IGNORED_LABEL, precise, token_loss
 from seqdyconv.models.modeling import (
     SeqDyConvModel,
     SeqDyConvPreTrainedModel,
-    check_axes,
+    one_input,
     output_linear,
     refuse_attention_maps,
     to_padding_mask,
@@ -394,9 +394,7 @@ class SeqDyConvForMultipleChoice(SeqDyConvPreTrainedModel):
         refuse_packing(kwargs, "the choices of a question have rows of their own")
         given = (input_ids, attention_mask, token_type_ids, inputs_embeds)
         refuse_attention_maps(self.config, kwargs)
-        check_axes("input_ids", input_ids, "BCT")
-        check_axes("inputs_embeds", inputs_embeds, "BCTE")
-        choices = next((tensor.shape[1] for tensor in (input_ids, inputs_embeds) if tensor is not None), 1)
+        choices = one_input(input_ids, inputs_embeds, "encoder", "BCT").shape[1]
         rows = [None if tensor is None else tensor.flatten(0, 1) for tensor in given]
         encoded, hidden, padding_mask = encode_rows(self.encoder, rows[0], rows[1], rows[2], rows[3], None, kwargs)
         pooled = pool(hidden, padding_mask, self.config.pooling)
