@@ -732,17 +732,20 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGener
 
 
 def one_input(input_ids: Tensor | None, inputs_embeds: Tensor | None, side: Side, axes: str = "BT") -> Tensor:
-    """The one of the two that is given, (B, T) or (B, T, D), or as ``axes`` says, a letter each; raises ValueError where
-    both are, or neither, or it has other axes."""
+    """The one of the two that is given, (B, T) or (B, T, D), or with other ``axes`` than B and T, a letter each.
+
+    Raises:
+        ValueError: both are given, or neither, or it has other axes.
+    """
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError(
             f"the {side} needs input_ids or inputs_embeds, got {'both' if input_ids is not None else 'neither'}"
         )
     name, axes = ("input_ids", axes) if inputs_embeds is None else ("inputs_embeds", f"{axes}D")
-    tokens: Any = input_ids if inputs_embeds is None else inputs_embeds
+    tokens: Tensor = input_ids if inputs_embeds is None else inputs_embeds  # type: ignore[assignment]
     if tokens.dim() != len(axes):
         raise ValueError(f"{name} must be ({', '.join(axes)}), got {tuple(tokens.shape)}")
-    return tokens  # type: ignore[no-any-return]
+    return tokens
 
 
 def check_mask(attention_mask: Tensor | None, tokens: Tensor, past: int, name: str) -> None:
