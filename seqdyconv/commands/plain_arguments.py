@@ -67,9 +67,8 @@ def parse_plain(kind: type[T], words: Sequence[str], first: Sequence[str], descr
             options["nargs"] = "+"
         rule = f" It must be {rules[item.name]}." if item.name in rules else ""
         said = "" if item.default in (dataclasses.MISSING, None) else f" (default: {item.default})"
-        names = dict.fromkeys((f"--{item.name}", f"--{item.name.replace('_', '-')}"))
         parser.add_argument(
-            *names, default=argparse.SUPPRESS, help=item.metadata.get("help", "") + rule + said, **options
+            f"--{item.name}", default=argparse.SUPPRESS, help=item.metadata.get("help", "") + rule + said, **options
         )
     if {"-h", "--help"} & set(words):
         parser.parse_args(["--help"])
@@ -83,7 +82,7 @@ def parse_plain(kind: type[T], words: Sequence[str], first: Sequence[str], descr
             takes_all = get_origin(hints[name]) is list
             values[name] = leading if takes_all else leading[0]
             leading = [] if takes_all else leading[1:]
-        found, unknown = parser.parse_known_args(_joined(words[end:]))
+        found, unknown = parser.parse_known_args(_spelt(words[end:]))
         for word in [*unknown, *leading]:
             key = word[2:].split("=")[0]
             nearest = difflib.get_close_matches(key, [item.name for item in fields], n=1)
@@ -107,16 +106,19 @@ def _or_null(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return convert
 
 
-def _joined(words: Sequence[str]) -> list[str]:
-    """``--key -value`` as ``--key=-value``: a value may begin with a dash, which argparse takes for an option."""
-    joined: list[str] = []
+def _spelt(words: Sequence[str]) -> list[str]:
+    """``--a-key -value`` as ``--a_key=-value``: a value may begin with a dash, which argparse takes for an option."""
+    spelt: list[str] = []
     for word in words:
-        previous = joined[-1] if joined else ""
-        if previous.startswith("--") and "=" not in previous and word.startswith("-") and not word.startswith("--"):
-            joined[-1] = f"{previous}={word}"
+        previous = spelt[-1] if spelt else ""
+        if word.startswith("--"):
+            key, equals, value = word[2:].partition("=")
+            spelt.append(f"--{key.replace('-', '_')}{equals}{value}")
+        elif previous.startswith("--") and "=" not in previous and word.startswith("-"):
+            spelt[-1] = f"{previous}={word}"
         else:
-            joined.append(word)
-    return joined
+            spelt.append(word)
+    return spelt
 
 
 def _truth(word: str) -> bool:

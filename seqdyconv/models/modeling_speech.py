@@ -620,8 +620,8 @@ class SeqDyConvForSpeechSeq2Seq(SeqDyConvSpeechPreTrainedModel, SeqDyConvGenerat
         return super().generate(None, generation_config, processors, *args, encoder_outputs=encoded, **kwargs)
 
 
-def check_encoded(encoded: Any) -> SpeechEncoderOutput:
-    """Raise ValueError for an output without the mask of its steps, which that of the frames is not."""
+def check_encoded(encoded: Any) -> Any:
+    """An encoder's output; raises ValueError for one without the mask of its steps, which that of the frames is not."""
     if not isinstance(encoded, SpeechEncoderOutput):
         raise ValueError(
             f"encoder_outputs must be the SpeechEncoderOutput of the encoder, got {type(encoded).__name__}"
