@@ -85,8 +85,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few made-up texts and one round, to see that it works")
     if parser.parse_known_args(arguments)[0].quick:
         parser.set_defaults(rounds=1, dtype=["float32"])
-    options = parser.parse_args(arguments)
-    return options
+    return parser.parse_args(arguments)
 
 
 def recipe_of(name: str, options: argparse.Namespace) -> tuple[dict[str, Any], list[tuple[int, ...]]]:

@@ -162,8 +162,7 @@ class DistillationTrainer(Trainer):
             not labelled or (model.training and self.state.global_step < matching_steps)
         )
         distils = self.logits_weight > 0 and (not labelled or model.training)
-        if model.training and not self.dropout:
-            stop_dropout(model)  # until the Trainer begins the next step
+        self.stop_dropout(model)
         inputs = {**inputs, **self.decoder_inputs(inputs)}
         known = {name: value for name, value in inputs.items() if name != "labels"}
         if self.predicts_next:
@@ -184,6 +183,16 @@ class DistillationTrainer(Trainer):
             counted = self._counted_steps(outputs.logits, inputs)
             loss = loss + self.logits_weight * logits_loss(outputs.logits, taught.logits, counted, self.temperature)
         return (loss, outputs) if return_outputs else loss
+
+    def stop_dropout(self, model: nn.Module) -> None:
+        """With ``dropout=False`` put a model that trains into eval mode, until the Trainer begins the next step.
+
+        But for layers with activation checkpointing: only in training mode do they compute again. Their parts are in
+        eval mode.
+        """
+        if model.training and not self.dropout:
+            for module in model.modules():
+                module.training = bool(getattr(module, "gradient_checkpointing", False))
 
     def _real_steps(self, inputs: dict[str, Any]) -> Tensor | None:
         """Which steps (B, T) are no padding; None: all."""
@@ -229,16 +238,6 @@ class DistillationTrainer(Trainer):
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         with torch.no_grad(), self.compute_loss_context_manager():
             return self.compute_loss(model, self._prepare_inputs(inputs)).detach(), None, None
-
-
-def stop_dropout(model: nn.Module) -> None:
-    """Put a model into eval mode, in which it can be trained too.
-
-    But for layers with activation checkpointing: only in training mode do they compute again. Their parts are in eval
-    mode.
-    """
-    for module in model.modules():
-        module.training = bool(getattr(module, "gradient_checkpointing", False))
 
 
 def train_mixers_only(model: nn.Module) -> None:

@@ -46,24 +46,31 @@ class TokenMasks:
         return {**batch, "input_ids": inputs, "labels": labels}
 
     def rows(self, rows: Dataset) -> Dataset:
-        """All rows with masks that are always the same: they depend on the number of a row alone.
+        """All rows with masks that are always the same: they depend on the number of a row alone."""
+        columns: dict[str, list[Any]] = {"input_ids": [], "labels": []}
+        for found in self._drawn(rows):
+            for name, values in zip(columns, found):
+                columns[name].append(values.tolist())
+        return Dataset.from_dict(columns)
+
+    def check(self, rows: Dataset) -> None:
+        """Refuse rows of so few tokens that none of them is chosen; looks no further than the first one.
 
         Raises:
-            ModelError: so few tokens that none of them is chosen.
+            ModelError: none is.
         """
-        columns: dict[str, list[Any]] = {"input_ids": [], "labels": []}
+        if not any((labels != IGNORED_LABEL).any() for _, labels in self._drawn(rows)):
+            raise ModelError(
+                f"masked tokens are to be predicted, and of {sum(map(len, rows['input_ids']))} tokens none is drawn: "
+                "evaluate on more text, or set a larger mlm_probability"
+            )
+
+    def _drawn(self, rows: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
         for number, row in enumerate(rows):
             tokens, labels = torch.tensor(row["input_ids"]), torch.tensor(row["labels"])
             labels[0] = IGNORED_LABEL  # of the row before, or special
-            found = self.draw(tokens[None], labels[None], torch.Generator().manual_seed(number))
-            for name, values in zip(columns, found):
-                columns[name].append(values[0].tolist())
-        if all(label == IGNORED_LABEL for labels in columns["labels"] for label in labels):
-            raise ModelError(
-                f"masked tokens are to be predicted, and of {sum(map(len, columns['labels']))} tokens none is drawn: "
-                "evaluate on more text, or set a larger mlm_probability"
-            )
-        return Dataset.from_dict(columns)
+            inputs, chosen = self.draw(tokens[None], labels[None], torch.Generator().manual_seed(number))
+            yield inputs[0], chosen[0]
 
 
 class EncoderRows(RowCollator):
@@ -92,7 +99,7 @@ class MaskedLanguageModelTrainer(LanguageModelTrainer):
         self.masks = masks
         self.data_collator, self.train_collator = EncoderRows(packing=False), EncoderRows(self.args.packing)
         if self.eval_dataset is not None:
-            masks.rows(self.eval_dataset)  # which refuses too short a text before any training
+            masks.check(self.eval_dataset)
 
     def _loss(self, outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         # Models of transformers give the mean over a batch, which is not its share of the mean over a step.
@@ -108,6 +115,7 @@ class MaskedLanguageModelTrainer(LanguageModelTrainer):
 
     def measure(self, dataset: Dataset) -> dict[str, float]:
         """As :func:`masked_costs` has it; all processes share the work, and each gets the result."""
+        self.masks.check(dataset)
         found = [0.0, 0.0, 0.0]
         with self.evaluating() as model:
             for _, inputs, counts in self.own_batches(self.masks.rows(dataset)):
@@ -133,7 +141,12 @@ def cost_of_masked_rows(
     batch_size: int,
     progress: Callable[[int], Any] | None = None,
 ) -> dict[str, float]:
-    """The cost of rows, as the Trainer has it, in batches of so many; `progress` gets the number of each."""
+    """The cost of rows, as the Trainer has it, in batches of so many; `progress` gets the number of each.
+
+    Raises:
+        ModelError: Nothing of them is masked.
+    """
+    masks.check(rows)
     found = [0.0, 0.0, 0.0]
     for inputs in batches_of_rows(masks.rows(rows), EncoderRows(packing=False), batch_size, model.device, progress):
         with torch.inference_mode():

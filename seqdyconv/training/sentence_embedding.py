@@ -23,7 +23,7 @@ from seqdyconv.models import SeqDyConvConfig, SeqDyConvModel
 from seqdyconv.models.loading import ModelError
 from seqdyconv.ranges import Count, KernelSize, OneOf, Options, Share, Weight
 from seqdyconv.scores.sentence_embedding import agreement, cosines
-from seqdyconv.swap.distillation import DistillationTrainer, hidden_state_loss, stop_dropout
+from seqdyconv.swap.distillation import DistillationTrainer, hidden_state_loss
 from seqdyconv.swap.positions import WAYS, extend_positions, number_of_positions
 from seqdyconv.training.model_arguments import EncoderArguments, check_size, kernel_sizes_help, refuse_ignored
 from seqdyconv.training.output_dir import run_arguments
@@ -301,8 +301,7 @@ class SentenceTrainer(TokenBatches, DistillationTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """The sum of all terms of a batch."""
-        if model.training and not self.dropout:
-            stop_dropout(model)  # until the Trainer begins the next step
+        self.stop_dropout(model)
         known = {name: value for name, value in inputs.items() if name != "labels"}
         in_time = self.state.global_step < self.matching_until * self.state.max_steps
         matches = self.matching_weight > 0 and in_time and known["input_ids"].shape[1] <= self.most
