@@ -45,7 +45,7 @@ from seqdyconv.runtime import classifier, recogniser, translator
 from seqdyconv.runtime.audio import audio_info, read_blocks
 from seqdyconv.runtime.folder import is_exported, open_folder
 from seqdyconv.runtime.options import DecodingArguments
-from seqdyconv.speech import Decoder, RecognitionStream, SpeechDecodingArguments, StreamResampler, load_recogniser
+from seqdyconv.speech import Decoder, RecognitionStream, SpeechDecodingArguments, load_recogniser
 from seqdyconv.training.arguments import parse_arguments
 from seqdyconv.training.classifiers import label_names, load_classifier
 from seqdyconv.training.decoding import generate
@@ -98,7 +98,7 @@ class Classifier(Model, Protocol):
 class Listener(Protocol):
     """One stream of speech."""
 
-    def feed(self, samples: Any) -> list[str]:
+    def push(self, samples: Any) -> list[str]:
         """Take samples (N,) and return the words that they complete."""
 
     def finish(self) -> list[str]:
@@ -170,34 +170,18 @@ class TorchClassifier:
         return dict(zip(self.labels, probabilities)), time.perf_counter() - start
 
 
-class TorchListener:
-    def __init__(self, recogniser: Any, rate: int) -> None:
-        self.stream = RecognitionStream(recogniser)
-        self.resampler = StreamResampler(rate, recogniser.feature_extractor.sampling_rate)
-
-    def feed(self, samples: Any) -> list[str]:
-        return self.stream.push(self.resampler.push(torch.as_tensor(samples)))
-
-    def finish(self) -> list[str]:
-        return self.stream.push(self.resampler.finish()) + self.stream.finish()
-
-
 class TorchRecogniser:
     def __init__(self, folder: str, device: str) -> None:
         self.recogniser = load_recogniser(folder).to(device)
         self.decoder = Decoder(self.recogniser, SpeechDecodingArguments(), folder)
-        try:
-            RecognitionStream(self.recogniser)
-            self.streams = True
-        except InputError:
-            self.streams = False
+        self.streams = self.recogniser.why_not_streaming is None
         self.about = described(self.recogniser.model)
 
     def transcribe(self, file: str) -> str:
         return " ".join(word.text for word in self.decoder.transcribe(file))
 
-    def listen(self, rate: int) -> TorchListener:
-        return TorchListener(self.recogniser, rate)
+    def listen(self, rate: int) -> RecognitionStream:
+        return RecognitionStream(self.recogniser, rate)
 
 
 # Exported models, without torch
@@ -493,7 +477,7 @@ def speech_tab(model: Recogniser, files: Sequence[str]) -> None:
             if model.streams:
                 listener, words = model.listen(audio_info(file).sampling_rate), []
                 for samples in read_blocks(file, CHUNK):
-                    words += listener.feed(samples)
+                    words += listener.push(samples)
                     yield " ".join(words)
                 yield " ".join(words + listener.finish())
             else:
@@ -507,7 +491,7 @@ def speech_tab(model: Recogniser, files: Sequence[str]) -> None:
             return state, "" if state is None else " ".join(state[1])
         rate, samples = piece
         listener, words = state or (model.listen(rate), [])
-        words += listener.feed(mono(samples))
+        words += listener.push(mono(samples))
         return (listener, words), " ".join(words)
 
     def end(state: Any) -> tuple[None, str]:

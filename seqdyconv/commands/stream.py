@@ -10,16 +10,14 @@ Latency and real-time factor go to standard error at the end. Memory does not gr
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
-import torch
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.commands.streams import end_with_the_reader
 from seqdyconv.commands.word_streams import StreamOptions, print_words
 from seqdyconv.errors import exit_on_error
 from seqdyconv.ranges import Weight
-from seqdyconv.runtime.samples import StreamResampler
 from seqdyconv.speech.recogniser import load_recogniser
 from seqdyconv.speech.stream import RecognitionStream
 from seqdyconv.training.arguments import parse_arguments
@@ -34,32 +32,6 @@ class StreamArguments(StreamOptions, ModelDirArguments):
         default=None,
         metadata={"help": "Look at most so many milliseconds ahead, all layers together; None: as far as it can."},
     )
-    partials: bool = field(
-        default=False,
-        metadata={
-            "help": "A line per chunk: the second, a TAB, the words that are complete, a TAB, those that may change."
-        },
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.partials and self.times:
-            raise ValueError("times is of complete words, a line each: leave it out, or partials")
-
-
-class TorchStream:
-    """The words of a model in torch, from samples at any rate."""
-
-    def __init__(self, stream: RecognitionStream, rate: int) -> None:
-        self._stream = stream
-        self._resampler = StreamResampler(rate, stream.recogniser.feature_extractor.sampling_rate)
-        self.latency = self._stream.latency + self._resampler.latency
-
-    def feed(self, samples: Any) -> list[str]:
-        return self._stream.push(torch.from_numpy(self._resampler.push(samples)))
-
-    def finish(self) -> list[str]:
-        return self._stream.push(torch.from_numpy(self._resampler.finish())) + self._stream.finish()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -70,5 +42,4 @@ def main(argv: Sequence[str] | None = None) -> None:
         recogniser = load_recogniser(args.model_dir).to(args.device)
         if args.lookahead_ms is not None:
             recogniser.set_lookahead(args.lookahead_ms)
-        stream = RecognitionStream(recogniser)
-        print_words(args, lambda rate: TorchStream(stream, rate), stream.partial if args.partials else None)
+        print_words(args, partial(RecognitionStream, recogniser))

@@ -21,8 +21,11 @@ class WordStream(Protocol):
     latency: float
     """Seconds between a sound and the output about it, beside chunks and computing."""
 
-    def feed(self, samples: Any) -> list[str]:
+    def push(self, samples: Any) -> list[str]:
         """The words that samples (N,) complete."""
+
+    def partial(self) -> list[str]:
+        """The words after those that are complete, which may still change."""
 
     def finish(self) -> list[str]:
         """The words that are left."""
@@ -43,23 +46,27 @@ class StreamOptions(Options):
         default=0.32, metadata={"help": "Seconds of audio that are recognised at once."}
     )
     times: bool = field(default=False, metadata={"help": "A line per word: the second at which it was known, a TAB."})
+    partials: bool = field(
+        default=False,
+        metadata={
+            "help": "A line per chunk: the second, a TAB, the words that are complete, a TAB, those that may change."
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.partials and self.times:
+            raise ValueError("times is of complete words, a line each: leave it out, or partials")
         if not self.file:
             raise ValueError("the audio file is missing: give it, or -, after the model")
 
 
-def print_words(
-    args: StreamOptions, load: Callable[[int], WordStream], partial: Callable[[], list[str]] | None = None
-) -> None:
+def print_words(args: StreamOptions, load: Callable[[int], WordStream]) -> None:
     """Print words as they come, and in the end to standard error how long they took.
 
     Args:
         args: what to recognise, and how to print it.
         load: gives the stream for samples at a rate, in hertz.
-        partial: gives the words after those that are complete, which may still change: with it there is a line per
-            chunk, and in the end how many of them did.
 
     Raises:
         AudioError: nothing can be recognised.
@@ -80,8 +87,8 @@ def print_words(
             words = stream.finish()
         else:
             heard += len(piece) / rate
-            words = stream.feed(piece)
-        shown = None if partial is None else partial()
+            words = stream.push(piece)
+        shown = stream.partial() if args.partials else None
         seconds = time.perf_counter() - start
         busy, longest = busy + seconds, max(longest, seconds)
         if shown is not None:
@@ -91,7 +98,7 @@ def print_words(
         for word in words:
             print(f"{heard:.2f}\t{word}\n" if args.times else (word if first else f" {word}"), end="", flush=True)
             first = False
-    if not args.times and partial is None:
+    if not args.times and not args.partials:
         print(flush=True)
     if not heard:
         raise AudioError("there are no samples in standard input")
@@ -100,7 +107,7 @@ def print_words(
     print(
         f"latency {ahead + args.chunk_seconds:.2f} s ({args.chunk_seconds:g} s chunk, {ahead:.2f} s ahead) and at most "
         f"{longest:.3f} s of computing; real-time factor {busy / heard:.4f} of {heard:.1f} s"
-        + (changes if partial is not None else ""),
+        + (changes if args.partials else ""),
         file=sys.stderr,
     )
 

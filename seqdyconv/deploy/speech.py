@@ -140,7 +140,7 @@ class StreamingCTCProgram(nn.Module):
     def __init__(self, recogniser: Recogniser) -> None:
         super().__init__()
         model: Any = recogniser.model
-        reason = why_not_streaming(recogniser)
+        reason = recogniser.why_not_streaming
         if reason is not None:
             raise ExportError(reason)
         self.front = LogMel(recogniser.feature_extractor)
@@ -266,15 +266,6 @@ def _fill(form: BlockState, block: Any, given: Iterator[Tensor]) -> BlockState:
     return BlockState(next(given) if block.lookahead else form.waiting, mixer)
 
 
-def why_not_streaming(recogniser: Recogniser) -> str | None:
-    """Why a recogniser does not stream, or None."""
-    if not recogniser.own_features or not recogniser.is_ctc or recogniser.model.config.encoder_lookahead is None:
-        return "this model does not stream: train a CTC model with encoder_lookahead 0 or more"
-    if recogniser.feature_extractor.normalize == "utterance":
-        return "normalize='utterance' needs the whole utterance: a stream can use 'global' or None"
-    return None
-
-
 def write_recogniser(recogniser: Recogniser, folder: Path) -> Written:
     """Write the graphs of a recogniser: ``offline.onnx``, ``streaming.onnx`` where it streams, and ``tokens.txt``.
 
@@ -313,7 +304,7 @@ def write_recogniser(recogniser: Recogniser, folder: Path) -> Written:
     in_float = {"offline": _front_nodes(folder / "offline.onnx")}
     if getattr(extractor, "dither", 0):
         notes.append(f"The dither of the features, {extractor.dither}, is random and left out.")
-    reason = why_not_streaming(recogniser)
+    reason = recogniser.why_not_streaming
     if reason is None:
         step = StreamingCTCProgram(recogniser)
         states = {f"state_{name}": state for name, state in step.initial_states(2).items()}

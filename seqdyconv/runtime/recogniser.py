@@ -14,7 +14,7 @@ import numpy.typing as npt
 from seqdyconv.runtime.batches import batches_of_similar_lengths
 from seqdyconv.runtime.folder import Exported, FolderError, Graph, open_folder
 from seqdyconv.runtime.samples import AudioError, Samples, StreamResampler, checked_samples, resample
-from seqdyconv.runtime.words import WORD_BOUNDARY, AlignedToken, Word, collapse, words_of
+from seqdyconv.runtime.words import WORD_BOUNDARY, AlignedToken, Word, WordCollector, collapse, words_of
 
 if TYPE_CHECKING:
     from seqdyconv.runtime.audio import AudioSource
@@ -199,7 +199,7 @@ class Stream:
 
     Example:
         >>> stream = recogniser.stream(44100)  # doctest: +SKIP
-        >>> stream.feed(samples)  # doctest: +SKIP
+        >>> stream.push(samples)  # doctest: +SKIP
         ['dobrý']
         >>> stream.finish()  # doctest: +SKIP
         ['den']
@@ -222,6 +222,7 @@ class Stream:
             more_inputs=["state_"],
             more_outputs=["next_"],
         )
+        self._words = WordCollector(recogniser.blank, recogniser.tokens.__getitem__, recogniser.text)
         self._resampler = StreamResampler(sampling_rate, recogniser.sampling_rate)
         self.latency = (
             self.late * recogniser.seconds_per_step
@@ -231,7 +232,7 @@ class Stream:
         """Seconds between a sound and the output about it, beside chunks and computing."""
         self._restart()
 
-    def feed(self, samples: Any) -> list[str]:
+    def push(self, samples: Any) -> list[str]:
         """Take the next samples (N,), N of 0 or more, and return the words that they complete.
 
         Raises:
@@ -239,56 +240,48 @@ class Stream:
         """
         return self._hear(self._resampler.push(checked_samples(samples, 0)))
 
+    def partial(self) -> list[str]:
+        """The words that are not complete, as they would be if nothing came any more; what comes may change them."""
+        return [] if self._heard < self.recogniser.least_samples else self._words.partial(self._rest()[0])
+
     def finish(self) -> list[str]:
         """Return the words that are left; then the stream begins anew."""
         words = self._hear(self._resampler.finish())
         if self._heard:
-            words += self._compute(self.waiting, self.late + (len(self.waiting) + self.step - 1) // self.step)
-        if rest := self.recogniser.text(self._labels):
-            words += rest.split()
+            words += self._words.push(self._rest()[0])
+        words += self._words.finish()
         self._restart()
         return words
 
     def _restart(self) -> None:
         self.states = {name: np.zeros(shape, kind) for name, (shape, kind) in self._sizes.items()}
         self.waiting = np.zeros(self.padding, np.float32)  # samples that make no step yet
-        self._last = self.recogniser.blank  # the label of the last step
-        self._labels: list[int] = []  # of the words that are not complete
-        self._heard = False
+        self._heard = 0  # samples
 
     def _hear(self, samples: Samples) -> list[str]:
         if len(samples) == 0:
             return []
-        self._heard = True
+        self._heard += len(samples)
         heard = np.concatenate([self.waiting, samples])
         steps = len(heard) // self.step
         self.waiting = heard[steps * self.step :].copy()  # a view would keep all of it
-        return self._compute(heard[: steps * self.step], steps)
-
-    def _compute(self, samples: Samples, steps: int) -> list[str]:
-        """The words that so many steps complete, which the samples fill as far as they go."""
         if steps == 0:
             return []
+        labels, self.states = self._compute(heard[: steps * self.step], steps)
+        return self._words.push(labels)
+
+    def _rest(self) -> tuple[list[int], dict[str, Any]]:
+        """What would come if the stream ended now: see :meth:`_compute`."""
+        return self._compute(self.waiting, self.late + (len(self.waiting) + self.step - 1) // self.step)
+
+    def _compute(self, samples: Samples, steps: int) -> tuple[list[int], dict[str, Any]]:
+        """The labels of so many steps, which the samples fill as far as they go, and the states after them."""
         chunk = np.zeros((1, steps, self.step), np.float32)
         chunk.ravel()[: len(samples)] = samples
         states = {f"state_{name}": value for name, value in self.states.items()}
         found = self.graph.run({"samples": chunk, "lengths": np.array([len(samples)], np.int64), **states})
-        self.states = {name: found[f"next_{name}"] for name in self.states}
-        for label in _checked(found["logits"][0]).argmax(-1).tolist():
-            if label not in (self.recogniser.blank, self._last):
-                self._labels.append(label)
-            self._last = label
-        *complete, self._labels = self._split()
-        return [word for labels in complete for word in self.recogniser.text(labels).split()]
-
-    def _split(self) -> list[list[int]]:
-        """The labels of each word; the last one may go on."""
-        parts: list[list[int]] = [[]]
-        for label in self._labels:
-            if self.recogniser.tokens[label].startswith(WORD_BOUNDARY) and parts[-1]:
-                parts.append([])
-            parts[-1].append(label)
-        return parts
+        labels = _checked(found["logits"][0]).argmax(-1).tolist()
+        return labels, {name: found[f"next_{name}"] for name in self.states}
 
 
 def greedy_spans(logits: npt.NDArray[np.float32], blank: int) -> list[AlignedToken]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 WORD_BOUNDARY = "▁"
@@ -55,6 +55,55 @@ def collapse(ids: Iterable[int], blank: int = 0) -> list[int]:
     """
     labels = [int(label) for label in ids]
     return [label for label, last in zip(labels, [blank, *labels]) if label not in (blank, last)]
+
+
+class WordCollector:
+    """Words of the labels of a CTC path that comes in pieces, each as soon as the next one begins.
+
+    Args:
+        blank: the label of no token.
+        token: what a label stands for; ``▁`` begins a word, or stands between two.
+        text: what labels are as text, without special tokens.
+
+    Example:
+        >>> from seqdyconv.runtime.words import WordCollector
+        >>> strings = ["", "▁a", "b"]
+        >>> words = WordCollector(0, strings.__getitem__, lambda ids: "".join(map(strings.__getitem__, ids)).strip("▁"))
+        >>> words.push([1, 0, 2, 2]), words.push([2, 1]), words.finish()
+        ([], ['ab'], ['a'])
+    """
+
+    def __init__(self, blank: int, token: Callable[[int], str], text: Callable[[list[int]], str]) -> None:
+        self.blank, self.token, self.text = blank, token, text
+        self._open: list[int] = []  # the labels of the words that are not complete
+        self._last = blank  # the label of the last frame
+
+    def push(self, labels: Iterable[int]) -> list[str]:
+        """Take a label for each of the next frames, and return the words that they complete."""
+        self._open, self._last = self._with(labels)
+        starts = [at for at, label in enumerate(self._open) if at and self.token(label).startswith(WORD_BOUNDARY)]
+        complete = [self._open[start:end] for start, end in zip([0, *starts], starts)]
+        self._open = self._open[starts[-1] :] if starts else self._open
+        return [word for ids in complete for word in self.text(ids).split()]
+
+    def partial(self, labels: Iterable[int] = ()) -> list[str]:
+        """The words that are not complete, as they would be if the stream ended with these labels."""
+        return self.text(self._with(labels)[0]).split()
+
+    def finish(self) -> list[str]:
+        """Return the words that are left; then the next path can come."""
+        words = self.partial()
+        self._open, self._last = [], self.blank
+        return words
+
+    def _with(self, labels: Iterable[int]) -> tuple[list[int], int]:
+        """The open labels after those of more frames, and the label of the last of them."""
+        ids, last = list(self._open), self._last
+        for label in labels:
+            if label not in (self.blank, last):
+                ids.append(label)
+            last = label
+        return ids, last
 
 
 def group_words(tokens: Iterable[str], boundary: str = WORD_BOUNDARY) -> list[list[int]]:

@@ -32,7 +32,7 @@ from seqdyconv.speech.pipeline import SpeechRecognitionPipeline, register_pipeli
 from seqdyconv.speech.processing import SeqDyConvSpeechProcessor
 from seqdyconv.speech.recogniser import Recogniser, load_recogniser
 from seqdyconv.speech.segments import read_segments
-from seqdyconv.speech.stream import RecognitionStream, StreamResampler
+from seqdyconv.speech.stream import RecognitionStream
 from seqdyconv.speech.tokenization import SeqDyConvCTCTokenizer, train_character_tokenizer, train_subword_tokenizer
 
 AutoFeatureExtractor.register(SeqDyConvSpeechConfig, SeqDyConvFeatureExtractor)
@@ -58,7 +58,6 @@ __all__ = [
     "SpeechDecodingArguments",
     "SpeechRecognitionPipeline",
     "SpeedPerturbation",
-    "StreamResampler",
     "Transcript",
     "Word",
     "add_noise",

@@ -26,7 +26,9 @@ class Heard:
 
     def stream(self, rate):
         words = iter([word.text for word in WORDS])
-        return SimpleNamespace(feed=lambda samples: [next(words, "")][:1], finish=lambda: [], latency=0.1)
+        return SimpleNamespace(
+            push=lambda samples: [next(words, "")][:1], partial=lambda: ["jak"], finish=lambda: [], latency=0.1
+        )
 
 
 @pytest.fixture
@@ -64,6 +66,12 @@ def test_words_come_as_they_are_spoken(exported, recording, capfd):
     main(["stream", exported, recording, "--times", "--chunk_seconds", "1"])
     output, error = capfd.readouterr()
     assert output == "1.00\tdobrý\n2.00\tden\n" and "real-time factor" in error
+
+
+def test_words_that_may_change_come_with_them(exported, recording, capfd):
+    main(["stream", exported, recording, "--partials", "--chunk_seconds", "1"])
+    output, error = capfd.readouterr()
+    assert output == "1.00\tdobrý\tjak\n2.00\tden\tjak\n2.00\t\tjak\n" and "words changed" in error
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ class TestModels:
         stream = RecognitionStream(model.recogniser)
         expected = stream.push(samples) + stream.finish()
         listener = model.listen(16000)
-        words = [word for piece in samples.split(3000) for word in listener.feed(piece.numpy())] + listener.finish()
+        words = [word for piece in samples.split(3000) for word in listener.push(piece.numpy())] + listener.finish()
         assert model.streams and words == expected
 
     def test_a_recogniser_that_does_not_stream(self, folders):
