@@ -94,13 +94,16 @@ class DistillationTrainer(Trainer):
         logits_weight: weight of :func:`logits_loss`, in nats per row, or per token; 0: none.
         temperature: of both models' logits in it; the term is multiplied by its square (Hinton et al. 2015).
         mixers_only: train the mixers of the swapped layers alone.
+        mixer_learning_rate: the peak learning rate of these mixers; None: that of the rest, ``args.learning_rate``.
+            Mixers learn well at rates that undo what the other layers of a pretrained model know.
         dropout: whether the student's dropout is on in training. The teacher has none, so to what is to match it
             dropout is noise, and it costs time; where the task is learnt it regularises. With activation checkpointing
             that which is no module stays on in False, too, as BART's.
         args, kwargs: of :class:`transformers.Trainer`.
 
     Raises:
-        ValueError: weights below 0 or a fraction outside [0, 1]; ``mixers_only`` for a model without swapped layers.
+        ValueError: weights below 0 or a fraction outside [0, 1]; ``mixers_only`` or ``mixer_learning_rate`` for a model
+            without swapped layers, or both.
 
     Example::
 
@@ -118,6 +121,7 @@ class DistillationTrainer(Trainer):
         logits_weight: float = 0.0,
         temperature: float = 1.0,
         mixers_only: bool = False,
+        mixer_learning_rate: float | None = None,
         dropout: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -129,6 +133,13 @@ class DistillationTrainer(Trainer):
             raise ValueError(f"matching_until is a fraction of the steps, in [0, 1], got {matching_until}")
         if temperature <= 0:
             raise ValueError(f"temperature must be > 0, got {temperature}")
+        if mixer_learning_rate is not None:
+            if mixers_only:
+                raise ValueError("mixers_only trains nothing else: its learning rate is args.learning_rate")
+            if mixer_learning_rate < 0:
+                raise ValueError(f"mixer_learning_rate must be >= 0, got {mixer_learning_rate}")
+            mixer_parameters(self.model)  # Are there any?
+        self.mixer_learning_rate = mixer_learning_rate
         self.teacher: Any = teacher.eval().requires_grad_(False)
         self.teacher.to(self.args.device)
         has_decoder = "decoder_input_ids" in inspect.signature(self.teacher.forward).parameters
@@ -147,6 +158,19 @@ class DistillationTrainer(Trainer):
         self.loss_is_scaled_for_ga = False
         if mixers_only:
             train_mixers_only(self.model)  # type: ignore[arg-type]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """As the Trainer's, with the mixers in groups of their own where they have their own learning rate."""
+        begun = self.optimizer is not None
+        optimizer = super().create_optimizer(model)
+        if begun or self.mixer_learning_rate is None:
+            return optimizer
+        mixers = set(mixer_parameters(self.model if model is None else model))
+        for group in list(optimizer.param_groups):
+            own = [one for one in group["params"] if one in mixers]
+            group["params"] = [one for one in group["params"] if one not in mixers]
+            optimizer.add_param_group({**group, "params": own, "lr": self.mixer_learning_rate})
+        return optimizer
 
     def compute_loss(
         self,
@@ -242,12 +266,22 @@ class DistillationTrainer(Trainer):
 
 def train_mixers_only(model: nn.Module) -> None:
     """Let the mixers of the swapped layers alone be trained: all other parameters need no gradient any more."""
-    mixers = [swapped.mixer for swapped in swapped_attention(model).values()]
-    if not mixers:
-        raise ValueError("the model has no swapped layers whose mixers could be trained alone")
+    mixers = mixer_parameters(model)
     model.requires_grad_(False)
-    for mixer in mixers:
-        mixer.requires_grad_(True)
+    for parameter in mixers:
+        parameter.requires_grad_(True)
+
+
+def mixer_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of the mixers of the swapped layers.
+
+    Raises:
+        ValueError: no layer is swapped.
+    """
+    found = [one for swapped in swapped_attention(model).values() for one in swapped.mixer.parameters()]
+    if not found:
+        raise ValueError("the model has no swapped layers whose mixers could be trained by themselves")
+    return found
 
 
 def _hidden_states(outputs: Any) -> tuple[Tensor, ...]:

@@ -88,6 +88,9 @@ class DistillationArguments(TeacherArguments):
         default=0.0, metadata={"help": "Match the teacher's hidden states on texts without labels for n epochs first."}
     )
     distil_learning_rate: LearningRate = field(default=5e-4, metadata={"help": "Peak learning rate of that stage."})
+    distil_mixer_learning_rate: LearningRate | None = field(
+        default=None, metadata={"help": "That of the new mixers in that stage; None is distil_learning_rate too."}
+    )
     distil_parameters: Annotated[str, OneOf("all", "mixers")] = field(
         default="all", metadata={"help": "What it trains: all, or only the new mixers."}
     )
@@ -204,6 +207,7 @@ def distil(
         logits_weight=distil_args.distil_logits_weight,
         temperature=distil_args.distil_temperature,
         mixers_only=distil_args.distil_parameters == "mixers",
+        mixer_learning_rate=distil_args.distil_mixer_learning_rate,
         dropout=False,
     )
     checkpoint = None if is_finished(output_dir) else resumable_checkpoint(output_dir, args.world_size)

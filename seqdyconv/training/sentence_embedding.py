@@ -21,7 +21,7 @@ from seqdyconv.data.sentence_embedding import check_window, split_rows
 from seqdyconv.files import shorten, write_lines
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvModel
 from seqdyconv.models.loading import ModelError
-from seqdyconv.ranges import Count, KernelSize, OneOf, Options, Share, Weight
+from seqdyconv.ranges import Count, KernelSize, LearningRate, OneOf, Options, Share, Weight
 from seqdyconv.scores.sentence_embedding import agreement, cosines
 from seqdyconv.swap.distillation import DistillationTrainer, hidden_state_loss
 from seqdyconv.swap.positions import WAYS, extend_positions, number_of_positions
@@ -81,6 +81,9 @@ class TeachingArguments(Options):
     train_parameters: Annotated[str, OneOf("all", "mixers")] = field(
         default="all", metadata={"help": "What is trained: all, or only the mixers of a swap."}
     )
+    mixer_learning_rate: LearningRate | None = field(
+        default=None, metadata={"help": "Peak learning rate of the mixers of a swap; None is that of the rest."}
+    )
     extend_positions: Annotated[str, OneOf(*WAYS)] = field(
         default="repeat",
         metadata={
@@ -130,6 +133,11 @@ def check_together(
             raise ModelError("without swap_mixer the model would be its own teacher: give teacher_name_or_path")
     if teaching.train_parameters == "mixers" and swap_args.swap_mixer is None:
         raise ModelError("train_parameters: mixers needs swap_mixer")
+    if teaching.mixer_learning_rate is not None:
+        if swap_args.swap_mixer is None:
+            raise ModelError("mixer_learning_rate needs swap_mixer")
+        if teaching.train_parameters == "mixers":
+            raise ModelError("train_parameters: mixers trains nothing else: its rate is learning_rate")
 
 
 def build_config(args: ModelArguments, tokenizer: PreTrainedTokenizerBase | None = None) -> SeqDyConvConfig:
@@ -281,6 +289,7 @@ class SentenceTrainer(TokenBatches, DistillationTrainer):
             matching_weight=teaching.matching_weight,
             matching_until=teaching.matching_until,
             mixers_only=teaching.train_parameters == "mixers",
+            mixer_learning_rate=teaching.mixer_learning_rate,
             **kwargs,
         )
         self.reading = reading_of(self.model)

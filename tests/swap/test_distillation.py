@@ -52,12 +52,11 @@ def trainer(student, teacher, tmp_path, data, steps=20, arguments=None, **option
         tmp_path,
         max_steps=steps,
         per_device_train_batch_size=8,
-        learning_rate=3e-3,
         use_cpu=True,
         save_strategy="no",
         disable_tqdm=True,
         logging_strategy="no",
-        **(arguments or {}),
+        **{"learning_rate": 3e-3, **(arguments or {})},
     )
     return DistillationTrainer(student, args, train_dataset=data, eval_dataset=data, teacher=teacher, **options)
 
@@ -183,16 +182,34 @@ def test_the_mixers_can_be_trained_alone(student, teacher, tmp_path):
     assert all(".mixer." in name for name in changed)
 
 
-def test_mixers_alone_need_a_swapped_model(teacher, tmp_path):
+@pytest.mark.parametrize("option", [{"mixers_only": True}, {"mixer_learning_rate": 0.1}], ids=" ".join)
+def test_mixers_by_themselves_need_a_swapped_model(teacher, tmp_path, option):
     assert not swapped_attention(teacher)
     with pytest.raises(ValueError, match="no swapped layers"):
-        trainer(copy.deepcopy(teacher), teacher, tmp_path, rows(2, labelled=False), mixers_only=True)
+        trainer(copy.deepcopy(teacher), teacher, tmp_path, rows(2, labelled=False), **option)
+
+
+@pytest.mark.parametrize(("rate", "mixer_rate"), [(0.0, 1e-2), (1e-2, 0.0)])
+def test_the_mixers_have_their_own_learning_rate(student, teacher, tmp_path, rate, mixer_rate):
+    before = copy.deepcopy(student.state_dict())
+    arguments = {"learning_rate": rate, "weight_decay": 0.1}
+    run = trainer(student, teacher, tmp_path, rows(8, False), 2, arguments, mixer_learning_rate=mixer_rate)
+    run.train()
+    changed = {name for name, value in student.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert {".mixer." in name for name in changed} == {mixer_rate > 0}
+    plain = trainer(copy.deepcopy(student), teacher, tmp_path, rows(8, False), 2, arguments).create_optimizer()
+    assert sum(len(group["params"]) for group in run.optimizer.param_groups) == sum(
+        len(group["params"]) for group in plain.param_groups
+    )
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
         ({"matching_weight": -1.0}, "matching_weight must be >= 0, got -1"),
+        ({"mixer_learning_rate": -1.0}, "mixer_learning_rate must be >= 0, got -1"),
+        ({"mixer_learning_rate": 0.1, "mixers_only": True}, "mixers_only trains nothing else"),
         ({"matching_until": 1.5}, r"in \[0, 1\], got 1.5"),
         ({"temperature": 0.0}, "temperature must be > 0, got 0"),
     ],
