@@ -107,6 +107,17 @@ class DistillationArguments(TeacherArguments):
         """Whether there is a teacher at all."""
         return bool(self.distil_epochs or self.beside_the_task)
 
+    def check_teacher(self, swap_mixer: str | None) -> None:
+        """Raise ModelError where there is none, nothing to learn, or no mixers where the first stage asks for some."""
+        super().check_teacher(swap_mixer)
+        if not self.distil_epochs:
+            return
+        alone, rate = self.distil_parameters == "mixers", self.distil_mixer_learning_rate
+        if swap_mixer is None and (alone or rate is not None):
+            raise ModelError("distil_parameters: mixers and distil_mixer_learning_rate need swap_mixer")
+        if alone and rate is not None:
+            raise ModelError("distil_parameters: mixers trains nothing else: its rate is distil_learning_rate")
+
 
 class MatchingTrainer(TokenBatches, DistillationTrainer):
     """The terms of the teacher alone, on texts without labels."""

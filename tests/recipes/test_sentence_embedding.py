@@ -101,6 +101,7 @@ class TestTrain:
         ("words", "message"),
         [
             (["--swap_mixer=null"], "without swap_mixer the model would be its own teacher"),
+            (["--train_parameters=mixers", "--mixer_learning_rate=0.1"], "its rate is learning_rate"),
             (["--model_name_or_path=null"], "swap_mixer swaps the self-attention of a pretrained model"),
             (["--cosine_weight=0", "--similarity_weight=0", "--matching_weight=0"], "there is nothing to learn"),
             (["--retrieval=nowhere.csv"], "retrieval_file is nowhere.csv, which is not a file"),

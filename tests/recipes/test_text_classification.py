@@ -308,6 +308,11 @@ class TestBadInput:
             ),
             (["--swap_options", '{"generator_bias": false}'], "set generator_bias=True"),
             (["--teacher_name_or_path", "no/such/model"], "no/such/model"),
+            (
+                ["--swap_mixer", "null", "--teacher_name_or_path", "any"],
+                "mixers and distil_mixer_learning_rate need swap",
+            ),
+            (["--distil_mixer_learning_rate", "1"], "distil_parameters: mixers trains nothing else"),
             (["--swap_greedy_max_loss", "1"], "isn't trained for classification: fine-tune it first"),
             (["--distil_logits_weight", "1"], "distil_logits_weight needs a teacher that is trained for the task"),
             (["--hidden_size", "64"], "hidden_size has no effect with model_name_or_path"),
