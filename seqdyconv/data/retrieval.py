@@ -1,4 +1,4 @@
-"""Queries, each with the one text that answers it, to compare encoders on without labels of people.
+"""Queries, each with the texts that answer it, to compare encoders on without labels of people.
 
 ``libreoffice_help``
     A query is a heading of the help, its text the section below it, among the sections of all pages; or, with
@@ -29,12 +29,12 @@ class Retrieval:
     Args:
         queries: N of them.
         texts: M of them.
-        right: (N,) of each query the number of its text.
+        right: of each query the numbers of the texts that answer it.
     """
 
     queries: list[str]
     texts: list[str]
-    right: list[int]
+    right: list[list[int]]
 
 
 def help_retrieval(language: str, *, whole_pages: bool = False) -> Retrieval:
@@ -63,7 +63,7 @@ def retrieval_of(sections: Dataset) -> Retrieval:
     Example:
         >>> rows = {"heading": ["Fish", "Birds"], "text": ["They live in water as they do.", "They fly as they do."]}
         >>> retrieval_of(Dataset.from_dict({**rows, "split": ["train", "test"]}))
-        Retrieval(queries=['Birds'], texts=['They live in water as they do.', 'They fly as they do.'], right=[1])
+        Retrieval(queries=['Birds'], texts=['They live in water as they do.', 'They fly as they do.'], right=[[1]])
     """
     rows = [(row["heading"], row["text"], row["split"]) for row in sections if len(row["text"].split()) >= FEWEST_WORDS]
     texts = list(dict.fromkeys(text for _, text, _ in rows))
@@ -75,11 +75,11 @@ def retrieval_of(sections: Dataset) -> Retrieval:
         for heading, text, where in rows
         if where in HELD_OUT and headings[normalise(heading)] == times[text] == 1
     ]
-    return Retrieval([heading for heading, _ in asked], texts, [row for _, row in asked])
+    return Retrieval([heading for heading, _ in asked], texts, [[row] for _, row in asked])
 
 
 def read_retrieval(file: str) -> Retrieval:
-    """A table with the columns query and text, each row a query and the text that answers it.
+    """A table with the columns query and text, each row a query and a text that answers it; there may be several.
 
     Raises:
         DataError: the file is missing or malformed, or a row lacks one of them.
@@ -95,7 +95,10 @@ def read_retrieval(file: str) -> Retrieval:
             raise DataError(f"row {values.index('') + 1} of {file} must have a query and a text, got no {column}")
     texts = list(dict.fromkeys(rows["text"]))
     number = {text: index for index, text in enumerate(texts)}
-    return Retrieval(rows["query"], texts, [number[text] for text in rows["text"]])
+    right: dict[str, list[int]] = {}
+    for query, text in dict.fromkeys(zip(rows["query"], rows["text"])):
+        right.setdefault(query, []).append(number[text])
+    return Retrieval(list(right), texts, list(right.values()))
 
 
 def _pages(sections: Dataset) -> Dataset:

@@ -54,28 +54,30 @@ def agreement(found: Array, expected: Array) -> dict[str, float]:
     return {"spearman": round(_correlation(counts.sum(0)), 9), **bounds("spearman", counts, _correlation)}
 
 
-def retrieval(scores: Array, right: Sequence[int]) -> dict[str, float]:
+def retrieval(scores: Array, right: Sequence[Sequence[int]]) -> dict[str, float]:
     """nDCG and recall among the first ten results, in percent, with their intervals.
 
     Args:
-        scores: (N, M) of N queries and M texts, the best text's the highest. Of equal ones the right text comes last.
-        right: (N,) of each query the number of the one text that answers it.
+        scores: (N, M) of N queries and M texts, the best text's the highest. Of equal ones the right texts come last.
+        right: of each of the N queries the numbers of the texts that answer it, at least one.
 
     Returns:
         ndcg_at_10 and recall_at_10, each with _low and _high.
 
     Example:
-        >>> retrieval(np.array([[0.9, 0.1], [0.8, 0.2]]), [0, 1])["recall_at_10"]
+        >>> retrieval(np.array([[0.9, 0.1], [0.8, 0.2]]), [[0], [0, 1]])["recall_at_10"]
         100.0
     """
-    own = scores[np.arange(len(right)), np.asarray(right)]
-    place = (~(scores < own[:, None])).sum(1)  # a NaN is nowhere below
-    found = place <= DEPTH
-    gains = {"ndcg": np.where(found, 1 / np.log2(1 + place), 0), "recall": found.astype(np.float64)}
-    metrics: dict[str, float] = {}
-    for name, gain in gains.items():
-        metrics |= _mean(f"{name}_at_{DEPTH}", gain)
-    return metrics
+    ndcg, recall = np.zeros(len(right)), np.zeros(len(right))
+    for query, (row, numbers) in enumerate(zip(scores, right)):
+        own = -np.sort(-row[list(numbers)])
+        before = (~(np.delete(row, list(numbers)) < own[:, None])).sum(1)  # a NaN is nowhere below
+        places = before + np.arange(1, len(own) + 1)
+        places = places[places <= DEPTH]
+        best = np.arange(1, min(len(own), DEPTH) + 1)
+        ndcg[query] = (1 / np.log2(1 + places)).sum() / (1 / np.log2(1 + best)).sum()
+        recall[query] = len(places) / len(own)
+    return _mean(f"ndcg_at_{DEPTH}", ndcg) | _mean(f"recall_at_{DEPTH}", recall)
 
 
 def neighbours(train: Array, train_labels: Sequence[int], test: Array, test_labels: Sequence[int]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
+from sklearn.metrics import ndcg_score
 
 from seqdyconv.scores.sentence_embedding import agreement, bm25, clusters, cosines, neighbours, retrieval
 
@@ -17,12 +18,33 @@ def test_agreement_is_spearman_s_correlation_with_ties():
 
 
 def test_ndcg_and_recall_by_hand():
-    found = retrieval(np.stack([np.arange(12.0)] * 3), [11, 9, 1])  # in places 1, 3 and 11
+    found = retrieval(np.stack([np.arange(12.0)] * 3), [[11], [9], [1]])  # in places 1, 3 and 11
     assert found["recall_at_10"] == pytest.approx(100 * 2 / 3)
     assert found["ndcg_at_10"] == pytest.approx(100 * (1 + 1 / 2) / 3)
-    assert retrieval(np.zeros((2, 12)), [0, 5])["recall_at_10"] == 0  # what tells nothing finds nothing
-    found = retrieval(np.full((2, 12), np.nan), [0, 5])
+    assert retrieval(np.zeros((2, 12)), [[0], [5]])["recall_at_10"] == 0  # what tells nothing finds nothing
+    found = retrieval(np.full((2, 12), np.nan), [[0], [5]])
     assert (found["recall_at_10"], found["ndcg_at_10"]) == (0, 0)  # nor does what is no number
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_several_right_texts_count_as_elsewhere(seed):
+    generator = np.random.default_rng(seed)
+    scores = generator.normal(size=(5, 40))
+    right = [generator.choice(40, number, replace=False).tolist() for number in (1, 2, 5, 12, 40)]
+    truth = np.zeros((5, 40))
+    for row, numbers in zip(truth, right):
+        row[numbers] = 1
+    found = retrieval(scores, right)
+    assert found["ndcg_at_10"] == pytest.approx(100 * ndcg_score(truth, scores, k=10))
+    first = np.take_along_axis(truth, (-scores).argsort(1)[:, :10], 1).sum(1)
+    assert found["recall_at_10"] == pytest.approx(100 * (first / truth.sum(1)).mean())
+
+
+def test_right_texts_of_equal_score_come_after_the_others_and_not_after_each_other():
+    scores = np.array([[1.0, 1.0, 1.0, *[0.0] * 9]])
+    assert retrieval(scores, [[0, 1]])["ndcg_at_10"] == pytest.approx(
+        100 * (1 / np.log2(3) + 1 / 2) / (1 + 1 / np.log2(3))
+    )
 
 
 def test_bm25_by_hand():

@@ -143,13 +143,18 @@ class TestData:
         columns = {"heading": [heading for heading, _ in rows], "split": [split for _, split in rows]}
         texts = [f"{number} is what this long text says" for number in range(5)]
         found = retrieval_of(Dataset.from_dict({**columns, "text": texts}))
-        assert (found.queries, found.texts, found.right) == (["Fish", "Birds"], texts, [2, 3])
+        assert (found.queries, found.texts, found.right) == (["Fish", "Birds"], texts, [[2], [3]])
         (tmp_path / "bad.csv").write_text("query,answer\na,b\n")
         with pytest.raises(DataError, match="has no column text"):
             read_retrieval(str(tmp_path / "bad.csv"))
         (tmp_path / "bad.csv").write_text("query,text\na,b\nc,\n")
         with pytest.raises(DataError, match=r"row 2 of .*bad.csv must have a query and a text, got no text"):
             read_retrieval(str(tmp_path / "bad.csv"))
+
+    def test_a_query_with_several_texts_has_a_row_for_each(self, tmp_path):
+        (tmp_path / "asked.csv").write_text("query,text\na,one\nb,two\na,three\na,one\n")
+        found = read_retrieval(str(tmp_path / "asked.csv"))
+        assert (found.queries, found.texts, found.right) == (["a", "b"], ["one", "two", "three"], [[0, 2], [1]])
 
     def test_tasks_whose_metrics_would_have_the_same_names_are_refused(self):
         for kind in ("retrieval", "labelled_datasets"):
