@@ -138,7 +138,7 @@ class DistillationTrainer(Trainer):
                 raise ValueError("mixers_only trains nothing else: its learning rate is args.learning_rate")
             if mixer_learning_rate < 0:
                 raise ValueError(f"mixer_learning_rate must be >= 0, got {mixer_learning_rate}")
-            mixer_parameters(self.model)  # Are there any?
+            mixer_parameters(self.model)  # type: ignore[arg-type]  # are there any?
         self.mixer_learning_rate = mixer_learning_rate
         self.teacher: Any = teacher.eval().requires_grad_(False)
         self.teacher.to(self.args.device)
@@ -165,7 +165,7 @@ class DistillationTrainer(Trainer):
         optimizer = super().create_optimizer(model)
         if begun or self.mixer_learning_rate is None:
             return optimizer
-        mixers = set(mixer_parameters(self.model if model is None else model))
+        mixers = set(mixer_parameters(model or self.model))  # type: ignore[arg-type]
         for group in list(optimizer.param_groups):
             own = [one for one in group["params"] if one in mixers]
             group["params"] = [one for one in group["params"] if one not in mixers]
@@ -198,8 +198,7 @@ class DistillationTrainer(Trainer):
         else:
             loss, outputs = 0.0, model(**known, output_hidden_states=matches)
         if matches or distils:
-            with torch.no_grad():
-                taught = self.teacher(**known, output_hidden_states=matches)
+            taught = self.ask_teacher(**known, output_hidden_states=matches)
         if matches:
             distance = hidden_state_loss(_hidden_states(outputs), _hidden_states(taught), self._real_steps(inputs))
             loss = loss + self.matching_weight * distance
@@ -207,6 +206,12 @@ class DistillationTrainer(Trainer):
             counted = self._counted_steps(outputs.logits, inputs)
             loss = loss + self.logits_weight * logits_loss(outputs.logits, taught.logits, counted, self.temperature)
         return (loss, outputs) if return_outputs else loss
+
+    @torch.no_grad()
+    def ask_teacher(self, **inputs: Any) -> Any:
+        """The teacher's outputs, computed in the precision of the training: the Trainer sees to the student's alone."""
+        with self.accelerator.autocast():
+            return self.teacher(**inputs)
 
     def stop_dropout(self, model: nn.Module) -> None:
         """With ``dropout=False`` put a model that trains into eval mode, until the Trainer begins the next step.

@@ -321,8 +321,7 @@ class SentenceTrainer(TokenBatches, DistillationTrainer):
         if self.teaching.similarity_weight:
             loss = loss + self.teaching.similarity_weight * similarity_loss(own, target)
         if matches:
-            with torch.no_grad():
-                taught = self.teacher(**known, output_hidden_states=True)
+            taught = self.ask_teacher(**known, output_hidden_states=True)
             distance = hidden_state_loss(outputs.hidden_states, taught.hidden_states, known["attention_mask"])
             loss = loss + self.matching_weight * distance
         return (loss, outputs) if return_outputs else loss

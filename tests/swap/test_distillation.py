@@ -174,6 +174,14 @@ class TestDropout:
         assert len(calls) == 2 * 2, "once in the forward pass of a step, once in its backward pass"
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_teacher_computes_in_the_precision_of_the_training(student, teacher, tmp_path, bf16):
+    kinds = set()
+    teacher.bert.encoder.layer[0].intermediate.dense.register_forward_hook(lambda *call: kinds.add(call[-1].dtype))
+    trainer(student, teacher, tmp_path, rows(8, labelled=False), steps=1, arguments={"bf16": bf16}).train()
+    assert kinds == {torch.bfloat16 if bf16 else torch.float32}
+
+
 def test_the_mixers_can_be_trained_alone(student, teacher, tmp_path):
     before = copy.deepcopy(student.state_dict())
     trainer(student, teacher, tmp_path, rows(8, labelled=False), steps=2, mixers_only=True).train()
