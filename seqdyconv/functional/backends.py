@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from seqdyconv.functional.context import in_transform
+from seqdyconv.functional.context import in_forward_mode, in_transform
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,8 @@ class Backend:
             return f"it takes {', '.join(map(str, self.dtypes))}, got {input.dtype}"
         if not self.transforms and in_transform():
             return "it does not run under torch.func"
+        if not self.transforms and in_forward_mode():
+            return "it does not run in forward-mode differentiation"
         return self.limits(input, kernels, dilation)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 def in_autocast(input: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
@@ -18,6 +19,11 @@ def in_autocast(input: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
 def in_transform() -> bool:
     """Whether the call is under ``torch.func``, whose tensors stand for others."""
     return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def in_forward_mode() -> bool:
+    """Whether derivatives are carried along with the results: an operation without a rule for them would drop them."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
 
 
 def exports_any_length(input: Tensor) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from seqdyconv import dynamic_conv1d, lightweight_conv1d, lightweight_conv1d_step
 from seqdyconv.functional import conv
@@ -63,6 +64,19 @@ def test_one_without_transforms_is_not_chosen_under_them():
     assert chosen == ["limited", "fast"]
     with pytest.raises(ValueError, match=r"cannot run here, because it does not run under torch\.func"):
         torch.func.vmap(lambda x: choose(backends, "limited", x, KERNELS))(INPUT[None])
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own use, on the first forward AD
+@pytest.mark.parametrize("op", [lightweight_conv1d, dynamic_conv1d])
+def test_what_forward_mode_carries_along_is_not_dropped(op):
+    input, weight = torch.randn(2, 9, 6), torch.randn(*((2, 9) if op is dynamic_conv1d else ()), 3, 4)
+    tangents = torch.ones_like(input), torch.ones_like(weight)
+    with forward_ad.dual_level():
+        output = op(forward_ad.make_dual(input, tangents[0]), forward_ad.make_dual(weight, tangents[1]))
+        found = forward_ad.unpack_dual(output).tangent
+        with pytest.raises(ValueError, match="because it does not run in forward-mode differentiation"):
+            choose(rows(transforms=False), "limited", INPUT, KERNELS)
+    torch.testing.assert_close(found, op(tangents[0], weight) + op(input, tangents[1]))
 
 
 def test_a_name_that_is_none_lists_those_that_are():
