@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from seqdyconv.functional.checks import check_bias
+from seqdyconv.functional.context import autocasts
 from seqdyconv.functional.conv import lightweight_conv1d
 
 Activation = Literal["silu", "swish"] | None
@@ -176,7 +177,7 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None, activation: Activatio
     if weight.shape[1] < 1:
         raise ValueError(f"weight must be (C, W) with W >= 1, got {tuple(weight.shape)}")
     check_bias(bias, x.shape[1])
-    if bias is not None and bias.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+    if bias is not None and bias.dtype != weight.dtype and not autocasts(x):
         raise ValueError(f"bias must have the weight's dtype, {weight.dtype}, got {bias.dtype}")
     if activation not in ACTIVATIONS:
         raise ValueError(f'activation must be None, "silu" or "swish", got {activation!r}')

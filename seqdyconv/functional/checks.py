@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from seqdyconv.functional.context import autocasts
+
 
 def check_input(input: Tensor) -> None:
     """``input`` is a floating-point (B, T, C) with T, C ≥ 1."""
@@ -56,7 +58,7 @@ def check_state_shape(input: Tensor, state: Tensor, steps: int, said: str = "(K-
 def check_state(input: Tensor, state: Tensor, steps: int, said: str = "(K-1)*dilation") -> None:
     """``state`` is (B, steps, C) of the input's dtype."""
     check_state_shape(input, state, steps, said)
-    if state.dtype != input.dtype and not torch.is_autocast_enabled(input.device.type):
+    if state.dtype != input.dtype and not autocasts(input):
         raise ValueError(f"state must have the input's dtype, {input.dtype}, got {state.dtype}")
 
 

@@ -7,12 +7,17 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 
+def autocasts(tensor: Tensor) -> bool:
+    """Whether autocast is on for the tensor's device; it is on for none that it doesn't know, such as meta."""
+    device = tensor.device.type
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
 def in_autocast(input: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
     """The tensors in autocast's dtype where it is on, as ``F.conv1d`` takes them, whatever arrives (float64 stays)."""
-    device = input.device.type
-    if not torch.is_autocast_enabled(device) or not input.is_floating_point() or input.dtype == torch.float64:
+    if not autocasts(input) or not input.is_floating_point() or input.dtype == torch.float64:
         return input, *others
-    dtype = torch.get_autocast_dtype(device)
+    dtype = torch.get_autocast_dtype(input.device.type)
     return tuple(x if x is None else x.to(dtype) for x in (input, *others))
 
 

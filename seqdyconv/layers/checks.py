@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from seqdyconv.functional.checks import check_mask, check_positive
+from seqdyconv.functional.context import autocasts
 
 __all__ = [
     "check_dropout",
@@ -41,7 +42,7 @@ def check_input(input: Tensor, channels: int, dtype: torch.dtype | None, padding
 def check_dtype(dtype: torch.dtype | None, **tensors: Tensor) -> None:
     """Raise ValueError unless all have the ``dtype`` of the layer, if that is not None, or autocast is on."""
     for name, tensor in tensors.items():
-        if dtype not in (None, tensor.dtype) and not torch.is_autocast_enabled(tensor.device.type):
+        if dtype not in (None, tensor.dtype) and not autocasts(tensor):
             raise ValueError(f"{name} must have the layer's dtype, {dtype}, got {tensor.dtype}")
 
 
