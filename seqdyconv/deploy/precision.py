@@ -2,7 +2,7 @@
 
 ======= ==========================================================================================================
 float32 as it was trained
-float16 weights in 16 bits; half the size. All is computed in float32
+float16 matrices of weights in 16 bits; half the size. All is computed in float32
 int8    weights of linear layers and embeddings in 8 bits, with a scale for each channel; what goes into a linear
         layer is quantised as it comes (dynamic). The weights use 7 of the bits: with 8 the products of processors
         without VNNI overflow, so that the result would depend on the machine
@@ -29,9 +29,13 @@ def _float16(source: Path, target: Path, in_float: Sequence[str]) -> None:
     kept = {name for node in graph.node if node.name in in_float for name in node.input}
     casts = []
     for tensor in graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT and tensor.name not in kept:
-            name, half = tensor.name, onnx.numpy_helper.to_array(tensor).astype(np.float16)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}.float16"))
+        if tensor.data_type != onnx.TensorProto.FLOAT or tensor.name in kept:
+            continue
+        name, values = tensor.name, onnx.numpy_helper.to_array(tensor)
+        # Vectors are no size, and may be a rotation's frequencies, which thousands of steps multiply; and a number that
+        # hides padding may be as low as float32 goes.
+        if sum(size > 1 for size in values.shape) > 1 and np.abs(values).max(initial=0) <= np.finfo(np.float16).max:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.float16"))
             casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT))
     nodes = [*casts, *graph.node]
     del graph.node[:]
