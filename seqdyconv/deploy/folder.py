@@ -38,14 +38,16 @@ def new_folder(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder beside ``target``, which takes its name when the block has ended well.
 
     Args:
-        target: the folder to make. One that is there already must be empty.
+        target: the folder to make. One that is there already must be empty. A link stays, and leads to the new one.
         overwrite: replace one that an export wrote. Where an earlier overwriting was interrupted, the old one is put
             back first, or removed if the new one was complete.
 
     Raises:
-        ExportError: it is there already.
+        ExportError: it is there already, or the current directory is in it.
     """
-    target = Path(target)
+    given, target = target, Path(os.path.realpath(target))
+    if Path.cwd().is_relative_to(target):
+        raise ExportError(f"{given} is the current directory, or above it: choose another name")
     old = target.with_name(f".{target.name}.old")
     if is_exported(old) and not os.path.lexists(target):  # an overwriting was interrupted
         old.rename(target)
@@ -54,7 +56,7 @@ def new_folder(target: str | Path, overwrite: bool = False) -> Iterator[Path]:
         replaceable = target.is_dir() and (not any(target.iterdir()) or (overwrite and is_exported(target)))
         if not replaceable:
             again = ": set overwrite to replace it" if target.is_dir() and is_exported(target) else ""
-            raise ExportError(f"{target} is there already{again or ', and is no exported folder: choose another name'}")
+            raise ExportError(f"{given} is there already{again or ', and is no exported folder: choose another name'}")
     temporary = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:

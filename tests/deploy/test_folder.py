@@ -30,6 +30,24 @@ def test_what_was_overwritten_is_removed_where_the_new_one_is_complete(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
 
 
+def test_a_link_stays_and_leads_to_the_new_one(tmp_path):
+    write(tmp_path / "model", "old")
+    (tmp_path / "link").symlink_to("model")
+    with new_folder(tmp_path / "link", overwrite=True) as folder:
+        write(folder, "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "model" / MANIFEST).read_text() == "new"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["link", "model"]
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_the_current_directory_is_not_replaced(name, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ExportError, match="is the current directory, or above it"), new_folder(name):
+        pass
+    assert (tmp_path / "here").is_dir()
+
+
 def test_a_card_stays_whole_where_its_checks_cannot_be_written(tmp_path):
     (tmp_path / CARD).write_text("card\n\n## Checks\n\nnone\n")
     with pytest.raises(UnicodeEncodeError):
