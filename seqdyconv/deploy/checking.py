@@ -139,9 +139,12 @@ def _recognition(name: str, exported: Exported, files: list[str]) -> list[str]:
 
 
 def _texts(files: list[str]) -> list[str]:
-    """The lines of text files that are not empty."""
+    """The lines of text files that are not empty; where there are files, at least one."""
     lines = [strip_text(line) for file in files for line in decode_lines(open_lines(file), file)]
-    return [line for line in lines if line][:MOST]
+    texts = [line for line in lines if line][:MOST]
+    if files and not texts:
+        raise ExportError(f"there is no text to check by in {', '.join(files)}")
+    return texts
 
 
 def run_data(task: str, name: str, split: str) -> Any:

@@ -76,6 +76,14 @@ def test_a_check_reads_both_texts_of_pairs(exported, tmp_path, monkeypatch):
     assert read == [("the old", "word b"), ("a", "old word")]
 
 
+def test_a_check_by_files_without_a_text_is_told(exported, tmp_path, monkeypatch):
+    folder, out = exported
+    monkeypatch.setattr(checking, "run_data", lambda *_: pytest.fail("other texts were taken"))
+    (tmp_path / "empty.txt").write_text("\n \n")
+    with pytest.raises(ExportError, match=r"no text to check by in .*empty\.txt"):
+        checking.check_export(folder, open_folder(out), [str(tmp_path / "empty.txt")])
+
+
 def test_the_folder_says_what_it_is(exported):
     _, out = exported
     card = (out / "README.md").read_text()
