@@ -137,6 +137,13 @@ def causal_conv1d_update(
     steps = x[..., None] if x.dim() == 2 else x
     _check(steps, weight, bias, activation)
     (_, _, time), width, size = steps.shape, weight.shape[-1], conv_state.shape[-1]
+    if conv_state_indices is not None and (
+        conv_state_indices.shape != steps.shape[:1] or conv_state_indices.dtype not in (torch.int32, torch.int64)
+    ):
+        raise ValueError(
+            f"conv_state_indices must be int32 or int64 (B,) = ({len(steps)},), got {conv_state_indices.dtype} "
+            f"{tuple(conv_state_indices.shape)}"
+        )
     kept = conv_state if conv_state_indices is None else conv_state[conv_state_indices]
     _check_state(steps, kept, width - 1, "conv_state", exact=False)
     if cache_seqlens is not None:

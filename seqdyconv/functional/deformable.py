@@ -309,8 +309,11 @@ def _check_offset(
             f"offset must be floating point, on {input.device}, ({batch}, {time}, {wanted}, "
             f"{kernel_size}), got {offset.dtype} {tuple(offset.shape)} on {offset.device}"
         )
-    if modulation is not None and (modulation.shape != offset.shape or not modulation.is_floating_point()):
+    if modulation is None:
+        return
+    fits = modulation.is_floating_point() and modulation.device == offset.device
+    if not fits or modulation.shape != offset.shape:
         raise ValueError(
-            f"modulation must be floating point and have the offset's shape, {tuple(offset.shape)}, got "
-            f"{modulation.dtype} {tuple(modulation.shape)}"
+            f"modulation must be floating point, on {offset.device}, and have the offset's shape, "
+            f"{tuple(offset.shape)}, got {modulation.dtype} {tuple(modulation.shape)} on {modulation.device}"
         )

@@ -21,6 +21,8 @@ def check_packed(cu_seqlens: Tensor | None, input: Tensor, padding_mask: Tensor 
         raise ValueError(
             f"cu_seqlens must be int32 or int64 (N + 1,), got {cu_seqlens.dtype} {tuple(cu_seqlens.shape)}"
         )
+    if cu_seqlens.device != input.device:
+        raise ValueError(f"cu_seqlens must be on the input's device, {input.device}, got {cu_seqlens.device}")
     if input.shape[0] != 1:
         raise ValueError(f"packed sequences are one row, (1, T, C), got {tuple(input.shape)}")
     if not torch.compiler.is_compiling():

@@ -133,3 +133,6 @@ def test_what_does_not_fit_is_told(arguments, message):
                 causal_conv1d_update(**{"x": x, "conv_state": state, "weight": WEIGHT, **arguments})
     with pytest.raises(ValueError, match=r"conv_state must be \(B, C, at least W-1 = 3\)"):
         causal_conv1d_update(noise(1, CHANNELS), noise(1, CHANNELS, 2), WEIGHT)
+    for indices in (torch.tensor([0, 1]), torch.tensor([0.0]), torch.tensor([[0]])):
+        with pytest.raises(ValueError, match=r"conv_state_indices must be int32 or int64 \(B,\) = \(1,\), got "):
+            causal_conv1d_update(noise(1, CHANNELS), noise(2, CHANNELS, 3), WEIGHT, conv_state_indices=indices)

@@ -574,6 +574,12 @@ class TestBadInput:
             OPS[kind](torch.zeros(1, 9, 6), weight, padding="valid", cu_seqlens=torch.tensor([0, 9]))
 
     @every_op
+    def test_ends_of_sequences_on_another_device(self, kind):
+        input, weight = torch.zeros(1, 9, 6), torch.zeros(1, 9, 3, 4) if kind == "dynamic" else torch.zeros(3, 4)
+        with pytest.raises(ValueError, match="cu_seqlens must be on the input's device, cpu, got meta"):
+            OPS[kind](input, weight, cu_seqlens=torch.tensor([0, 9], device="meta"))
+
+    @every_op
     @pytest.mark.parametrize("dilation", [0, -1, 1.0, True, "2"], ids=repr)
     def test_dilation(self, kind, dilation):
         with pytest.raises(ValueError, match=r"dilation must be an int >= 1, got "):

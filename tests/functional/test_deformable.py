@@ -366,6 +366,7 @@ class TestBadInput:
             ({"offset": torch.zeros(2, 7, 4, 3)}, r"offset must be .*G that divides C = 6.*got .*\(2, 7, 4, 3\)"),
             ({"offset": torch.zeros(2, 7, 1, 3).long()}, r"offset must be floating point.*got torch.int64"),
             ({"modulation": torch.zeros(2, 7, 2, 3)}, r"modulation must .*\(2, 7, 1, 3\), got .*\(2, 7, 2, 3\)"),
+            ({"modulation": torch.zeros(2, 7, 1, 3, device="meta")}, "modulation must .* on cpu, .*, got .* on meta"),
             ({"stride": 0}, r"stride must be an int >= 1, got 0"),
             ({"dilation": 1.0}, r"dilation must be an int >= 1, got 1.0"),
             ({"groups": 0}, r"groups must be an int >= 1, got 0"),

@@ -6,6 +6,7 @@
 import logging
 import os
 import random
+import resource
 import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -116,6 +117,16 @@ class TestCache:
         cache.write_text("a file")
         library.function(first_kernel())
         assert "kernels are not kept: " in caplog.text
+
+    def test_a_full_disk_costs_no_kernel_and_is_not_filled_more(self, cache, caplog):
+        caplog.set_level(logging.DEBUG, "seqdyconv")
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+        try:
+            library.function(first_kernel())
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert "no kernel is kept in" in caplog.text and not list(cache.iterdir())
 
 
 class TestHosts:

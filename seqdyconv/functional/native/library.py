@@ -166,12 +166,22 @@ def _from_cache(kernel: Kernel) -> bytes:
         logger.debug("%s can't be read (%s)", path, error.strerror)
     code = compile_for(host(), kernel)
     try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".tmp", delete=False) as file:
-            file.write(_seal(key, code) + code)
-        os.replace(file.name, path)
+        _write(path, _seal(key, code) + code)
     except OSError as error:
         logger.debug("no kernel is kept in %s (%s)", folder, error.strerror)
     return code
+
+
+def _write(path: Path, data: bytes) -> None:
+    """As a whole or not at all, while other processes may write the same file."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
+    try:
+        with open(handle, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 def _seal(key: bytes, code: bytes) -> bytes:
