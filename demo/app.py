@@ -524,11 +524,20 @@ def mono(samples: Any) -> Any:
     return values.mean(axis=1) if values.ndim > 1 else values
 
 
+def named_models() -> list[str]:
+    """The models of SEQDYCONV_MODELS."""
+    try:
+        return shlex.split(os.environ.get("SEQDYCONV_MODELS", ""))
+    except ValueError as error:
+        raise InputError(f"SEQDYCONV_MODELS can't be read ({error}): names with spaces or quotes need quotes") from None
+
+
 def main(argv: Sequence[str] | None = None, *, wait: bool = True) -> str:
     """Serve the page; returns its address where that does not wait for the end."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or (words[0].startswith("--") and words[0] not in ("--help", "--models")):
-        words = shlex.split(os.environ.get("SEQDYCONV_MODELS", "")) + words
+        with exit_on_error():
+            words = named_models() + words
     (args,) = parse_arguments((PageArguments,), words, first="models", description=__doc__)
     with exit_on_error():
         disable_progress_bar()  # That of loading weights.

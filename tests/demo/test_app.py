@@ -121,6 +121,13 @@ class TestFolders:
         assert app.main(["--use_cpu"], wait=False) == "address"
         assert seen == [str(folders / "speech"), str(folders / "no such")]
 
+    def test_names_of_the_environment_with_half_a_quote_are_one_line(self, monkeypatch, capsys):
+        monkeypatch.setenv("SEQDYCONV_MODELS", "it's")
+        with pytest.raises(SystemExit) as ended:
+            app.main(["--use_cpu"])
+        assert ended.value.code == 2
+        assert re.fullmatch(r"[^\n]*: error: SEQDYCONV_MODELS can't be read [^\n]+\n", capsys.readouterr().err)
+
     def test_a_port_that_is_taken_is_one_line(self, folders, capsys):
         with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as ended:
             app.main([str(folders / "speech"), "--port", str(taken.getsockname()[1])], wait=False)
