@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +38,15 @@ from seqdyconv.data.splits import (
     sample,
     split_files,
 )
-from seqdyconv.data.tables import FILE_TYPES, DataError, list_names, load_hub_splits, load_lines, load_table
+from seqdyconv.data.tables import (
+    FILE_TYPES,
+    DataError,
+    check_splits,
+    list_names,
+    load_hub_splits,
+    load_lines,
+    load_table,
+)
 from seqdyconv.files import write_lines
 from seqdyconv.ranges import Range, Weight
 from seqdyconv.runtime.audio import audio_info
@@ -244,31 +253,38 @@ def _load_tables(args: DataArguments, splits: Sequence[str]) -> dict[str, Datase
     tables = {split: _read_files(file, f"{split}_file", args) for split, file in files.items()}
     if args.dataset is None:
         return tables
-    wanted = [split for split in splits if split not in files]
-    if args.dataset == "fillets":
-        try:
-            loaded = fillets.load_fillets(args.languages)
-        except PackageUnavailableError as error:
-            raise DataError(f"{error} The config common_voice.yaml names one.") from error
-        return tables | {split: _read_table(loaded[split], args, f"fillets, {split}", None) for split in wanted}
-    names = {split: name for split in wanted if (name := getattr(args, f"{split}_split")) is not None}
+    names = args.split_names(splits)
     parts = {split: name.split("+") for split, name in names.items()}
     # A name that was asked for must exist; validation and test may be missing under their usual ones.
     required = [part for split, names_of_parts in parts.items() if names[split] != split for part in names_of_parts]
-    loaded_parts = load_hub_splits(
-        args.dataset,
-        sorted({part for names_of_parts in parts.values() for part in names_of_parts}),
-        config=args.dataset_config,
-        revision=args.dataset_revision,
-        instead="a manifest or a folder (train_file), or dataset: fillets",
-        required=required,
-    )
+    wanted = sorted({part for names_of_parts in parts.values() for part in names_of_parts})
+    loaded_parts = _load_named(args.dataset, args, wanted, required) if wanted else {}
     for split, names_of_parts in parts.items():
         if all(part in loaded_parts for part in names_of_parts):
             wheres = [f"the {part} split of {args.dataset}" for part in names_of_parts]
             found = [_read_table(loaded_parts[part], args, one, None) for part, one in zip(names_of_parts, wheres)]
             tables[split] = concatenate_datasets(found)
     return tables
+
+
+def _load_named(name: str, args: DataArguments, splits: Sequence[str], required: Sequence[str]) -> dict[str, Dataset]:
+    if name != "fillets":
+        return load_hub_splits(
+            name,
+            splits,
+            config=args.dataset_config,
+            revision=args.dataset_revision,
+            instead="a manifest or a folder (train_file), or dataset: fillets",
+            required=required,
+        )
+    if args.dataset_config is not None or args.dataset_revision is not None:
+        raise DataError("the data set fillets has no dataset_config or dataset_revision")
+    try:
+        loaded = fillets.load_fillets(args.languages)
+    except PackageUnavailableError as error:
+        raise DataError(f"{error} The config common_voice.yaml names one.") from error
+    check_splits(name, required, loaded)
+    return {split: loaded[split] for split in splits if split in loaded}
 
 
 def _read_files(path: str, name: str, args: DataArguments) -> Dataset:
@@ -339,16 +355,22 @@ def _read_table(table: Dataset, args: DataArguments, where: str, folder: Path | 
         if args.speaker_column is not None:
             raise
 
-    def clean(text: Any) -> str:
+    def clean(row: int, text: Any) -> str:
+        if isinstance(text, (list, dict)):
+            raise DataError(
+                f"row {row} of {where} has {text!r:.60} in the column {columns['text']!r}, but a text must be a string"
+            )
         text = "" if text is None else str(text)
         return normalise_text(text, args.languages) if args.normalise_text else " ".join(text.split())
 
-    found: dict[str, list[Any]] = {"text": [clean(text) for text in table[columns["text"]]]}
+    found: dict[str, list[Any]] = {"text": [clean(row, text) for row, text in enumerate(table[columns["text"]], 1)]}
     if "speaker" in columns:
         found["speaker"] = ["" if speaker is None else str(speaker) for speaker in table[columns["speaker"]]]
     strings = dict.fromkeys((*found, "name", "row"), Value("string"))
     kinds: dict[str, Any] = {**strings, "source": _SOURCE, "part": _PART}
     inside = isinstance(table.features[columns["audio"]], (Audio, dict))
+    if inside and not _holds_audio(table.features[columns["audio"]]):
+        raise DataError(f"{where} has no audio in the column {columns['audio']!r} (set audio_column)")
     if (parts := find_parts(table, where)) is not None:
         found["part"] = [{**part, "cut": inside} for part in parts]
     if not inside:
@@ -360,12 +382,10 @@ def _read_table(table: Dataset, args: DataArguments, where: str, folder: Path | 
     if isinstance(audio.features[columns["audio"]], Audio):
         audio = audio.cast_column(columns["audio"], Audio(decode=False))
     audio = audio.rename_column(columns["audio"], "source") if columns["audio"] != "source" else audio
-    try:
-        names = [path for chunk in audio.data.column("source").chunks for path in chunk.field("path").to_pylist()]
-    except KeyError:
-        raise DataError(f"{where} has no audio in the column {columns['audio']!r} (set audio_column)") from None
-    found["row"] = [f"row {row} of {where}" for row in range(1, len(table) + 1)]
-    found["name"] = [name or row for name, row in zip(names, found["row"])]
+    names = [path for chunk in audio.data.column("source").chunks for path in chunk.field("path").to_pylist()]
+    rows = [f"row {row} of {where}" for row in range(1, len(table) + 1)]
+    found["row"] = [f"{columns['audio']} of {row}" for row in rows]
+    found["name"] = [name or row for name, row in zip(names, rows)]
     return concatenate_datasets(
         [audio, Dataset.from_dict(found, Features({name: kinds[name] for name in found}))], axis=1
     )
@@ -378,14 +398,17 @@ def _path(audio: Any, folder: Path | None, where: str) -> str:
     if audio.strip().startswith("|") or audio.strip().endswith("|"):
         raise DataError(f"{where} has a command, {audio!r:.60}, and none is run: give the audio as files")
     if re.match(r"[A-Za-z][\w+.-]+://", audio):
-        url = urlsplit(audio)
+        try:
+            url = urlsplit(audio)
+        except ValueError as error:
+            raise DataError(f"{where} has the address {audio!r:.60}, which is none ({error})") from None
         if url.scheme.lower() != "file" or url.netloc not in ("", "localhost"):
             raise DataError(f"{where} has the address {audio!r:.60}, and nothing is fetched: give the audio as files")
         audio = url2pathname(url.path)
     folder = folder or Path()
     path = Path(audio).expanduser() if audio.startswith("~/") else Path(audio)
     spelled = (path, Path("clips", audio), Path(audio.replace("\\", "/")), Path("clips", audio.replace("\\", "/")))
-    existing = (str(folder / one) for one in spelled if (folder / one).is_file())
+    existing = (str(folder / one) for one in spelled if os.path.isfile(folder / one))  # a text may stand there
     return _utf8(next(existing, str(folder / path)), where)
 
 
@@ -417,11 +440,16 @@ def _column(
     existing = {name.lower(): name for name in table.column_names}
     found = [existing[name] for name in usual if name in existing]
     if audio:  # A data set of the Hub may have the path beside the audio itself.
-        found.sort(key=lambda name: not isinstance(table.features[name], Audio))
+        found.sort(key=lambda name: not _holds_audio(table.features[name]))
     if not found:
         names = list_names(table.column_names)
         raise DataError(f"{where} has none of the columns {', '.join(usual)}; it has {names} (set {argument})")
     return found[0]
+
+
+def _holds_audio(feature: Any) -> bool:
+    """Whether a column has the content of files, or where they are."""
+    return isinstance(feature, Audio) or (isinstance(feature, dict) and _SOURCE.keys() <= feature.keys())
 
 
 def _equal_texts(table: Dataset) -> list[list[int]]:
@@ -492,17 +520,22 @@ def _key(table: Dataset) -> str:
         digest.update(repr([_state(file["filename"]) for file in table.cache_files] + table["row"][:]).encode())
         return digest.hexdigest()[:20]
     for source in table["source"]:
-        if source["bytes"] is None:
-            digest.update(repr(_state(source["path"])).encode())
-        else:
-            digest.update(hashlib.sha256(source["bytes"]).digest())
+        audio = _audio_of(source)
+        digest.update(hashlib.sha256(audio).digest() if isinstance(audio, bytes) else repr(_state(audio)).encode())
     return digest.hexdigest()[:20]
 
 
 def _state(path: str) -> tuple[Any, ...]:
-    file = Path(path)
-    state = file.stat() if file.is_file() else None
-    return str(file.absolute()), state and state.st_size, state and state.st_mtime_ns
+    # One that can't be read yet is like none, or the error would stay when it can.
+    state = os.stat(path) if os.path.isfile(path) and os.access(path, os.R_OK) else None
+    return str(Path(path).absolute()), state and state.st_size, state and state.st_mtime_ns
+
+
+def _audio_of(source: Mapping[str, Any] | None) -> str | bytes:
+    """The content of a file, or its path; empty where there is neither."""
+    if source is None:
+        return ""
+    return source["bytes"] if source["bytes"] is not None else source["path"] or ""
 
 
 def _decode(rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
@@ -523,9 +556,11 @@ def _decode(rows: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
     return decoded
 
 
-def _read(source: Mapping[str, Any], parts: Sequence[Mapping[str, Any]]) -> list[Tensor | AudioError]:
+def _read(source: Mapping[str, Any] | None, parts: Sequence[Mapping[str, Any]]) -> list[Tensor | AudioError]:
     """The samples of parts of a recording, or what is wrong with each."""
-    audio = source["path"] if source["bytes"] is None else source["bytes"]
+    audio = _audio_of(source)
+    if audio == "":
+        return [AudioError("it has no audio")] * len(parts)
     try:
         spans = [_span(audio, part) for part in parts if not part["error"]]
         found = iter(list(read_parts(audio, spans, SAMPLING_RATE, LONGEST_UTTERANCE)))

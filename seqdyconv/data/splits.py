@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Annotated, Any
 
 from datasets import Dataset
@@ -75,9 +76,24 @@ class HeldOutArguments(SourceArguments):
     )
     split_seed: Seed = field(default=0, metadata={"help": "Seed of these splits and of the choice of max_..._samples."})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = self.split_names(SPLITS)
+        for (one, name), (other, other_name) in combinations(names.items(), 2):
+            if common := set(name.split("+")).intersection(other_name.split("+")):
+                raise DataError(
+                    f"{one}_split and {other}_split {'are' if name == other_name else 'have'} both {min(common)!r}; "
+                    "set validation_split to null to take the validation data out of train"
+                )
+
     def fraction(self, split: str) -> float:
         """The part of train that a held-out split gets where there are no data for it."""
         return 0.0 if split == "train" else getattr(self, f"{split}_fraction")
+
+    def split_names(self, splits: Sequence[str]) -> dict[str, str]:
+        """What those of the splits that come from the data set are called there: no file is given, nor null."""
+        names = {split: getattr(self, f"{split}_split") for split in splits if getattr(self, f"{split}_file") is None}
+        return {split: name for split, name in names.items() if name is not None}
 
 
 def split_files(args: SourceArguments, splits: Sequence[str]) -> dict[str, str]:

@@ -106,13 +106,6 @@ class DataArguments(LengthArguments, HeldOutArguments):
             raise DataError("text_pair_column is given without text_column")
         if self.text_column is not None and self.text_column == self.text_pair_column:
             raise DataError(f"text_column and text_pair_column are both {self.text_column!r}")
-        names = {split: getattr(self, f"{split}_split") for split in SPLITS}
-        for one, other in (("train", "validation"), ("train", "test"), ("validation", "test")):
-            if names[one] is not None and names[one] == names[other]:
-                raise DataError(
-                    f"{one}_split and {other}_split are both {names[one]!r}; set validation_split to null to take the "
-                    "validation texts out of train"
-                )
 
 
 # Loading
@@ -222,11 +215,7 @@ def _load_tables(args: DataArguments, splits: Sequence[str], orders: dict[str, l
     files = split_files(args, splits)
     found = {split: (load_table(file, f"{split}_file"), file) for split, file in files.items()}
     if args.dataset is not None:
-        names = {
-            split: name
-            for split in splits
-            if split not in files and (name := getattr(args, f"{split}_split")) is not None
-        }
+        names = args.split_names(splits)
         # A name that was asked for must exist; validation and test may be missing under their usual ones.
         required = [name for split, name in names.items() if name != split]
         loaded = _load_named(args.dataset, args, list(names.values()), required) if names else {}

@@ -14,6 +14,7 @@ from seqdyconv.data import speech_recognition
 from seqdyconv.data.speech_recognition import DataArguments, Samples, load_speech
 from seqdyconv.data.tables import DataError
 from seqdyconv.errors import InputError
+from seqdyconv.runtime.samples import AudioError
 from seqdyconv.speech import read_audio
 from tests.data.recordings import RATE, write_audio, write_manifest
 
@@ -104,6 +105,42 @@ class TestSources:
             data, _ = load(dataset=str(folder), normalise_text=False, validation_split=None, test_split=None, **options)
             assert data["train"]["num_samples"][0] == 1600 * int(data["train"]["text"][0])
 
+    def test_each_column_of_audio_is_its_own(self, tmp_path):
+        audio = {}
+        for name, seconds in (("clean", 0.5), ("noisy", 0.7)):
+            write_audio(tmp_path / "audio.wav", seconds)
+            audio[name] = [{"bytes": (tmp_path / "audio.wav").read_bytes(), "path": None}]
+        table = tmp_path / "train.parquet"
+        Dataset.from_dict({"path": ["nowhere.wav"], **audio, "text": ["x"]}).to_parquet(table)
+        for name, number in (("clean", 8000), ("noisy", 11200), ("clean", 8000)):
+            assert load(train_file=str(table), audio_column=name)[0]["train"]["num_samples"][:] == [number]
+
+    def test_audio_is_found_beside_a_path(self, tmp_path):
+        write_audio(tmp_path / "a.wav")
+        audio = {"bytes": (tmp_path / "a.wav").read_bytes(), "path": "a.wav"}
+        Dataset.from_dict({"path": ["x/a.wav"], "audio": [audio], "text": ["x"]}).to_parquet(tmp_path / "train.parquet")
+        assert len(load(train_file=str(tmp_path / "train.parquet"))[0]["train"]) == 1
+
+    def test_rows_without_audio_are_left_out(self, tmp_path):
+        write_audio(tmp_path / "a.wav")
+        audio = [{"bytes": (tmp_path / "a.wav").read_bytes(), "path": None}, {"bytes": None, "path": None}, None]
+        Dataset.from_dict({"audio": audio, "text": ["x", "y", "z"]}).to_parquet(tmp_path / "train.parquet")
+        data, bad = load(train_file=str(tmp_path / "train.parquet"), max_bad_files=2)
+        assert data["train"]["text"][:] == ["x"] and {reason for *_, reason in bad} == {"it has no audio"}
+
+    def test_of_a_package_some_splits_may_be_unused(self, tmp_path, monkeypatch):
+        write_audio(tmp_path / "a.wav")
+        rows = Dataset.from_dict({"path": [str(tmp_path / "a.wav")], "text": ["x"]})
+        splits = dict.fromkeys(("train", "validation", "test"), rows)
+        monkeypatch.setattr(speech_recognition.fillets, "load_fillets", lambda languages: splits)
+        options = {"dataset": "fillets", "language": "cs"}
+        assert list(load(**options)[0]) == ["train", "validation", "test"]
+        assert list(load(**options, validation_split=None, test_split=None)[0]) == ["train"]
+        with pytest.raises(DataError, match="the data set fillets has no split 'dev'; it has train, validation, test"):
+            load(**options, validation_split="dev")
+        with pytest.raises(DataError, match="the data set fillets has no dataset_config"):
+            load(**options, dataset_config="cs")
+
     def test_held_out_fractions_keep_equal_texts_on_one_side(self, tmp_path):
         rows = [(f"{number}.wav", 0.2, f"text {number % 20}") for number in range(40)]
         data, _ = load(train_file=write_manifest(tmp_path, rows), validation_fraction=0.1, test_fraction=0.2)
@@ -126,6 +163,18 @@ class TestSources:
         with pytest.raises(TypeError):  # Another file under that name: it is read anew.
             load(train_file=manifest)
 
+    def test_what_could_not_be_read_is_tried_again(self, tmp_path, monkeypatch):
+        manifest = write_manifest(tmp_path, [("a.wav", 0.5, "jedna"), ("b.wav", 0.5, "dva")])
+
+        def denied(*args):
+            raise AudioError("a.wav cannot be read: Permission denied")
+
+        with monkeypatch.context() as patch, pytest.raises(DataError, match="Permission denied"):
+            patch.setattr(os, "access", lambda *args: False)
+            patch.setattr(speech_recognition, "read_parts", denied)
+            load(train_file=manifest)
+        assert len(load(train_file=manifest)[0]["train"]) == 2
+
     def test_several_processes_decode_the_same(self, tmp_path, monkeypatch):
         manifest = write_manifest(tmp_path / "data", [(f"{number}.wav", 0.2, "x") for number in range(5)])
         one, _ = load(train_file=manifest)
@@ -144,6 +193,8 @@ class TestSources:
             ({"train_file": "{folder}/no_text.csv"}, "has none of the columns text, sentence"),
             ({"train_file": "{folder}/good.csv", "text_column": "wrods"}, "has no column 'wrods'; it has path, text"),
             ({"train_file": "{folder}/no_path.csv"}, "row 2 of"),
+            ({"train_file": "{folder}/list.json"}, "has ['a', 'b'] in the column 'text', but a text must be a string"),
+            ({"train_file": "{folder}/arrays.parquet"}, "has no audio in the column 'audio' (set audio_column)"),
             ({"dataset": "fillets"}, "needs language: cs, nl or cs+nl"),
             ({"dataset": "fillets", "language": "de"}, "language is 'de', but fillets has cs, nl and cs+nl"),
             ({"max_seconds": 0.01}, "min_seconds is 0.1, but must be below max_seconds 0.01"),
@@ -152,6 +203,9 @@ class TestSources:
     )
     def test_what_is_wrong_is_one_line(self, tmp_path, options, said):
         (tmp_path / "list.xml").write_text("x")
+        (tmp_path / "list.json").write_text('[{"path": "a.wav", "text": ["a", "b"]}]')
+        arrays = {"audio": [{"path": "a.wav", "array": [0.1], "sampling_rate": 8000}], "text": ["x"]}
+        Dataset.from_dict(arrays).to_parquet(tmp_path / "arrays.parquet")
         (tmp_path / "no_text.csv").write_text("path,words\na.wav,x\n")
         (tmp_path / "good.csv").write_text("path,text\na.wav,x\n")
         (tmp_path / "no_path.csv").write_text("path,text\na.wav,x\n,y\n")
@@ -290,6 +344,10 @@ class TestPaths:
         data, bad = self.load(tmp_path, path.format(folder=tmp_path))
         assert data["train"]["text"][:] == ["x", "y"] and not bad
 
+    def test_an_address_that_is_none_is_one_line(self, tmp_path):
+        with pytest.raises(DataError, match=r"row 1 of .* has the address 'file://\[x/a.wav', which is none"):
+            self.load(tmp_path, "file://[x/a.wav")
+
     @pytest.mark.parametrize("path", ["https://host/one.wav", "file://host/one.wav", "s3://bucket/one.wav"])
     def test_nothing_is_fetched(self, tmp_path, path):
         with pytest.raises(DataError, match=f"row 1 of .* has the address '{path}', and nothing is fetched"):
@@ -309,6 +367,7 @@ class TestPaths:
             ("sub", "is a folder"),
             ("a\0b.wav", "is no name of a file"),
             ("none.wav", "No such file"),
+            ("a text in place of a path " * 20, "File name too long"),
         ):
             assert said in self.load(tmp_path, path)[1][0][2]
 

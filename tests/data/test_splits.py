@@ -55,6 +55,14 @@ def test_a_split_that_exists_stays_as_it_is():
     assert found["validation"]["text"][:] == ["x"] and len(found["train"]) == 160
 
 
+def test_one_split_has_no_data_of_another():
+    for options in ({"validation_split": "train"}, {"train_split": "train+validation"}):
+        with pytest.raises(DataError, match=r"train_split and validation_split (are|have) both .* to null"):
+            HeldOutArguments(**options)
+        HeldOutArguments(**options, validation_file="validation.csv")
+    HeldOutArguments(train_split="train+validation", validation_split=None)
+
+
 def test_what_gives_nothing():
     with pytest.raises(DataError, match=r"validation_fraction 0\.1 of the 4 training texts is none: give validation_f"):
         load(tables={"train": table(4, 1)})
