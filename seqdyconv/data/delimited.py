@@ -101,7 +101,7 @@ def _csv_rows(lines: Iterable[str], path: Path, separator: str) -> Iterator[Row]
 
 def _separator(path: Path) -> tuple[str, bool]:
     """The separator of a csv file, and whether the first line does nothing but say it."""
-    header = next(_lines(path)).rstrip("\r\n")
+    header = next(_lines(path), "").rstrip("\r\n")
     if match := re.fullmatch(r'"?sep=(.)"?', header, re.IGNORECASE):
         return match[1], True
     found = [separator for separator in ",;\t" if len(next(csv.reader([header], delimiter=separator), [])) > 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,9 @@ def _list(path: Path) -> list[Any] | None:
 
 
 def _parse(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_unique, parse_int=_integer, parse_constant=lambda _: None)
+    return json.loads(
+        text, object_pairs_hook=_unique, parse_int=_integer, parse_float=_finite, parse_constant=lambda _: None
+    )
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -69,4 +72,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int | str:
-    return value if len(digits) < 20 and -(2**63) <= (value := int(digits)) < 2**63 else digits
+    return value if len(digits) <= 20 and -(2**63) <= (value := int(digits)) < 2**63 else digits
+
+
+def _finite(digits: str) -> float | None:
+    return value if math.isfinite(value := float(digits)) else None

@@ -5,12 +5,14 @@ and its end too. Everything that is wrong with the data raises ``DataError`` wit
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 from datasets import Dataset, DatasetDict, Features, IterableDataset, Value, concatenate_datasets
 from datasets import Sequence as ListOf
 from tokenizers import AddedToken, processors
@@ -21,8 +23,24 @@ from seqdyconv.data.labelled_texts import DATASETS, load_labelled_texts
 from seqdyconv.data.libreoffice_help import load_help_pages
 from seqdyconv.data.packages import PackageUnavailableError
 from seqdyconv.data.sentencepiece_tokenizers import TOKENIZER_TYPES, train_sentencepiece_tokenizer
-from seqdyconv.data.splits import SPLITS, HeldOutArguments, load_splits, rows_by, sample, split_files
-from seqdyconv.data.tables import READING_ERRORS, DataError, load_hub_splits, load_lines, load_table, map_batches
+from seqdyconv.data.splits import (
+    SPLITS,
+    HeldOutArguments,
+    check_first,
+    load_splits,
+    rows_by,
+    sample,
+    split_files,
+)
+from seqdyconv.data.tables import (
+    READING_ERRORS,
+    DataError,
+    check_splits,
+    load_hub_splits,
+    load_lines,
+    load_table,
+    map_batches,
+)
 from seqdyconv.data.text_columns import text_columns
 from seqdyconv.errors import first_line
 from seqdyconv.files import strip_text
@@ -117,19 +135,19 @@ def load_documents(args: DataArguments, splits: Sequence[str] = SPLITS) -> Datas
     """Load the named splits that exist, with the column text: documents that are not empty.
 
     With streaming these are the first ones: ``tokenizer_documents`` of train, for the others max_..._samples, by
-    default 1,000. Where there is no validation split, it is the first documents of train, which are not trained on.
+    default 1,000; files are read as a whole. Where there are no validation data, they are the first documents of train,
+    which are not trained on, unless ``validation_fraction`` is 0.
 
     Raises:
         DataError: the data is missing or malformed; the message says what, where and what to do.
     """
     if args.streaming:
         column, streams = open_stream(args, splits)
-        return DatasetDict({split: _head(streams[split], column, args, split) for split in SPLITS if split in streams})
-
-    def groups(table: Dataset) -> Sequence[Sequence[int]]:
-        return list(rows_by(table["text"]).values())
-
-    tables = load_splits(args, splits, lambda names: _load_tables(args, names), groups)
+        tables = {split: _head(stream, column, args, split) for split, stream in streams.items()}
+        tables |= _load_files(args, splits)
+        check_first(args, splits, tables)
+    else:
+        tables = load_splits(args, splits, lambda names: _load_tables(args, names), _equal_texts)
     return DatasetDict(
         {
             split: sample(tables[split], args.max_samples(split), args.split_seed)
@@ -139,27 +157,40 @@ def load_documents(args: DataArguments, splits: Sequence[str] = SPLITS) -> Datas
     )
 
 
-def _load_tables(args: DataArguments, splits: Sequence[str]) -> dict[str, Dataset]:
+def _equal_texts(table: Dataset) -> list[list[int]]:
+    return list(rows_by(table["text"]).values())
+
+
+def _load_files(args: DataArguments, splits: Sequence[str]) -> dict[str, Dataset]:
     files = split_files(args, splits)
-    found = {split: (_load_file(file, f"{split}_file"), file) for split, file in files.items()}
-    if args.dataset is not None:
-        names = {
-            split: name
-            for split in splits
-            if split not in files and (name := getattr(args, f"{split}_split")) is not None
-        }
-        loaded = _load_named(args.dataset, args, list(names.values()))
+    return {split: _read(_load_file(file, f"{split}_file"), args, split, file) for split, file in files.items()}
+
+
+def _load_tables(args: DataArguments, splits: Sequence[str]) -> dict[str, Dataset]:
+    found = _load_files(args, splits)
+    if args.dataset is not None and (names := args.split_names(splits)):
+        loaded = _load_named(args.dataset, args, list(names.values()), _required(names))
         for split, name in names.items():
             if name in loaded:
-                found[split] = loaded[name], f"the {name} split of {args.dataset}"
-    return {split: _read(table, args, split, where) for split, (table, where) in found.items()}
+                found[split] = _read(loaded[name], args, split, f"the {name} split of {args.dataset}")
+    return found
 
 
-def _load_named(name: str, args: DataArguments, splits: list[str]) -> dict[str, Any]:
+def _required(names: dict[str, str]) -> list[str]:
+    """A name that was asked for must exist; validation and test may be missing under their usual ones."""
+    return [name for split, name in names.items() if name != split]
+
+
+def _load_named(name: str, args: DataArguments, splits: list[str], required: list[str]) -> dict[str, Any]:
     parts = name.split("+")
     if not args.is_packaged:
         return load_hub_splits(
-            name, splits, config=args.dataset_config, revision=args.dataset_revision, instead=_INSTEAD
+            name,
+            splits,
+            config=args.dataset_config,
+            revision=args.dataset_revision,
+            instead=_INSTEAD,
+            required=required,
         )
     if args.dataset_config is not None or args.dataset_revision is not None:
         raise DataError(f"the data set {name} has no dataset_config or dataset_revision")
@@ -168,6 +199,7 @@ def _load_named(name: str, args: DataArguments, splits: list[str]) -> dict[str, 
     except (PackageUnavailableError, ValueError) as error:
         raise DataError(str(error)) from error
     common = [split for split in loaded[0] if all(split in part for part in loaded)]
+    check_splits(name, required, common)
     return {split: concatenate_datasets([part[split].select_columns("text") for part in loaded]) for split in common}
 
 
@@ -175,24 +207,36 @@ def open_stream(args: DataArguments, splits: Sequence[str]) -> tuple[str, dict[s
     """The column of texts and those of the splits that exist, to be read from their start.
 
     Raises:
-        DataError: the data set is out of reach, has no training split, or no column of texts.
+        DataError: the data set is out of reach, has no training split, or no column of texts; its training split has
+            no more documents than are taken out of it to validate on.
     """
-    names = {split: name for split in SPLITS if (name := getattr(args, f"{split}_split")) is not None}
+    files, names = split_files(args, SPLITS), args.split_names(SPLITS)
     loaded = load_hub_splits(
         str(args.dataset),
         [*names.values()],
         config=args.dataset_config,
         revision=args.dataset_revision,
         instead=_INSTEAD,
-        required=[args.train_split],
+        required=[args.train_split, *_required(names)],
         streaming=True,
     )
     found = {split: loaded[name] for split, name in names.items() if name in loaded}
     where = f"the {args.train_split} split of {args.dataset}"
-    column = text_columns(_first(found["train"], 100, where), args.text_column, None, where)["text"]
-    if "validation" not in found:
-        number = args.max_validation_samples or _HEAD
+    missing = [split for split in ("validation", "test") if split not in found | files and args.fraction(split) > 0]
+    if "test" in missing:
+        raise DataError(f"{where} is streamed, so that no test_fraction can be taken out of it: give test_file")
+    number = (args.max_validation_samples or _HEAD) if missing else 0
+    first = _first(found["train"], max(100, number + 1), where)
+    column = text_columns(first, args.text_column, None, where)["text"]
+    if len(first) <= number:
+        raise DataError(
+            f"{where} has {len(first)} documents, and the first {number} are there to validate on: set "
+            "max_validation_samples, or validation_fraction to 0 for none"
+        )
+    if missing:
         found["validation"], found["train"] = found["train"].take(number), found["train"].skip(number)
+    if args.max_train_samples is not None:
+        found["train"] = found["train"].take(args.max_train_samples)
     return column, {split: stream for split, stream in found.items() if split in splits}
 
 
@@ -295,6 +339,8 @@ def end_token_id(tokenizer: Any) -> int | None:
 
 def document_tokens(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     """The tokens of each text, after the end token."""
+    if not texts:  # of which transformers makes nothing
+        return []
     settings = {"add_special_tokens": False, "split_special_tokens": True}  # "<mask>" in a document is text
     encoded = tokenizer(texts, **settings, return_attention_mask=False, verbose=False)["input_ids"]
     end: Any = end_token_id(tokenizer)
@@ -320,21 +366,35 @@ def tokenize(datasets: DatasetDict, tokenizer: PreTrainedTokenizerBase, args: Da
         types = Features({"tokens": ListOf(Value("int32")), "bytes": Value("int64")})
         rows = map_batches(table, encode, f"Tokenising {split}", types)
         end = [end_token_id(tokenizer)]
+        documents: Iterable[tuple[npt.NDArray[np.int32], int]]
         if args.join_documents:
-            joined = [*chain.from_iterable(chain(rows["tokens"], [end]))]
-            documents: Iterator[tuple[list[int], int]] = iter([(joined, sum(rows["bytes"]))])
+            parts = [chunk.flatten().to_numpy() for chunk in rows.data.column("tokens").chunks]
+            documents = [(np.concatenate([*parts, end], dtype=np.int32), sum(rows["bytes"]))]
         else:
-            documents = ((row["tokens"] + end, row["bytes"]) for row in rows)
+            documents = ((np.array(row["tokens"] + end, np.int32), row["bytes"]) for row in rows)
         columns: dict[str, list[Any]] = {"input_ids": [], "labels": [], "bytes": []}
         for tokens, size in documents:
             for number, (begin, counted, stop) in enumerate(windows(len(tokens), window, stride)):
                 columns["input_ids"].append(tokens[begin:stop])
-                columns["labels"].append([IGNORED_LABEL] * (counted - begin) + tokens[counted:stop])
+                labels = tokens[begin:stop].copy()
+                labels[: counted - begin] = IGNORED_LABEL
+                columns["labels"].append(labels)
                 columns["bytes"].append(size if number == 0 else 0)
         ids = ListOf(Value("int32"))
         types = Features({"input_ids": ids, "labels": ids, "bytes": Value("int64")})
-        result[split] = Dataset.from_dict(columns, types)
+        lists = {name: _lists(columns[name]) for name in ("input_ids", "labels")}
+        result[split] = Dataset(pa.table({**lists, "bytes": columns["bytes"]}, types.arrow_schema))
     return result
+
+
+def _lists(rows: Sequence[npt.NDArray[np.int32]]) -> pa.ChunkedArray:
+    """A column of lists. ``Dataset.from_dict`` would make an object of each number first, which fills the memory."""
+    parts = [rows[first : first + 10_000] for first in range(0, len(rows), 10_000)]
+    chunks = [
+        pa.ListArray.from_arrays(np.cumsum([0, *map(len, part)], dtype=np.int32), np.concatenate(part))
+        for part in parts
+    ]
+    return pa.chunked_array(chunks, pa.list_(pa.int32()))
 
 
 def windows(length: int, size: int, stride: int) -> Iterator[tuple[int, int, int]]:

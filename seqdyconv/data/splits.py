@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Annotated, Any
@@ -137,10 +137,15 @@ def load_splits(
         for split in ("test", "validation"):
             if split not in tables and args.fraction(split) > 0:
                 tables["train"], tables[split] = _hold_out(tables["train"], split, args, groups, strata)
+    check_first(args, splits, tables)
+    return tables
+
+
+def check_first(args: SourceArguments, splits: Sequence[str], tables: Container[str]) -> None:
+    """Raise a ``DataError`` if there are no data for the first of the splits."""
     if splits[0] not in tables:
         source = f"the data set {args.dataset} has none" if args.dataset is not None else "no data set is named either"
         raise DataError(f"there is no {splits[0]} data: give {splits[0]}_file, as {source}")
-    return tables
 
 
 def rows_by(keys: Iterable[Hashable]) -> dict[Any, list[int]]:

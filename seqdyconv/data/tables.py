@@ -16,12 +16,13 @@ from datasets import (
     load_dataset,
 )
 from datasets.exceptions import DatasetGenerationError
+from yaml import YAMLError
 
 from seqdyconv.data.file_builder import FORMAT, FileBuilder
 from seqdyconv.errors import InputError, first_line
 from seqdyconv.files import shorten
 
-READING_ERRORS = (OSError, ValueError, RuntimeError, DatasetGenerationError)
+READING_ERRORS = (OSError, ValueError, RuntimeError, DatasetGenerationError, YAMLError)
 """What is raised where a data set of the Hub can't be read, or the network fails."""
 FILE_TYPES = {".tsv": "csv", ".csv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 

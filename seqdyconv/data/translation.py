@@ -151,6 +151,8 @@ def load_translation_datasets(args: DataArguments, splits: Sequence[str] = SPLIT
 def _load_named(name: str, args: DataArguments, splits: list[str]) -> dict[str, Dataset]:
     """Load those of the splits that the data set has."""
     if name == "libreoffice_help":
+        if args.dataset_config is not None or args.dataset_revision is not None:
+            raise DataError(f"the data set {name} has no dataset_config or dataset_revision")
         try:
             prepared = load_libreoffice_help(args.source_lang, args.target_lang)
         except PackageUnavailableError as error:

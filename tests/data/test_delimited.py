@@ -131,6 +131,7 @@ class TestRefused:
             ("a.csv", "text,label\n", "has a header but no rows"),
             ("a.csv", "text,label\n\n\n", "has a header but no rows"),
             ("a.csv", "\n", "has no header"),
+            ("a.csv", "", "has no header"),
             ("a.csv", ",\na,b\n", "has no header"),
             ("a.csv", "text,label\ra,b\rc,d\r", "carriage returns alone"),
             ("a.csv", "text,label\na\0,b\n", "line 2 of .* holds a NUL byte"),

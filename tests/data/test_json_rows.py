@@ -39,6 +39,8 @@ def test_values(tmp_path):
     assert read(tmp_path / "a.jsonl", row) == [
         {"a": None, "b": 2**63 - 1, "c": "9223372036854775808", "d": -1.5, "e": "😀\u2028"}
     ]
+    row = '{"a": 1e999, "b": -9223372036854775808, "c": -9223372036854775809, "d": -Infinity}'
+    assert read(tmp_path / "a.jsonl", row) == [{"a": None, "b": -(2**63), "c": "-9223372036854775809", "d": None}]
 
 
 @pytest.mark.parametrize(

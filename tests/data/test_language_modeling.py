@@ -89,11 +89,18 @@ class TestFiles:
         monkeypatch.setattr(language_modeling, "load_labelled_texts", load)
         found = load_documents(DataArguments(dataset="r52+r8", validation_fraction=0))
         assert {split: found[split]["text"][:] for split in found} == {"train": ["a", "c", "d"], "test": ["b", "f"]}
+        with pytest.raises(DataError, match=r"the data set r52\+r8 has no split 'dev'; it has train, test"):
+            load_documents(DataArguments(dataset="r52+r8", validation_split="dev"))
 
     def test_a_file_without_text(self, tmp_path):
         (tmp_path / "train.txt").write_text("\n \n")
         with pytest.raises(DataError, match="holds no text"):
             load_documents(arguments({"train_file": str(tmp_path / "train.txt")}))
+
+    def test_a_split_that_is_named_must_exist(self, tmp_path):
+        (tmp_path / "train.jsonl").write_text('{"text": "one"}\n')
+        with pytest.raises(DataError, match="has no split 'tset'; it has train"):
+            load_documents(DataArguments(dataset=str(tmp_path), test_split="tset"))
 
 
 class TestTokens:
@@ -128,6 +135,14 @@ class TestTokens:
                 assert len(row["input_ids"]) == len(row["labels"]) <= (4 if split == "train" else 5)
                 assert all(label in (-100, token) for token, label in zip(row["input_ids"], row["labels"]))
             assert sum(rows["bytes"]) == sum(len(text.encode()) for text in texts[split]["text"])
+
+    def test_there_may_be_any_number_of_rows(self, made):
+        args, _, tokenizer = made
+        text = Dataset.from_dict({"text": ["seven six " * 12_000]})
+        rows = tokenize(DatasetDict({"train": text}), tokenizer, args)["train"]
+        (tokens,) = document_tokens(tokenizer, text["text"][:])
+        labels = [number for row in rows["labels"] for number in row[1:] if number != -100]
+        assert len(rows) > 30_000 and labels == [*tokens[1:], tokenizer.eos_token_id]
 
     def test_documents_that_are_not_joined_begin_without_a_past(self, made):
         args, texts, tokenizer = made

@@ -181,6 +181,9 @@ class TestDataSetsByName:
         (tmp_path / "data" / "train.jsonl").write_text('{"a": ')
         with pytest.raises(DataError, match="data cannot be loaded"):
             self.load(str(tmp_path / "data"))
+        (tmp_path / "data" / "README.md").write_text("---\na: [b\n---\n")
+        with pytest.raises(DataError, match=r"data cannot be loaded \(while parsing a flow sequence"):
+            self.load(str(tmp_path / "data"))
 
 
 def test_a_cache_that_can_t_be_written(tmp_path, monkeypatch):

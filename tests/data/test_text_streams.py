@@ -14,8 +14,9 @@ TEXTS = [" ".join(["one", "two", "three", "four"][: 1 + number % 4] * (1 + numbe
 
 
 def arguments(folder, **options):
-    values = {"shuffle_buffer": 1, "block_size": 8, "vocab_size": 280, "validation_split": None, **options}
-    return DataArguments(dataset=str(folder), streaming=True, max_validation_samples=3, **values)
+    values = {"shuffle_buffer": 1, "block_size": 8, "vocab_size": 280, "validation_split": None}
+    values |= {"max_validation_samples": 3, **options}
+    return DataArguments(dataset=str(folder), streaming=True, **values)
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,31 @@ def test_the_first_documents_of_train_validate_where_nothing_else_does(folder):
     assert texts["validation"]["text"][:] == TEXTS[:3] and texts["train"]["text"][:] == TEXTS[3:]
     texts = load_documents(arguments(folder, tokenizer_documents=5), ["train"])
     assert list(texts) == ["train"] and texts["train"]["text"][:] == TEXTS[3:8]
+
+
+def test_files_validate_in_place_of_train(folder, tmp_path):
+    (tmp_path / "own.txt").write_text("eight\n\nnine\n")
+    own = str(tmp_path / "own.txt")
+    texts = load_documents(arguments(folder, validation_file=own, test_file=own))
+    assert [texts[split]["text"][:] for split in ("validation", "test")] == [["eight", "nine"]] * 2
+    assert texts["train"]["text"][:] == TEXTS
+    assert list(load_documents(arguments(folder, validation_fraction=0))) == ["train"]
+
+
+def test_training_documents_may_be_limited(folder):
+    args = arguments(folder, max_train_samples=4)
+    assert load_documents(args)["train"]["text"][:] == TEXTS[3:7]
+    assert list(TextStream(args).documents(0, 0)) == TEXTS[3:7]
+
+
+def test_any_number_of_documents_without_text_is_passed_over(tmp_path, tokenizer):
+    rows = ["one", *[""] * 100, "two two two two"]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
+    found = tokens_of(batches(tmp_path, tokenizer, validation_fraction=0)[0])
+    assert tokenizer.decode(found[0]).startswith("</s>one</s>two")
+    (tmp_path / "train.jsonl").write_text('{"text": "one"}\n' + '{"text": ""}\n' * 100)
+    with pytest.raises(DataError, match="holds no text"):
+        batches(tmp_path, tokenizer, max_validation_samples=1)[0]
 
 
 def test_the_rows_are_those_of_all_documents_read_before(folder, tokenizer):
@@ -79,6 +105,11 @@ def test_each_epoch_has_its_order(folder):
     assert list(stream.documents(0, 4)) == first[4:]
 
 
+def test_what_is_missing_is_one_line(folder):
+    with pytest.raises(DataError, match=r"there is no test data: give test_file, as the data set .* has none"):
+        load_documents(arguments(folder), ["test"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -86,7 +117,10 @@ def test_each_epoch_has_its_order(folder):
         ({"dataset": None, "train_file": "a.txt"}, "streaming needs a dataset on the Hub"),
         ({"join_documents": False}, "and join_documents: true"),
         ({"train_split": "nowhere"}, "has no split 'nowhere'; it has train"),
-        ({"text_column": "words"}, "words"),
+        ({"text_column": "words", "max_validation_samples": 3}, "words"),
+        ({"test_split": "tset"}, "has no split 'tset'; it has train"),
+        ({"test_fraction": 0.1}, "no test_fraction can be taken out of it: give test_file"),
+        ({}, "has 25 documents, and the first 1000 are there to validate on: set max_validation_samples"),
     ],
     ids=str,
 )

@@ -210,6 +210,9 @@ class TestBadInput:
     def test_libreoffice_help_in_a_language_that_is_none(self):
         self.fails("not a language code", dataset="libreoffice_help", source_lang="klingon!")
 
+    def test_libreoffice_help_has_one_version(self):
+        self.fails("libreoffice_help has no dataset_config", dataset="libreoffice_help", dataset_config="de-en")
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
