@@ -8,7 +8,7 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,8 @@ def load_texts(args: DataArguments, splits: Sequence[str] = SPLITS) -> DatasetDi
         DataError: the data are missing or malformed; the message says what, where and what to do.
     """
     names = args.dataset.split("+") if args.dataset else [None]
-    parts = [_load_part(name, args, splits) for name in names]
+    own = [split for split in splits if getattr(args, f"{split}_file") is None]  # others are read once
+    parts = [_load_part(name, args, wanted) for name, wanted in zip(names, chain([splits], repeat(own))) if wanted]
     tables = {}
     for split in splits:
         seen: set[str] | None = set() if split == "train" else None

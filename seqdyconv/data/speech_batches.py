@@ -132,7 +132,12 @@ class Utterances(TorchDataset[dict[str, Any]]):
         samples = self.samples[index]
         if generator is not None and self.augment is not None:
             samples = self.augment(samples, generator)
-        return {"samples": samples, "labels": torch.tensor(self.labels[index]), "epoch": epoch, "generator": generator}
+        return {
+            "samples": samples,
+            "labels": torch.tensor(self.labels[index], dtype=torch.long),
+            "epoch": epoch,
+            "generator": generator,
+        }
 
 
 class EpochBatches(Sampler[list[tuple[int, int]]]):

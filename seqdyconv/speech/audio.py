@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -53,7 +54,11 @@ def resample(samples: Tensor, rate: int, new_rate: int) -> Tensor:
         (..., ceil(N · new_rate / rate)); ``samples`` itself where the rates are equal.
     """
     ratio = resampling_ratio(rate, new_rate)
-    return samples if ratio == 1 else _resampler(ratio.numerator, ratio.denominator)(samples)
+    if ratio == 1:
+        return samples
+    if samples.numel() == 0:  # of which torchaudio makes nothing
+        return samples.new_empty(*samples.shape[:-1], math.ceil(samples.shape[-1] / ratio))
+    return _resampler(ratio.numerator, ratio.denominator)(samples)
 
 
 @lru_cache(maxsize=16)

@@ -56,7 +56,7 @@ def add_noise(samples: Tensor, noise: Tensor, snr: float) -> Tensor:
         samples, noise: (N,) each. Where one of them is silent, ``samples`` come back as they are.
         snr: signal-to-noise ratio in decibels.
     """
-    if not noise.any():
+    if not (torch.linalg.vector_norm(noise) ** 2):  # silent, or of an energy that is none in its type
         return samples
     return torchaudio.functional.add_noise(samples, noise, torch.as_tensor(snr, dtype=samples.dtype))
 

@@ -9,6 +9,7 @@ zeros to one window, so that it has one frame.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -272,7 +273,7 @@ class SeqDyConvFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(
                 f"the features are for a sampling rate of {self.sampling_rate}, got {sampling_rate}: resample first"
             )
-        features = [self.features(samples).numpy() for samples in _utterances(raw_speech)]
+        features = [self.features(samples).numpy(force=True) for samples in _utterances(raw_speech)]
         return self.pad(
             BatchFeature({"input_features": features}),
             padding=padding,
@@ -348,7 +349,6 @@ class FeatureStream:
 
     def push(self, samples: Tensor | numpy.ndarray) -> Tensor:
         """Take the next samples (N,), N ≥ 0, and return the frames (T, F), T ≥ 0, that they complete."""
-        samples = torch.as_tensor(samples)
         if len(samples) == 0:
             return self._no_frames()
         buffer = torch.cat([self._buffer, _checked_samples(samples)])
@@ -380,17 +380,24 @@ def _utterances(raw_speech: Any) -> list[Any]:
     if isinstance(raw_speech, (Tensor, numpy.ndarray)):
         if raw_speech.ndim not in (1, 2):
             raise ValueError(f"raw_speech must be (N,) or (B, N), got {raw_speech.ndim} dimensions")
-        return list(raw_speech) if raw_speech.ndim == 2 else [raw_speech]
-    if not isinstance(raw_speech, (list, tuple)):
+        utterances = list(raw_speech) if raw_speech.ndim == 2 else [raw_speech]
+    elif isinstance(raw_speech, (list, tuple)):
+        utterances = [raw_speech] if raw_speech and isinstance(raw_speech[0], numbers.Real) else list(raw_speech)
+    else:
         raise ValueError(f"raw_speech must be an array, a tensor or a list, got {type(raw_speech).__name__}")
-    if len(raw_speech) == 0:
+    if not utterances:
         raise ValueError("raw_speech is empty: at least one utterance is needed")
-    return [raw_speech] if isinstance(raw_speech[0], (int, float)) else list(raw_speech)
+    return utterances
 
 
 def _checked_samples(samples: Any) -> Tensor:
     """float32 samples (N,), N ≥ 1."""
-    samples = torch.as_tensor(samples)
+    if isinstance(samples, numpy.ndarray):  # of any strides and byte order, perhaps read-only
+        samples = numpy.require(samples, samples.dtype.newbyteorder("="), ["C", "W"])
+    try:
+        samples = torch.as_tensor(samples)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"the samples of an utterance must be numbers: {error}") from None
     if samples.dim() != 1:
         raise ValueError(f"the samples of an utterance must be (N,), got shape {tuple(samples.shape)}")
     if len(samples) == 0:

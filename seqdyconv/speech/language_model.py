@@ -23,6 +23,8 @@ Ngram = tuple[str, ...]
 UNITS = ("word", "character", "token")
 BOS, EOS, UNKNOWN = "<s>", "</s>", "<unk>"
 MIN_ORDER, MAX_ORDER = 2, 6  # what the KenLM inside flashlight-text reads
+NEVER = -99.0
+"""What ARPA files write for log10 of 0."""
 _LONGEST_LINE = 2**20
 
 
@@ -185,7 +187,7 @@ def train_ngram_model(
     log_probabilities = {ngram: math.log10(value) for ngram, value in probabilities.items()}
     model = NGramModel(
         order,
-        {(BOS,): -99.0} | log_probabilities,
+        {(BOS,): NEVER} | log_probabilities,
         {context: math.log10(value) for context, value in backoffs.items() if context},
     )
     if path is not None:

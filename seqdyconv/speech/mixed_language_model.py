@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from seqdyconv.speech.language_model import BOS, EOS, UNKNOWN, Ngram, NGramModel, split_units
+from seqdyconv.speech.language_model import BOS, EOS, NEVER, UNKNOWN, Ngram, NGramModel, split_units
 
 _ROUNDS = 30
 _LEAST = 1e-12  # of a probability that is left for what was not seen, against rounding
@@ -29,7 +29,7 @@ def fit_mixture_weights(
         A weight for each model; they sum to 1.
 
     Raises:
-        ValueError: no texts.
+        ValueError: no texts with a unit that one of the models knows.
 
     Example:
         >>> from seqdyconv.speech.language_model import train_ngram_model
@@ -43,9 +43,10 @@ def fit_mixture_weights(
     for units in split_units(texts, unit, tokenizer):
         sequence = (BOS, *(one if one in vocabulary else UNKNOWN for one in units), EOS)
         rows += [[_probability(model, sequence[:end]) for model in models] for end in range(2, len(sequence) + 1)]
-    if not rows:
-        raise ValueError("the weights of language models need texts to be fitted to, got none")
-    probabilities = np.array(rows)  # (N, number of models)
+    probabilities = np.array(rows).reshape(-1, len(models))
+    probabilities = probabilities[probabilities.any(axis=1)]  # what no model can say tells nothing of them
+    if not len(probabilities):
+        raise ValueError("the weights of language models need texts to be fitted to, got none that one of them can say")
     weights = np.full(len(models), 1 / len(models))
     for _ in range(_ROUNDS):
         shares = probabilities * weights
@@ -83,14 +84,14 @@ def mix_ngram_models(models: Sequence[NGramModel], weights: Sequence[float]) -> 
             ngrams[len(ngram)].add(ngram)
     ngrams[1].discard((BOS,))
 
-    mixed = NGramModel(max(model.order for model in models), {(BOS,): -99.0}, {})
+    mixed = NGramModel(max(model.order for model in models), {(BOS,): NEVER}, {})
     for length in range(1, mixed.order + 1):
         listed: dict[Ngram, float] = defaultdict(float)
         shorter: dict[Ngram, float] = defaultdict(float)
         found = {}
         for ngram in ngrams[length]:
             probability = sum(weight * _probability(model, ngram) for model, weight in zip(models, weights))
-            found[ngram] = math.log10(probability)
+            found[ngram] = math.log10(probability) if probability else NEVER
             listed[ngram[:-1]] += probability
             if length > 1:
                 shorter[ngram[:-1]] += 10 ** mixed.log_probability(ngram[1:])

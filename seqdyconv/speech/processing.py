@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from seqdyconv.models.losses import IGNORED_LABEL
@@ -61,7 +62,7 @@ class SeqDyConvSpeechProcessor(ProcessorMixin):
             ``input_features`` (B, T, F) and ``attention_mask`` (B, T) of the audio, ``labels`` (B, U) of the text.
 
         Raises:
-            ValueError: neither audio nor text, or as many of each as do not match.
+            ValueError: neither audio nor text, no transcript, or as many of each as do not match.
         """
         if audio is None and text is None:
             raise ValueError("the processor needs audio, text or both, got neither")
@@ -72,6 +73,8 @@ class SeqDyConvSpeechProcessor(ProcessorMixin):
             )
         if text is not None:
             texts = [text] if isinstance(text, str) else text
+            if not texts:
+                raise ValueError("text is an empty list: at least one transcript is needed")
             if audio is not None and len(texts) != len(batch["input_features"]):
                 raise ValueError(f"got {len(batch['input_features'])} utterances, but {len(texts)} transcripts")
             batch["labels"] = self._labels(texts, padding, return_tensors)
@@ -83,8 +86,10 @@ class SeqDyConvSpeechProcessor(ProcessorMixin):
         return [*self.feature_extractor.model_input_names, "labels"]
 
     def _labels(self, texts: list[str], padding: bool | str, return_tensors: str | None) -> Any:
-        labels = self.tokenizer(texts)["input_ids"]
+        labels: Any = self.tokenizer(texts)["input_ids"]
         if padding:
             longest = max(map(len, labels))
             labels = [ids + [IGNORED_LABEL] * (longest - len(ids)) for ids in labels]
+            if return_tensors is not None:  # whole numbers, also where no text has a label
+                labels = np.array(labels, np.int64)
         return BatchFeature({"labels": labels}, tensor_type=return_tensors)["labels"]

@@ -217,7 +217,7 @@ def _checked(texts: Iterable[str]) -> Iterable[str]:
 
 def _finish(tokenizer: Tokenizer, add_eos: bool) -> PreTrainedTokenizerFast:
     tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(rf"[\s{WORD_BOUNDARY}]+"), " "), normalizers.Strip()]
+        [normalizers.NFC(), normalizers.Replace(Regex(rf"[\s\x1c-\x1f{WORD_BOUNDARY}]+"), " "), normalizers.Strip()]
     )
     pad, bos, eos, unk = SPECIAL_TOKENS
     if add_eos:

@@ -90,3 +90,10 @@ class TestBatches:
     def test_bad_arguments(self, options, said):
         with pytest.raises(ValueError, match=said):
             AugmentationArguments(**options)
+
+
+def test_labels_are_whole_numbers_also_of_a_text_without_units(tmp_path):
+    data, _ = load_speech(
+        DataArguments(train_file=write_manifest(tmp_path, [("a.wav", 0.5, "x")]), validation_fraction=0)
+    )
+    assert Utterances(data["train"], [[]])[0]["labels"].dtype == torch.int64

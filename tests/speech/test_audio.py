@@ -65,6 +65,11 @@ def test_resampling_keeps_what_both_rates_hold_and_removes_the_rest():
     assert (resample(kept, 48000, 16000) - torch.from_numpy(tone(16000, frequency=7000)))[800:-800].abs().max() < 1e-3
 
 
+def test_nothing_resampled_is_nothing():
+    assert resample(torch.zeros(0), 8000, 16000).shape == (0,)
+    assert resample(torch.zeros(0, 3), 8000, 16000).shape == (0, 6)
+
+
 @pytest.mark.parametrize("channels", [2, 6])
 def test_channels_are_averaged(channels):
     samples = numpy.random.default_rng(0).uniform(-1, 1, (1000, channels))

@@ -77,6 +77,7 @@ class TestNoise:
     def test_beside_silence_changes_nothing(self):
         assert add_noise(torch.zeros(100), noise(100), 10).equal(torch.zeros(100))
         assert add_noise(noise(100), torch.zeros(100), 10).equal(noise(100))
+        assert add_noise(noise(100), noise(100, 1) * 1e-30, 10).equal(noise(100))  # its square is zero
 
     @pytest.mark.parametrize("length", [1, 7, 100])
     def test_of_a_recording_is_a_part_of_it_or_a_repetition(self, length):

@@ -122,6 +122,17 @@ class TestExtractor:
         for raw_speech in [*one, *([samples] for samples in one), noise(800)[None], tuple(one[:1])]:
             assert extractor(raw_speech, return_tensors="pt")["input_features"].equal(expected)
 
+    @pytest.mark.filterwarnings("error")
+    def test_arrays_may_be_of_any_layout(self):
+        extractor, samples = SeqDyConvFeatureExtractor(), noise(1000).numpy()
+        expected = extractor(samples)["input_features"][0]
+        frozen = samples.copy()
+        frozen.flags.writeable = False
+        for same in (samples[::-1].copy()[::-1], samples.astype(">f4"), frozen, list(samples)):
+            assert numpy.array_equal(extractor(same)["input_features"][0], expected)
+        learned = torch.from_numpy(samples).requires_grad_()
+        assert numpy.array_equal(extractor(learned)["input_features"][0], expected)
+
     def test_normalised_by_utterance(self):
         features = SeqDyConvFeatureExtractor().features(noise(16000))
         assert_close(features.mean(0), torch.zeros(80), 1e-5)
@@ -191,6 +202,9 @@ class TestErrors:
         "raw_speech, message",
         [
             ([], "at least one utterance"),
+            (numpy.zeros((0, 800)), "at least one utterance"),
+            (["audio.wav"], "samples of an utterance must be numbers"),
+            ([None], "samples of an utterance must be numbers"),
             (torch.zeros(0), "no samples"),
             ([torch.ones(800), torch.zeros(0)], "no samples"),
             (torch.tensor([0.0, float("nan")]), "NaN or infinite"),

@@ -86,6 +86,17 @@ def test_weights_that_are_none(weights):
         mix_ngram_models(models(), weights)
 
 
+def test_what_no_model_can_say_does_not_count():
+    ngrams = {("<s>",): -99.0, ("a",): -0.3, ("</s>",): -0.3}  # no <unk>, as of a closed vocabulary
+    one, other = NGramModel(2, ngrams, {}), NGramModel(2, {**ngrams, ("a",): -0.6}, {})
+    weights = fit_mixture_weights([one, other], ["a a", "zebra a"])
+    assert sum(weights) == pytest.approx(1) and weights[0] > weights[1]
+    with pytest.raises(ValueError, match="need texts to be fitted to, got none that one of them can say"):
+        fit_mixture_weights([NGramModel(2, {("<s>",): -99.0, ("a",): 0.0}, {})], ["zebra"])
+    never = NGramModel(2, {**ngrams, ("<unk>",): -math.inf}, {})
+    assert mix_ngram_models([never, never], [0.5, 0.5]).log_probabilities["<unk>",] == -99
+
+
 def test_no_texts_to_fit_to():
     with pytest.raises(ValueError, match="need texts to be fitted to, got none"):
         fit_mixture_weights(models(), [])

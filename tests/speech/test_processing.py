@@ -64,6 +64,10 @@ class TestProcessor:
         assert processor(text="ab")["labels"] == [[5, 6]]
         assert processor(text=["ab", "abc"], padding=False)["labels"] == [[5, 6], [5, 6, 7]]
 
+    @pytest.mark.parametrize("texts", [[""], ["", "ab"], [" "]])
+    def test_labels_are_whole_numbers_also_of_empty_texts(self, processor, texts):
+        assert processor(text=texts, return_tensors="pt")["labels"].dtype == torch.int64
+
     def test_both_train_a_model(self, processor, folder):
         model = SeqDyConvForCTC.from_pretrained(folder)
         batch = processor([noise(16000), noise(20000)], ["ab", "abc d"], sampling_rate=16000, return_tensors="pt")
@@ -76,6 +80,8 @@ class TestProcessor:
     def test_bad_input(self, processor):
         with pytest.raises(ValueError, match="audio, text or both, got neither"):
             processor()
+        with pytest.raises(ValueError, match="at least one transcript is needed"):
+            processor(text=[], return_tensors="pt")
         with pytest.raises(ValueError, match="got 1 utterances, but 2 transcripts"):
             processor(noise(800), ["a", "b"])
 

@@ -31,6 +31,7 @@ def test_decoding_gives_the_text_back(train):
 def test_white_space_and_composition_are_made_uniform(train):
     tokenizer = train(TEXTS)
     assert tokenizer.decode(tokenizer("  ale \t\n kůň  ")["input_ids"]) == "ale kůň"
+    assert tokenizer("\x1eale\x1c\u2028\x85kůň")["input_ids"] == tokenizer("ale kůň")["input_ids"]
     assert tokenizer("ku\u030an\u030c")["input_ids"] == tokenizer("kůň")["input_ids"]
     assert tokenizer("")["input_ids"] == tokenizer("  ")["input_ids"] == []
 
