@@ -365,7 +365,7 @@ def tokenize(datasets: DatasetDict, tokenizer: PreTrainedTokenizerBase, args: Da
 
         types = Features({"tokens": ListOf(Value("int32")), "bytes": Value("int64")})
         rows = map_batches(table, encode, f"Tokenising {split}", types)
-        end = [end_token_id(tokenizer)]
+        end: list[Any] = [end_token_id(tokenizer)]
         documents: Iterable[tuple[npt.NDArray[np.int32], int]]
         if args.join_documents:
             parts = [chunk.flatten().to_numpy() for chunk in rows.data.column("tokens").chunks]
