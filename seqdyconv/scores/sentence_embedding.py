@@ -124,6 +124,8 @@ def bm25(queries: Sequence[str], texts: Sequence[str], k1: float = 1.2, b: float
         [2, 1, 0]
     """
     vectorizer = CountVectorizer(token_pattern=r"(?u)\b\w+\b")
+    if not any(map(vectorizer.build_analyzer(), texts)):  # of which scikit-learn makes nothing
+        return np.zeros((len(queries), len(texts)))
     counts: Any = vectorizer.fit_transform(texts).astype(np.float64)
     lengths = np.asarray(counts.sum(1)).ravel()
     holding = np.bincount(counts.indices, minlength=counts.shape[1])

@@ -1,5 +1,6 @@
 """Scores of predicted labels, and the baselines beside them."""
 
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,9 +14,12 @@ from sklearn.metrics import accuracy_score, classification_report, confusion_mat
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 
+from seqdyconv.errors import first_line
 from seqdyconv.files import shorten, write_lines, write_text
 from seqdyconv.pictures import plot_confusion_matrix
 from seqdyconv.scores.bootstrap import Counts, Score, bounds, percentage
+
+logger = logging.getLogger(__name__)
 
 
 def score(probabilities: npt.NDArray[np.float64], labels: Sequence[int]) -> dict[str, float]:
@@ -65,6 +69,9 @@ def svm_accuracy(
 
     Returns:
         accuracy and macro_f1.
+
+    Raises:
+        ValueError: the texts to train on have no words of two letters, or one label.
     """
     classifier = make_pipeline(TfidfVectorizer(sublinear_tf=True, ngram_range=(1, 2)), LinearSVC(C=1.0, random_state=0))
     classifier.fit(train_texts, train_labels)
@@ -79,12 +86,17 @@ def baselines(train: Dataset, test: Dataset, *, svm: bool) -> dict[str, float]:
         svm: Whether to train one, which takes a while.
 
     Returns:
-        majority_accuracy, and with `svm` svm_test_accuracy, svm_test_macro_f1 and svm_seconds.
+        majority_accuracy, and with `svm` svm_test_accuracy, svm_test_macro_f1 and svm_seconds, unless there is nothing
+        that it could learn from, which a warning tells.
     """
     metrics = {"majority_accuracy": majority_accuracy(train["label"][:], test["label"][:])}
     if svm:
         start = time.perf_counter()
-        found = svm_accuracy(_whole_texts(train), train["label"][:], _whole_texts(test), test["label"][:])
+        try:
+            found = svm_accuracy(_whole_texts(train), train["label"][:], _whole_texts(test), test["label"][:])
+        except ValueError as error:
+            logger.warning("there is no SVM to compare with: %s", first_line(error))
+            return metrics
         metrics |= {f"svm_test_{name}": value for name, value in found.items()}
         metrics["svm_seconds"] = time.perf_counter() - start
     return metrics

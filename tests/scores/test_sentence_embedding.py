@@ -47,6 +47,10 @@ def test_right_texts_of_equal_score_come_after_the_others_and_not_after_each_oth
     )
 
 
+def test_bm25_of_texts_without_words_tells_nothing():
+    assert bm25(["fish", "!"], ["?", "..."]).tolist() == [[0, 0], [0, 0]]
+
+
 def test_bm25_by_hand():
     texts = ["fish fish bird", "fish", "a dog"]
     weights = np.log(1 + (3 - 2 + 0.5) / (2 + 0.5))

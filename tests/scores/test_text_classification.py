@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from datasets import Dataset
 from matplotlib.image import imread
 
-from seqdyconv.scores.text_classification import majority_accuracy, score, svm_accuracy, write_split
+from seqdyconv.scores.text_classification import baselines, majority_accuracy, score, svm_accuracy, write_split
 
 
 def test_scores_are_those_of_texts():
@@ -13,6 +14,13 @@ def test_scores_are_those_of_texts():
     assert found["accuracy"] == 75
     assert found["macro_f1"] == pytest.approx(100 * (2 / 3 + 4 / 5) / 2)  # of the two labels that occur
     assert found["loss"] == pytest.approx(-np.log([0.9, 0.6, 0.2, 0.9]).mean())
+
+
+@pytest.mark.parametrize(("texts", "labels"), [(["好", "坏"], [0, 1]), (["a good one", "a bad one"], [0, 0])])
+def test_a_baseline_that_can_learn_nothing_costs_no_run(texts, labels, caplog):
+    rows = Dataset.from_dict({"text": texts, "label": labels})
+    assert baselines(rows, rows, svm=True).keys() == {"majority_accuracy"}
+    assert "there is no SVM to compare with" in caplog.text
 
 
 def test_baselines_learn_from_the_training_texts_alone():
