@@ -74,7 +74,7 @@ def train(
         run.check_splits(texts)
         tasks = load_tasks(task_args, data_args.language)
         set_seed(args.seed)
-        model, teacher = build_models(model_args, teaching, data_args.max_length)
+        model, teacher = build_models(model_args, swap_args, teaching, data_args.max_length)
         tokenizer = teacher.tokenizer
         pairs = {split: pairs_of(texts[split], data_args) for split in HELD_OUT if split in texts}
         texts = DatasetDict({"train": texts["train"], **{split: chosen for split, (chosen, _) in pairs.items()}})

@@ -25,6 +25,7 @@ from seqdyconv.ranges import Count, KernelSize, LearningRate, OneOf, Options, Sh
 from seqdyconv.scores.sentence_embedding import agreement, cosines
 from seqdyconv.swap.distillation import DistillationTrainer, hidden_state_loss
 from seqdyconv.swap.positions import WAYS, extend_positions, number_of_positions
+from seqdyconv.swap.replacement import swapped_attention
 from seqdyconv.training.model_arguments import EncoderArguments, check_size, kernel_sizes_help, refuse_ignored
 from seqdyconv.training.output_dir import run_arguments
 from seqdyconv.training.reports import spread_examples
@@ -131,13 +132,8 @@ def check_together(
         refuse_ignored(model_args, ["model_name_or_path"])
         if swap_args.swap_mixer is None and teaching.teacher_name_or_path is None:
             raise ModelError("without swap_mixer the model would be its own teacher: give teacher_name_or_path")
-    if teaching.train_parameters == "mixers" and swap_args.swap_mixer is None:
-        raise ModelError("train_parameters: mixers needs swap_mixer")
-    if teaching.mixer_learning_rate is not None:
-        if swap_args.swap_mixer is None:
-            raise ModelError("mixer_learning_rate needs swap_mixer")
-        if teaching.train_parameters == "mixers":
-            raise ModelError("train_parameters: mixers trains nothing else: its rate is learning_rate")
+    if teaching.mixer_learning_rate is not None and teaching.train_parameters == "mixers":
+        raise ModelError("train_parameters: mixers trains nothing else: its rate is learning_rate")
 
 
 def build_config(args: ModelArguments, tokenizer: PreTrainedTokenizerBase | None = None) -> SeqDyConvConfig:
@@ -185,11 +181,14 @@ def teacher_of_run(model_dir: str) -> str | None:
     return found.get("teacher_name_or_path") or found.get("model_name_or_path")
 
 
-def build_models(model_args: ModelArguments, teaching: TeachingArguments, max_length: int) -> tuple[Any, Teacher]:
+def build_models(
+    model_args: ModelArguments, swap_args: SwapArguments, teaching: TeachingArguments, max_length: int
+) -> tuple[Any, Teacher]:
     """The model that learns, before its swap, and the teacher, whose tokenizer is that of both.
 
     Args:
         model_args: A name, or an architecture.
+        swap_args: Whether layers will be swapped.
         teaching: The teacher, and how positions are extended.
         max_length: The most tokens that the model is to read.
 
@@ -214,6 +213,12 @@ def build_models(model_args: ModelArguments, teaching: TeachingArguments, max_le
     layers = [getattr(one, "num_hidden_layers", None) for one in (ours, theirs)]
     if teaching.matching_weight and layers[0] != layers[1]:
         raise ModelError(f"matching_weight needs as many layers as the teacher has, {layers[1]}, got {layers[0]}")
+    apart = teaching.train_parameters == "mixers" or teaching.mixer_learning_rate is not None
+    if apart and swap_args.swap_mixer is None and not swapped_attention(model):
+        raise ModelError(
+            f"train_parameters: mixers and mixer_learning_rate are of swapped layers, of which {name or 'a new model'} "
+            "has none: give swap_mixer"
+        )
     extend_positions(model, max_length, teaching.extend_positions)
     keep_reading(model, replace(teacher.reading, max_length=max_length))
     return model, teacher

@@ -85,7 +85,7 @@ class TestTrain:
         bert = yaml.safe_load(config.read_text())["model_name_or_path"]
         words = ["--swap_mixer=null", f"--model_name_or_path={trained}", f"--teacher_name_or_path={bert}"]
         words += ["--max_length=150", "--extend_positions=interpolate", "--matching_weight=0", *SHORT]
-        train.main([str(config), "--output_dir", str(tmp_path / "run"), *words])
+        train.main([str(config), "--output_dir", str(tmp_path / "run"), "--mixer_learning_rate=1e-2", *words])
         model, _, reading = load_sentence_encoder(str(tmp_path / "run"))
         assert model.config.max_position_embeddings == reading.max_length == 150
         assert metrics_of(tmp_path / "run")["swapped_layers"] == "1, 2"
@@ -119,6 +119,13 @@ class TestTrain:
         folder = tmp_path / "run"
         assert message in error_of(train.main, [str(config), "--output_dir", str(folder), *words], capsys)
         assert not list(folder.glob("*"))
+
+    def test_rates_of_mixers_need_some(self, config, tmp_path, capsys):
+        bert = yaml.safe_load(config.read_text())["model_name_or_path"]
+        words = ["--swap_mixer=null", f"--teacher_name_or_path={bert}", "--mixer_learning_rate=0.1"]
+        assert "give swap_mixer" in error_of(
+            train.main, [str(config), f"--output_dir={tmp_path / 'run'}", *words], capsys
+        )
 
 
 class TestUse:
