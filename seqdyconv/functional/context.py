@@ -4,13 +4,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.amp.autocast_mode import is_autocast_available
 from torch.autograd import forward_ad
 
 
 def autocasts(tensor: Tensor) -> bool:
     """Whether autocast is on for the tensor's device; it is on for none that it doesn't know, such as meta."""
     device = tensor.device.type
-    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
 def in_autocast(input: Tensor, *others: Tensor | None) -> tuple[Any, ...]:
