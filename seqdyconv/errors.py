@@ -49,6 +49,8 @@ def exit_on_error(*errors: type[BaseException]) -> Iterator[None]:
         _end_with(str(error))
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _has_no_reader():
+            # What is still in the buffer goes nowhere: Python would try it once more in the end, and say that it can't.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise SystemExit(141) from None
         if error.errno not in _OF_THE_FILES:
             raise

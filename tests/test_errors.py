@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from seqdyconv.errors import first_line
 
 
@@ -12,12 +14,16 @@ def test_first_line_of_an_error():
     assert first_line(OSError()) == "OSError"
 
 
-def test_a_reader_that_goes_away_ends_a_script_quietly():
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_a_reader_that_goes_away_ends_a_script_quietly(unbuffered):
     reader, writer = os.pipe()
     os.close(reader)  # as `| head` does in the end
     script = "from seqdyconv.errors import exit_on_error\nwith exit_on_error(): print('a line')"
     try:
-        ended = subprocess.run([sys.executable, "-c", script], stdout=writer, stderr=subprocess.PIPE, text=True)
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        ended = subprocess.run(
+            [sys.executable, "-c", script], stdout=writer, stderr=subprocess.PIPE, text=True, env=environment
+        )
     finally:
         os.close(writer)
     assert (ended.returncode, ended.stderr) == (141, "")  # what a shell says of a program that SIGPIPE ends
