@@ -36,7 +36,6 @@ from seqdyconv.data.tables import (
     READING_ERRORS,
     DataError,
     check_splits,
-    load_hub_splits,
     load_lines,
     load_table,
     map_batches,
@@ -169,31 +168,18 @@ def _load_files(args: DataArguments, splits: Sequence[str]) -> dict[str, Dataset
 def _load_tables(args: DataArguments, splits: Sequence[str]) -> dict[str, Dataset]:
     found = _load_files(args, splits)
     if args.dataset is not None and (names := args.split_names(splits)):
-        loaded = _load_named(args.dataset, args, list(names.values()), _required(names))
+        loaded = _load_named(args.dataset, args, list(names.values()), args.required_names(splits))
         for split, name in names.items():
             if name in loaded:
                 found[split] = _read(loaded[name], args, split, f"the {name} split of {args.dataset}")
     return found
 
 
-def _required(names: dict[str, str]) -> list[str]:
-    """A name that was asked for must exist; validation and test may be missing under their usual ones."""
-    return [name for split, name in names.items() if name != split]
-
-
 def _load_named(name: str, args: DataArguments, splits: list[str], required: list[str]) -> dict[str, Any]:
     parts = name.split("+")
     if not args.is_packaged:
-        return load_hub_splits(
-            name,
-            splits,
-            config=args.dataset_config,
-            revision=args.dataset_revision,
-            instead=_INSTEAD,
-            required=required,
-        )
-    if args.dataset_config is not None or args.dataset_revision is not None:
-        raise DataError(f"the data set {name} has no dataset_config or dataset_revision")
+        return args.hub_splits(name, splits, _INSTEAD, required)
+    args.refuse_hub_options(name)
     try:
         loaded = [load_help_pages(args.language) if part == HELP else load_labelled_texts(part) for part in parts]
     except (PackageUnavailableError, ValueError) as error:
@@ -211,15 +197,8 @@ def open_stream(args: DataArguments, splits: Sequence[str]) -> tuple[str, dict[s
             no more documents than are taken out of it to validate on.
     """
     files, names = split_files(args, SPLITS), args.split_names(SPLITS)
-    loaded = load_hub_splits(
-        str(args.dataset),
-        [*names.values()],
-        config=args.dataset_config,
-        revision=args.dataset_revision,
-        instead=_INSTEAD,
-        required=[args.train_split, *_required(names)],
-        streaming=True,
-    )
+    required = [args.train_split, *args.required_names(SPLITS)]
+    loaded = args.hub_splits(str(args.dataset), [*names.values()], _INSTEAD, required, streaming=True)
     found = {split: loaded[name] for split, name in names.items() if name in loaded}
     where = f"the {args.train_split} split of {args.dataset}"
     missing = [split for split in ("validation", "test") if split not in found | files and args.fraction(split) > 0]

@@ -43,7 +43,6 @@ from seqdyconv.data.tables import (
     DataError,
     check_splits,
     list_names,
-    load_hub_splits,
     load_lines,
     load_table,
 )
@@ -255,8 +254,7 @@ def _load_tables(args: DataArguments, splits: Sequence[str]) -> dict[str, Datase
         return tables
     names = args.split_names(splits)
     parts = {split: name.split("+") for split, name in names.items()}
-    # A name that was asked for must exist; validation and test may be missing under their usual ones.
-    required = [part for split, names_of_parts in parts.items() if names[split] != split for part in names_of_parts]
+    required = [part for name in args.required_names(splits) for part in name.split("+")]
     wanted = sorted({part for names_of_parts in parts.values() for part in names_of_parts})
     loaded_parts = _load_named(args.dataset, args, wanted, required) if wanted else {}
     for split, names_of_parts in parts.items():
@@ -269,16 +267,8 @@ def _load_tables(args: DataArguments, splits: Sequence[str]) -> dict[str, Datase
 
 def _load_named(name: str, args: DataArguments, splits: Sequence[str], required: Sequence[str]) -> dict[str, Dataset]:
     if name != "fillets":
-        return load_hub_splits(
-            name,
-            splits,
-            config=args.dataset_config,
-            revision=args.dataset_revision,
-            instead="a manifest or a folder (train_file), or dataset: fillets",
-            required=required,
-        )
-    if args.dataset_config is not None or args.dataset_revision is not None:
-        raise DataError("the data set fillets has no dataset_config or dataset_revision")
+        return args.hub_splits(name, splits, "a manifest or a folder (train_file), or dataset: fillets", required)
+    args.refuse_hub_options(name)
     try:
         loaded = fillets.load_fillets(args.languages)
     except PackageUnavailableError as error:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from datasets import Dataset
 
-from seqdyconv.data.tables import DataError
+from seqdyconv.data.tables import DataError, load_hub_splits
 from seqdyconv.ranges import Count, Options, Range, Seed
 
 SPLITS = ("train", "validation", "test")
@@ -56,6 +56,25 @@ class SourceArguments(Options):
         """The most examples of a split."""
         return getattr(self, f"max_{split}_samples")
 
+    def hub_splits(
+        self, name: str, splits: Sequence[str], instead: str, required: Sequence[str] = (), streaming: bool = False
+    ) -> dict[str, Any]:
+        """Those of the splits that a data set has on the Hub, see :func:`seqdyconv.data.tables.load_hub_splits`."""
+        return load_hub_splits(
+            name,
+            splits,
+            config=self.dataset_config,
+            revision=self.dataset_revision,
+            instead=instead,
+            required=required,
+            streaming=streaming,
+        )
+
+    def refuse_hub_options(self, name: str) -> None:
+        """Raise a ``DataError`` where a data set that is not of the Hub is given what only these have."""
+        if self.dataset_config is not None or self.dataset_revision is not None:
+            raise DataError(f"the data set {name} has no dataset_config or dataset_revision")
+
 
 @dataclass
 class HeldOutArguments(SourceArguments):
@@ -94,6 +113,10 @@ class HeldOutArguments(SourceArguments):
         """What those of the splits that come from the data set are called there: no file is given, nor null."""
         names = {split: getattr(self, f"{split}_split") for split in splits if getattr(self, f"{split}_file") is None}
         return {split: name for split, name in names.items() if name is not None}
+
+    def required_names(self, splits: Sequence[str]) -> list[str]:
+        """Those of :meth:`split_names` that must exist; validation and test may be missing under their usual ones."""
+        return [name for split, name in self.split_names(splits).items() if name != split]
 
 
 def split_files(args: SourceArguments, splits: Sequence[str]) -> dict[str, str]:

@@ -32,7 +32,6 @@ from seqdyconv.data.tables import (
     DataError,
     check_splits,
     list_names,
-    load_hub_splits,
     load_lines,
     load_table,
     map_batches,
@@ -216,8 +215,7 @@ def _load_tables(args: DataArguments, splits: Sequence[str], orders: dict[str, l
     found = {split: (load_table(file, f"{split}_file"), file) for split, file in files.items()}
     if args.dataset is not None:
         names = args.split_names(splits)
-        # A name that was asked for must exist; validation and test may be missing under their usual ones.
-        required = [name for split, name in names.items() if name != split]
+        required = args.required_names(splits)
         loaded = _load_named(args.dataset, args, list(names.values()), required) if names else {}
         for split, name in names.items():
             if name in loaded:
@@ -239,16 +237,8 @@ def _load_tables(args: DataArguments, splits: Sequence[str], orders: dict[str, l
 
 def _load_named(name: str, args: DataArguments, splits: list[str], required: list[str]) -> dict[str, Dataset]:
     if name not in DATASETS:
-        return load_hub_splits(
-            name,
-            splits,
-            config=args.dataset_config,
-            revision=args.dataset_revision,
-            instead=_INSTEAD,
-            required=required,
-        )
-    if args.dataset_config is not None or args.dataset_revision is not None:
-        raise DataError(f"the data set {name} has no dataset_config or dataset_revision")
+        return args.hub_splits(name, splits, _INSTEAD, required)
+    args.refuse_hub_options(name)
     try:
         loaded = load_labelled_texts(name)
     except PackageUnavailableError as error:

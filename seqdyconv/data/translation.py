@@ -20,7 +20,7 @@ from seqdyconv.data.libreoffice_help import load_libreoffice_help
 from seqdyconv.data.packages import PackageUnavailableError
 from seqdyconv.data.sentencepiece_tokenizers import TOKENIZER_TYPES, train_sentencepiece_tokenizer
 from seqdyconv.data.splits import SPLITS, SourceArguments
-from seqdyconv.data.tables import DataError, list_names, load_hub_splits, load_lines, load_table, map_batches
+from seqdyconv.data.tables import DataError, list_names, load_lines, load_table, map_batches
 from seqdyconv.data.text_columns import check_texts, clean_texts
 from seqdyconv.models.loading import load_tokenizer
 from seqdyconv.ranges import Count, OneOf, VocabSize
@@ -151,8 +151,7 @@ def load_translation_datasets(args: DataArguments, splits: Sequence[str] = SPLIT
 def _load_named(name: str, args: DataArguments, splits: list[str]) -> dict[str, Dataset]:
     """Load those of the splits that the data set has."""
     if name == "libreoffice_help":
-        if args.dataset_config is not None or args.dataset_revision is not None:
-            raise DataError(f"the data set {name} has no dataset_config or dataset_revision")
+        args.refuse_hub_options(name)
         try:
             prepared = load_libreoffice_help(args.source_lang, args.target_lang)
         except PackageUnavailableError as error:
@@ -161,13 +160,7 @@ def _load_named(name: str, args: DataArguments, splits: list[str]) -> dict[str, 
             raise DataError(str(error)) from error
         return {split: prepared[split].select_columns(["source", "target"]) for split in splits}
 
-    loaded = load_hub_splits(
-        name,
-        splits,
-        config=args.dataset_config,
-        revision=args.dataset_revision,
-        instead="local files (train_file) or dataset: libreoffice_help",
-    )
+    loaded = args.hub_splits(name, splits, "local files (train_file) or dataset: libreoffice_help")
     where = f"the data set {name}"
     return {split: _select_columns(dataset, args, f"{where}, {split},") for split, dataset in loaded.items()}
 
