@@ -41,12 +41,13 @@ class Word(NamedTuple):
     score: float = 1.0
 
 
-def collapse(ids: Iterable[int], blank: int = 0) -> list[int]:
+def collapse(ids: Iterable[int], blank: int = 0, last: int | None = None) -> list[int]:
     """Remove repeats, then blanks (Graves et al. 2006): the labels that a CTC path stands for.
 
     Args:
         ids: one label per frame.
         blank: the label of no token.
+        last: the label of the frame before; None: there is none.
 
     Example:
         >>> from seqdyconv.runtime.words import collapse
@@ -54,7 +55,8 @@ def collapse(ids: Iterable[int], blank: int = 0) -> list[int]:
         [5, 5, 6]
     """
     labels = [int(label) for label in ids]
-    return [label for label, last in zip(labels, [blank, *labels]) if label not in (blank, last)]
+    before = [blank if last is None else last, *labels]
+    return [label for label, previous in zip(labels, before) if label not in (blank, previous)]
 
 
 class WordCollector:
@@ -98,12 +100,8 @@ class WordCollector:
 
     def _with(self, labels: Iterable[int]) -> tuple[list[int], int]:
         """The open labels after those of more frames, and the label of the last of them."""
-        ids, last = list(self._open), self._last
-        for label in labels:
-            if label not in (self.blank, last):
-                ids.append(label)
-            last = label
-        return ids, last
+        path = [self._last, *labels]
+        return self._open + collapse(path[1:], self.blank, path[0]), path[-1]
 
 
 def group_words(tokens: Iterable[str], boundary: str = WORD_BOUNDARY) -> list[list[int]]:

@@ -317,6 +317,13 @@ class SeqDyConvFeatureExtractor(SequenceFeatureExtractor):
         return 1 + max(0, num_samples - window) // shift
 
     @property
+    def why_not_streaming(self) -> str | None:
+        """Why features can't be computed while samples come; None where they can."""
+        if self.normalize == "utterance":
+            return "normalize='utterance' needs the whole utterance: a stream can use 'global' or None"
+        return None
+
+    @property
     def frame_sizes(self) -> tuple[int, int]:
         """Window and shift in samples."""
         return frame_sizes(self.sampling_rate, self.frame_length, self.frame_shift)
@@ -341,8 +348,8 @@ class FeatureStream:
     """
 
     def __init__(self, extractor: SeqDyConvFeatureExtractor) -> None:
-        if extractor.normalize == "utterance":
-            raise ValueError("normalize='utterance' needs the whole utterance: a stream can use 'global' or None")
+        if (reason := extractor.why_not_streaming) is not None:
+            raise ValueError(reason)
         self.extractor = extractor
         self._buffer = torch.empty(0)
         self._started = False  # whether there was a frame yet

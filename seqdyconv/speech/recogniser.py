@@ -86,9 +86,8 @@ class Recogniser:
         """Why it can't recognise speech while it is spoken; None where it can."""
         if not self.own_features or not self.is_ctc or self.model.config.encoder_lookahead is None:
             return "this model does not stream: train a CTC model with encoder_lookahead 0 or more"
-        if self.feature_extractor.normalize == "utterance":
-            return "normalize='utterance' needs the whole utterance: a stream can use 'global' or None"
-        return None
+        reason: str | None = self.feature_extractor.why_not_streaming
+        return reason
 
     def set_lookahead(self, milliseconds: float | None = None) -> float:
         """From now on look at most that far ahead, see :meth:`seqdyconv.models.SeqDyConvSpeechModel.set_lookahead`.
