@@ -24,6 +24,7 @@ from seqdyconv.functional.checks import (
 )
 from seqdyconv.functional.context import in_autocast
 from seqdyconv.functional.packing import check_packed, run_packed, sequence_of
+from seqdyconv.functional.softmax import softmax_over_taps
 
 Padding = Literal["causal", "same"] | int
 ConvPadding = Literal["causal", "same", "valid"] | int
@@ -269,7 +270,7 @@ def _whole(
     if softmax and "softmax" in fuses:
         options["softmax"] = True
     elif softmax:
-        weight = reference.normalized(weight)
+        weight = softmax_over_taps(weight).to(weight.dtype)
 
     def convolve(rows: Tensor, _: Tensor | None, kernels: Tensor = weight) -> Tensor:
         output = run(rows, kernels, pads, dilation, **options)
@@ -301,7 +302,7 @@ def _step(
     _check_steps(weight, axes, *input.shape[:2])
     check_state(input, state, (weight.shape[-1] - 1) * dilation)
     chosen = choose(BACKENDS, backend, input, weight.shape, dilation)
-    weight = reference.normalized(weight) if softmax else weight
+    weight = softmax_over_taps(weight).to(weight.dtype) if softmax else weight
     if chosen.advance is not None:
         output, following = chosen.advance(input, state.to(input.dtype), weight, dilation)
     else:

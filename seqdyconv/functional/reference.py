@@ -4,7 +4,7 @@ from functools import reduce
 from operator import add
 
 import torch.nn.functional as F
-from torch import Tensor, arange, einsum, float32, promote_types
+from torch import Tensor, arange, einsum, float32
 
 
 def depthwise(input: Tensor, weight: Tensor, padding: tuple[int, int], dilation: int) -> Tensor:
@@ -21,11 +21,6 @@ def depthwise(input: Tensor, weight: Tensor, padding: tuple[int, int], dilation:
     padded = padded.unflatten(-1, (heads, -1))
     taps = (weight[..., k, None] * padded[:, k * dilation : k * dilation + time] for k in range(kernel_size))
     return reduce(add, taps).flatten(-2).to(input.dtype)
-
-
-def normalized(weight: Tensor) -> Tensor:
-    """The softmax of logits (..., K) over the taps, in float32 at least; of their dtype."""
-    return weight.softmax(-1, dtype=promote_types(weight.dtype, float32)).to(weight.dtype)
 
 
 def deformable(

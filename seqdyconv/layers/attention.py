@@ -6,12 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from seqdyconv.functional.context import in_autocast
 from seqdyconv.functional.packing import check_packed, repack, run_packed, unpack
 from seqdyconv.layers.checks import check_dropout, check_heads, check_input, check_state_kind, layer_dtype
 from seqdyconv.layers.initialization import reset_children, xavier_linear
 from seqdyconv.layers.masking import zero_padding
 from seqdyconv.layers.short import IdentityShortConv1d, ShortConv1d
 from seqdyconv.layers.states import AttentionState, ParallelState, extend_attention_state, initial_attention_state
+
+_SHORT = 256  # keys
 
 
 class SelfAttention(nn.Module):
@@ -329,5 +332,19 @@ def attend(
     """Scaled dot-product attention of (B, T, D) to (B, S, D), head by head; ``keep`` (B, 1 or T, S) bool."""
     query, key, value = (x.unflatten(-1, (num_heads, -1)).transpose(1, 2) for x in (query, key, value))
     keep = None if keep is None else keep[:, None]
-    output = F.scaled_dot_product_attention(query, key, value, keep, dropout, causal)
+    query, key, value = in_autocast(query, key, value)
+    if _is_faster_in_float32(query, key, value):
+        with torch.autocast("cpu", enabled=False):
+            wide = query.float(), key.float(), value.float()
+            output = F.scaled_dot_product_attention(*wide, keep, dropout, causal).to(query.dtype)
+    else:
+        output = F.scaled_dot_product_attention(query, key, value, keep, dropout, causal)
     return output.transpose(1, 2).flatten(2)
+
+
+def _is_faster_in_float32(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    """Whether gradients of attention in half precision would take longer, on a CPU up to twice as long."""
+    if torch.compiler.is_compiling() or query.device.type != "cpu" or query.dtype.itemsize >= 4:
+        return False
+    learns = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
+    return learns and key.shape[-2] <= _SHORT

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from seqdyconv.functional import dynamic_conv1d, lightweight_conv1d
 from seqdyconv.functional.conv import OpPadding, Padding
+from seqdyconv.functional.softmax import softmax_over_taps
 from seqdyconv.layers.checks import check_dropout
 from seqdyconv.layers.initialization import reset_children, xavier_linear
 from seqdyconv.layers.kernel_sizes import KernelSize, first_taps, kernel_sizes_of
@@ -149,14 +150,14 @@ class _HeadConv1d(WindowConv):
     def _kernels(self, logits: Tensor, real: Tensor | None) -> Tensor:
         """(..., H, K) from logits; ``real`` (B, T + reach) tells which steps the softmax counts, None: all."""
         if self.weight_softmax:
-            dtype = torch.promote_types(logits.dtype, torch.float32)
             if real is not None:
+                dtype = torch.promote_types(logits.dtype, torch.float32)
                 steps = torch.arange(real.shape[1] - self.reach, device=real.device)
                 taps = torch.arange(self.taps, device=real.device) * self.dilation
                 inside = real[:, steps[:, None] + taps][:, :, None]  # (B, T, 1, K)
                 # The lowest number instead of −inf: with no tap inside, the kernel is finite and reads zeros.
                 logits = logits.to(dtype).masked_fill(~inside, torch.finfo(dtype).min)
-            logits = logits.softmax(-1, dtype=dtype)
+            logits = softmax_over_taps(logits)
         return F.dropout(logits, self.weight_dropout, self.training)
 
 

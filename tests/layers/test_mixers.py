@@ -166,6 +166,18 @@ class TestSelfAttention:
         assert torch.equal(mixer(input), mixer(input))
         assert not torch.equal(mixer.train()(input), mixer(input))
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+    def test_it_learns_in_half_precision_as_in_float32(self, dtype):
+        torch.manual_seed(0)
+        inputs = [torch.randn(2, 9, 6).to(dtype).requires_grad_() for _ in range(3)]
+        wide = [input.detach().float().requires_grad_() for input in inputs]
+        found, expected = attend(*inputs, 3, causal=True), attend(*wide, 3, causal=True)
+        assert torch.equal(found, expected.to(dtype))
+        for ours, theirs in zip(torch.autograd.grad(found.sum(), inputs), torch.autograd.grad(expected.sum(), wide)):
+            assert torch.equal(ours, theirs.to(dtype))
+        with torch.autocast("cpu", dtype):
+            assert torch.equal(attend(*wide, 3, causal=True), found)
+
 
 class TestParallelMixer:
     @pytest.mark.parametrize("causal", [False, True])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from seqdyconv.functional.reference import normalized
+from seqdyconv.functional.softmax import softmax_over_taps
 
 _INSTALLED = importlib.util.find_spec("triton") is not None
 DEVICES = ("cuda", "cpu") if os.environ.get("TRITON_INTERPRET") == "1" else ("cuda",)
@@ -45,7 +45,7 @@ def depthwise(
         output: Tensor = _ops().triton_softmax_convolve(input, weight, sequence, -padding[0], dilation)[0]
         return output
     if softmax:  # kernels that all steps share are few
-        weight = normalized(weight)
+        weight = softmax_over_taps(weight).to(weight.dtype)
     time = input.shape[1] + sum(padding) - (weight.shape[-1] - 1) * dilation
     output = _ops().triton_convolve(input, weight, sequence, time, -padding[0], dilation, False)
     return output
