@@ -6,7 +6,7 @@ spectrogram H is time and W frequency. Inside, everything is (B, C, H, W): in on
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -377,10 +377,12 @@ class MixedConv(nn.Module):
 
     # Convolving
 
-    def conv(self, window: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
-        """Padded input (B, C, H, W) with ``weight`` (O, C // groups, *kernel_size)."""
+    def conv(
+        self, window: Tensor, weight: Tensor, bias: Tensor | None, groups: int, padding: Sequence[int] = (0, 0)
+    ) -> Tensor:
+        """Input (B, C, H, W) with ``weight`` (O, C // groups, *kernel_size), ``padding`` zeros around it."""
         weight = weight if self.axes == 2 else weight[..., None]
-        return F.conv2d(window, weight, bias, self.in_2d(self.stride, 1), 0, self.in_2d(self.dilation, 1), groups)
+        return F.conv2d(window, weight, bias, self.in_2d(self.stride, 1), padding, self.in_2d(self.dilation, 1), groups)
 
     def conv_rows(self, window: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Each row with its own kernel (B, O, C // groups, *kernel_size): one convolution whose groups are the rows."""
