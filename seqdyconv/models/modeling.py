@@ -460,7 +460,6 @@ class SeqDyConvDecoder(SeqDyConvPreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    @merge_with_config_defaults
     @capture_outputs
     def forward(
         self,
@@ -483,6 +482,8 @@ class SeqDyConvDecoder(SeqDyConvPreTrainedModel):
             attention_mask: (B, past + T), 1 = keep, of the tokens in the cache too.
             encoder_attention_mask: (B, S), 1 = keep.
             cache: of the calls before; None starts one where ``use_cache`` says so.
+            use_cache: None: as the configuration says, without packed sequences. With activation checkpointing, which
+                runs a layer twice, training starts no cache.
             cu_seqlens, encoder_cu_seqlens: (N + 1,) int, where N sequences packed into one row begin and end, here and
                 in the encoder's output, instead of masks and without a cache.
             inputs_embeds: (B, T, D), or the embedding size, rows of the embedding table, instead of ``input_ids``.
@@ -492,9 +493,11 @@ class SeqDyConvDecoder(SeqDyConvPreTrainedModel):
 
         Raises:
             ValueError: not exactly one of ``input_ids`` and ``inputs_embeds``, another number of sources, a mask of
-                another shape, packed sequences that do not fit, or a cache that is not of this model.
+                another shape, packed sequences that do not fit, or a cache that is not of this model, or would get the
+                steps of layers twice.
         """
         refuse_attention_maps(self.config, kwargs)
+        refuse_other_packing(kwargs, "cu_seqlens and encoder_cu_seqlens")
         tokens = one_input(input_ids, inputs_embeds, "decoder")
         has_encoder = encoder_hidden_states is not None
         if has_encoder != self.config.is_encoder_decoder:
@@ -508,8 +511,16 @@ class SeqDyConvDecoder(SeqDyConvPreTrainedModel):
                 )
             check_mask(encoder_attention_mask, encoder_hidden_states, 0, "attention_mask of the encoder's output")
             source = (encoder_hidden_states, encoder_attention_mask, encoder_cu_seqlens)
-        cached = cache is not None or bool(use_cache)
-        packed = check_packed_sides((tokens, attention_mask, cu_seqlens), source, cached)
+        if use_cache is None:
+            use_cache = self.config.use_cache and cu_seqlens is None and encoder_cu_seqlens is None
+        packed = check_packed_sides((tokens, attention_mask, cu_seqlens), source, cache is not None or use_cache)
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            use_cache = False
+            if cache is not None:
+                raise ValueError(
+                    "activation checkpointing runs each layer again, which would add its steps to the cache once more: "
+                    "train without a cache"
+                )
         if cache is None and use_cache:
             cache = decoder_cache(len(self.layers), has_encoder=has_encoder)
         past = 0
@@ -589,8 +600,6 @@ class SeqDyConvGenerationMixin(OwnCacheGenerationMixin):
             if labels is None:
                 raise ValueError("the decoder needs decoder_input_ids or labels, got neither")
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels, cu_seqlens)
-        if use_cache is None:
-            use_cache = self.config.use_cache and encoder_cu_seqlens is None
         model: Any = self
         decoded = model.decoder(
             decoder_input_ids,
@@ -598,7 +607,7 @@ class SeqDyConvGenerationMixin(OwnCacheGenerationMixin):
             attention_mask=decoder_attention_mask,
             encoder_attention_mask=encoder_attention_mask,
             cache=cache,
-            use_cache=use_cache and labels is None,
+            use_cache=use_cache if labels is None else False,
             cu_seqlens=cu_seqlens,
             encoder_cu_seqlens=encoder_cu_seqlens,
             return_dict=True,

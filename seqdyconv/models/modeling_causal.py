@@ -120,13 +120,11 @@ class SeqDyConvForCausalLM(SeqDyConvPreTrainedModel, OwnCacheGenerationMixin):
             raise ValueError(f"labels need the logits of all steps, logits_to_keep=0, got {logits_to_keep}")
         tokens = input_ids if inputs_embeds is None else inputs_embeds
         cu_seqlens = packed_sequences(tokens, attention_mask, cu_seqlens, kwargs)
-        if use_cache is None:
-            use_cache = self.config.use_cache and cu_seqlens is None
         decoded = self.decoder(
             input_ids,
             attention_mask=attention_mask,
             cache=cache,
-            use_cache=use_cache and labels is None,
+            use_cache=use_cache if labels is None else False,
             cu_seqlens=cu_seqlens,
             inputs_embeds=inputs_embeds,
             return_dict=True,

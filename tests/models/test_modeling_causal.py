@@ -46,6 +46,7 @@ CONFIGS = {
     },
 }
 HYBRID = CONFIGS["hybrid, learned positions"]
+DROPOUTS = dict.fromkeys(["dropout", "attention_dropout", "activation_dropout", "input_dropout", "weight_dropout"], 0.2)
 every_config = pytest.mark.parametrize("options", CONFIGS.values(), ids=CONFIGS)
 both_sides = pytest.mark.parametrize("side", ["left", "right"])
 
@@ -182,6 +183,14 @@ class TestPacking:
         assert_close(output.logits, expected.logits)
         assert_close(output.loss, expected.loss)
 
+    def test_the_decoder_by_itself_makes_no_cache_of_them(self):
+        model, packed = build(), pack(sentences(5, 3))
+        output = model.decoder(**packed)
+        assert output.cache is None
+        assert_close(model.lm_head(output.last_hidden_state), model(**packed).logits)
+        with pytest.raises(ValueError, match=r"packed sequences are told by cu_seqlens .*, got cu_seq_lens_q"):
+            model.decoder(packed["input_ids"], cu_seq_lens_q=packed["cu_seqlens"])
+
     def test_a_cache_or_a_mask_is_refused(self):
         packed = pack(sentences(5, 3))
         with pytest.raises(ValueError, match="packed sequences are for training"):
@@ -215,13 +224,23 @@ class TestTraining:
     def test_every_parameter_gets_the_same_gradient_with_activation_checkpointing(self, options):
         tokens, found = torch.stack(sentences(6, 6)), []
         for checkpointing in (False, True):
-            model = build(**options, dropout=0.0).train()
+            model = build(**options, **DROPOUTS).train()
             if checkpointing:
                 model.activation_checkpointing_enable()
-            model(tokens, labels=tokens).loss.backward()
+            model(tokens, labels=tokens).loss.backward()  # build() seeds, so both drop the same
             found.append({name: parameter.grad for name, parameter in model.named_parameters()})
         assert all(gradient is not None for gradient in found[0].values())
         torch.testing.assert_close(found[0], found[1])
+
+    @pytest.mark.parametrize("options", [{}, HYBRID], ids=["convolutions", "hybrid"])
+    def test_activation_checkpointing_goes_without_a_cache(self, options):
+        model, tokens = build(**options).train(), torch.stack(sentences(6, 6))
+        model.activation_checkpointing_enable()
+        with torch.no_grad():
+            cache = model(tokens).cache
+        assert cache.get_seq_length() == 6 and model(tokens).cache is None
+        with pytest.raises(ValueError, match=r"activation checkpointing .* train without a cache"):
+            model(tokens, cache=cache)
 
     def test_the_trainer_learns_alike_from_whole_and_accumulated_packed_rows(self, tmp_path):
         found = []
