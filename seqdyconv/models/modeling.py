@@ -586,6 +586,7 @@ class SeqDyConvGenerationMixin(OwnCacheGenerationMixin):
         loss: Callable[[Tensor, Tensor], Tensor],
         cu_seqlens: Tensor | None = None,
         encoder_cu_seqlens: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
         """The second half of ``forward``: from the encoder's output to logits and loss; arguments as there.
@@ -596,7 +597,7 @@ class SeqDyConvGenerationMixin(OwnCacheGenerationMixin):
             loss: what logits (B, T, V) and labels (B, T) cost.
             cu_seqlens, encoder_cu_seqlens: as in :meth:`SeqDyConvDecoder.forward`.
         """
-        if decoder_input_ids is None:
+        if decoder_input_ids is None and decoder_inputs_embeds is None:
             if labels is None:
                 raise ValueError("the decoder needs decoder_input_ids or labels, got neither")
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels, cu_seqlens)
@@ -610,6 +611,7 @@ class SeqDyConvGenerationMixin(OwnCacheGenerationMixin):
             use_cache=use_cache if labels is None else False,
             cu_seqlens=cu_seqlens,
             encoder_cu_seqlens=encoder_cu_seqlens,
+            inputs_embeds=decoder_inputs_embeds,
             return_dict=True,
             **kwargs,
         )
@@ -694,6 +696,8 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGener
         num_items_in_batch: Tensor | int | None = None,
         cu_seqlens: Tensor | None = None,
         decoder_cu_seqlens: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> Seq2SeqLMOutput:
         """Logits of the next token at each step of the decoder.
@@ -710,6 +714,8 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGener
             num_items_in_batch: the tokens to divide the loss by, where the batch is a part of a larger one.
             cu_seqlens, decoder_cu_seqlens: (N + 1,) int, where N sources packed into one row, (1, S), and their N
                 targets in one row, (1, T), begin and end, instead of masks; to train, not to ``generate()``.
+            inputs_embeds, decoder_inputs_embeds: (B, S, D) and (B, T, D), or the embedding size, rows of the embedding
+                tables, instead of ``input_ids`` and ``decoder_input_ids``.
 
         Returns:
             ``loss``, ``logits`` (B, T, V), ``cache``, ``encoder_last_hidden_state`` (B, S, D), and the hidden states
@@ -720,9 +726,16 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGener
         """
         refuse_other_packing(kwargs, "cu_seqlens and decoder_cu_seqlens")
         if encoder_outputs is None:
-            if input_ids is None:
+            if input_ids is None and inputs_embeds is None:
                 raise ValueError("the encoder needs input_ids or encoder_outputs, got neither")
-            encoder_outputs = self.encoder(input_ids, attention_mask, cu_seqlens=cu_seqlens, return_dict=True, **kwargs)
+            encoder_outputs = self.encoder(
+                input_ids,
+                attention_mask,
+                inputs_embeds=inputs_embeds,
+                cu_seqlens=cu_seqlens,
+                return_dict=True,
+                **kwargs,
+            )
         if isinstance(encoder_outputs, tuple):
             encoder_outputs = BaseModelOutput(*encoder_outputs)
         return self.decode(
@@ -736,6 +749,7 @@ class SeqDyConvForConditionalGeneration(SeqDyConvPreTrainedModel, SeqDyConvGener
             loss=lambda logits, labels: token_loss(logits, labels, num_items_in_batch),
             cu_seqlens=decoder_cu_seqlens,
             encoder_cu_seqlens=cu_seqlens,
+            decoder_inputs_embeds=decoder_inputs_embeds,
             **kwargs,
         )
 

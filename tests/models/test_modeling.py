@@ -219,6 +219,27 @@ class TestEncoderOutputs:
         assert_close(model(encoder_outputs=encoded, decoder_input_ids=tokens).logits, expected)
 
 
+class TestRowsOfTheEmbeddingTables:
+    @pytest.mark.parametrize("options", [{}, CONFIGS["attention, nothing shared"]], ids=["shared", "own"])
+    def test_they_stand_for_tokens_on_either_side(self, options):
+        model, source, target = build(**options), torch.stack(sentences(5, 5)), torch.stack(sentences(3, 3))
+        sources, targets = model.encoder.embedding.tokens(source), model.decoder.embedding.tokens(target)
+        expected = model(source, decoder_input_ids=target, labels=target)
+        output = model(inputs_embeds=sources, decoder_inputs_embeds=targets, labels=target)
+        assert_close(output.logits, expected.logits)
+        assert_close(output.loss, expected.loss)
+        generated = model.generate(inputs_embeds=sources, max_new_tokens=4, num_beams=2)
+        assert generated.equal(model.generate(source, max_new_tokens=4, num_beams=2))
+
+    def test_both_are_refused(self):
+        model, tokens = build(), torch.stack(sentences(5))
+        rows = model.get_input_embeddings()(tokens)
+        with pytest.raises(ValueError, match="the decoder needs input_ids or inputs_embeds, got both"):
+            model(tokens, decoder_input_ids=tokens, decoder_inputs_embeds=rows)
+        with pytest.raises(ValueError, match="the encoder needs input_ids or inputs_embeds, got both"):
+            model(tokens, inputs_embeds=rows, labels=tokens)
+
+
 class TestTraining:
     def test_the_loss_is_the_mean_over_labels_that_count(self):
         model = build()
