@@ -28,7 +28,8 @@ def has_beam_search(model: Any) -> bool:
     if type(model) is not SeqDyConvForConditionalGeneration or model.training:
         return False
     asked = model.generation_config.to_diff_dict()
-    if any(value and name not in _KNOWN for name, value in asked.items()):
+    # A token may be 0, which is no less asked for.
+    if any((value or name.endswith("token_id")) and name not in _KNOWN for name, value in asked.items()):
         return False
     return isinstance(start_token(model.generation_config), int) and asked.get("eos_token_id") is not None
 

@@ -99,6 +99,7 @@ class TestChoice:
         [
             {"repetition_penalty": 1.2},
             {"forced_bos_token_id": 5},
+            {"forced_bos_token_id": 0},
             {"no_repeat_ngram_size": 2},
             {"min_new_tokens": 3},
             {"early_stopping": True},
