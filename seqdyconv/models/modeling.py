@@ -142,8 +142,8 @@ class Embedding(nn.Module):
         """
         hidden = self.tokens(tokens) if tokens.dim() == 2 else tokens
         if self.token_types is not None:
-            first = self.token_types.weight[0]
-            hidden = hidden + (first if token_type_ids is None else self.token_types(token_type_ids))
+            # Asked for even where all are of type 0: who offloads or adapts the table does so where it is called.
+            hidden = hidden + self.token_types(positions.new_zeros(1) if token_type_ids is None else token_type_ids)
         hidden = hidden * self.scale
         positions = positions + self.position_offset
         if self.position_type == "sinusoidal":

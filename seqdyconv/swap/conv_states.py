@@ -46,7 +46,7 @@ class ConvStates(DummyLayer):
         if known is None and self.goes_on:
             raise InputError(_OF_OTHERS)
         if known is None:
-            known = conv.initial_state(input.shape[0]).to(input)
+            known = input.new_zeros(input.shape[0], conv.reach, conv.channels)
         output, state = conv.stream(input, known[:, known.shape[1] - conv.reach :], padding_mask, query)
         if self.static and not self.record_past:
             self._keep_in_place(key, state)

@@ -197,6 +197,13 @@ class TestPairs:
         assert result(model, tokens, token_type_ids=torch.zeros_like(self.types)).equal(plain)
         assert not torch.allclose(result(model, tokens, token_type_ids=self.types), plain)
 
+    def test_their_table_may_be_on_the_disk(self, tmp_path):
+        model, tokens = build(type_vocab_size=2).float(), torch.stack(texts(5))
+        model.save_pretrained(tmp_path)
+        places = {"encoder": "disk", "classifier": "cpu"}
+        offloaded = type(model).from_pretrained(tmp_path, device_map=places, offload_folder=tmp_path / "offloaded")
+        assert result(offloaded, tokens).equal(result(model, tokens))
+
     def test_without_token_types_they_are_not_looked_at(self):
         model, tokens = build(), torch.stack(texts(5))
         assert result(model, tokens, token_type_ids=self.types).equal(result(model, tokens))

@@ -133,6 +133,14 @@ class TestCalls:
         cached = generate(model, IDS, LEFT, cache_implementation="static", disable_compile=True)
         assert torch.equal(cached, generate(model, IDS, LEFT, use_cache=False))
 
+    def test_weights_on_the_disk(self, tmp_path):
+        model = hybrid(layers=[0])
+        model.save_pretrained(tmp_path)
+        names = ("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head")
+        places = {"model.layers": "disk", **dict.fromkeys(names, "cpu")}
+        offloaded = load_swapped(tmp_path, device_map=places, offload_folder=tmp_path / "offloaded")
+        assert torch.equal(generate(offloaded, IDS, LEFT), generate(model, IDS, LEFT))
+
     def test_assisted_decoding(self):
         model, assistant = hybrid(layers=[0]), decoder()
         assert torch.equal(
