@@ -7,6 +7,13 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig
 
 TIME, REAL = 9, 5  # steps of both rows of text, and the real ones of the second
+TESTED = (
+    *("esmc", "gte", "jina_embeddings_v3", "layoutlm", "nomic_bert", "roformer", "t5gemma", "umt5"),
+    *("xlm-roberta-xl", "audio-spectrogram-transformer", "moonshine", "parakeet_ctc", "qwen2_audio_encoder"),
+    *("speech_to_text", "wav2vec2-conformer", "beit", "clip_vision_model", "data2vec-vision", "deit"),
+    *("dinov2", "dinov3_vit", "vit_mae"),
+)
+"""The types of no known family that the suite runs."""
 # What a small configuration of some types needs: they have no grouped heads.
 _NEEDS = {
     "esmc": {"num_key_value_heads": 4},

@@ -17,7 +17,8 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
 from seqdyconv.swap import FAMILIES, load_swapped, swap_self_attention, swapped_attention
 from seqdyconv.swap.decoders import DECODERS
-from tests.swap.any_model import REAL, first, run, tiny_model
+from tests.swap.any_model import REAL, TESTED, first, run, tiny_model
+from tests.swap.zoo import CASES
 
 PAGE = Path(__file__).parents[2] / "docs" / "swap_families.md"
 DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "encoder_layers", "decoder_layers", "depth")
@@ -41,9 +42,10 @@ RUN, SWAPPED, SEVERAL, WHEN_IT_RUNS, REFUSED, DECODER, NOT_BUILT = (
 )
 ABOUT = {
     RUN: "A small model gave finite outputs, which did not depend on padding where it takes texts, and came back from "
-    "disk. `known` families are those of `seqdyconv.swap.FAMILIES`; the others are recognised by their modules.",
-    SWAPPED: "Recognised as well, but no small model of them was run: their inputs are special, or those that were "
-    "given do not reach the part that was swapped.",
+    "disk. `known` families are those of `seqdyconv.swap.FAMILIES`; the others are recognised by their modules. Those "
+    "in **bold** every run of the tests tries again, the others were tried when this page was made.",
+    SWAPPED: "Recognised as well, but no small model of them was run, neither here nor in the tests: their inputs are "
+    "special, or those that were given do not reach the part that was swapped.",
     SEVERAL: "They have several stacks of layers: `pattern=` says which to swap, one at a time.",
     WHEN_IT_RUNS: "What they are is only seen when they run; the first forward raises.",
     REFUSED: "`swap_self_attention` raises, and nothing is changed.",
@@ -133,7 +135,8 @@ def page(found: dict[str, tuple[str, str]]) -> str:
         rows: dict[str, list[str]] = {}
         for name, (where, told) in sorted(found.items()):
             if where == section:
-                rows.setdefault(told, []).append(f"`{name}`")
+                is_tested = section == RUN and name in (*CASES, *TESTED)
+                rows.setdefault(told, []).append(f"**`{name}`**" if is_tested else f"`{name}`")
         if not rows:
             continue
         lines += [f"## {section}\n", f"{about}\n"]

@@ -14,7 +14,7 @@ from seqdyconv.swap.families import FAMILIES
 from seqdyconv.swap.padding import padding_from_attention_mask
 from seqdyconv.swap.replacement import SwappedAttention, relative_buckets
 from tests.helpers import assert_close
-from tests.swap.any_model import REAL, first, run, tiny_model
+from tests.swap.any_model import REAL, TESTED, first, run, tiny_model
 from tests.swap.zoo import CASES, LENGTH, SHORT, encoded, first_loss, shorter
 
 transformers.utils.logging.disable_progress_bar()
@@ -251,15 +251,7 @@ def test_kernels_start_from_the_attention(name):
 
 class TestModelsRecognisedByTheirModules:
     # The others are tried when docs/swap_families.md is made.
-    @pytest.mark.parametrize(
-        "name",
-        [
-            *("esmc", "gte", "jina_embeddings_v3", "layoutlm", "nomic_bert", "roformer", "t5gemma", "umt5"),
-            *("xlm-roberta-xl", "audio-spectrogram-transformer", "moonshine", "parakeet_ctc", "qwen2_audio_encoder"),
-            *("speech_to_text", "wav2vec2-conformer", "beit", "clip_vision_model", "data2vec-vision", "deit"),
-            *("dinov2", "dinov3_vit", "vit_mae"),
-        ],
-    )
+    @pytest.mark.parametrize("name", TESTED)
     def test_run_do_not_see_padding_and_come_back(self, name, tmp_path):
         model = swap_self_attention(tiny_model(name), kernel_size=3)
         assert next(iter(swapped_attention(model).values())).family.name == "unknown"
