@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from seqdyconv.comparisons.entries import Entry, entries, entry
+from seqdyconv.comparisons.results import UNESCAPED_BAR
 from seqdyconv.errors import InputError
 
 _MARK = re.compile(r"\s*<!--\s*(?:end of\s+)?(?:table|headlines|results)\b.*")
@@ -49,7 +50,9 @@ def tables_by_hand(page: Path) -> list[str]:
     for begin, lines in _parts(page):
         for table in re.findall(r"^\|.*(?:\n\|.*)*", "\n".join(lines), re.MULTILINE) if begin is None else []:
             head, *rows = table.split("\n")
-            cells = [cell for row in rows[1:] for cell in row.strip().strip("|").split("|")[1:] if cell.strip()]
+            cells = [
+                cell for row in rows[1:] for cell in UNESCAPED_BAR.split(row.strip().strip("|"))[1:] if cell.strip()
+            ]
             if cells and 2 * sum(_NUMBER.match(cell) is not None for cell in cells) >= len(cells):
                 found.append(head)
     return found

@@ -20,7 +20,10 @@ else:
 EVALUATION = "evaluation_"
 """What the names of metrics of evaluations begin with."""
 
-OWN_SETTINGS = ("output_dir", "resume", "overwrite", "seed", "do_predict")
+PLACES = ("output_dir", "resume", "overwrite")
+"""Settings that say where a run is, and nothing of what it comes to."""
+
+OWN_SETTINGS = (*PLACES, "seed", "do_predict")
 """Settings of a run that a comparison decides on itself."""
 
 OWN_EVALUATION_SETTINGS = ("model_dir", "evaluation_dir")

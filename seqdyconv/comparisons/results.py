@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +34,9 @@ COUNTS: dict[str, Callable[..., tuple[Counts, Score]]] = {
 """The metrics of which the test set can be drawn anew."""
 
 
+UNESCAPED_BAR = re.compile(r"(?<!\\)\|")
+"""What ends a cell of a table in Markdown."""
+
 _FORMS = {"bits_per_byte": ".3f", "real_time_factor": ".4f"}
 """How metrics are told whose differences two digits would hide."""
 
@@ -53,8 +57,13 @@ def write_comparison(
     metric = next(iter(args.metrics))
     found: dict[str, Any] = {}
     if metric.removeprefix(EVALUATION) in COUNTS:
-        scored = {variant: [_counts(metric, run) for run in folders] for variant, folders in runs.items() if folders}
-        tests = {variant: {_lines(run, "references") for run in folders} for variant, folders in runs.items()}
+        references = {variant: [_lines(run, "references") for run in folders] for variant, folders in runs.items()}
+        tests = {variant: set(several) for variant, several in references.items()}
+        scored = {
+            variant: [_counts(metric, run, right) for run, right in zip(folders, references[variant])]
+            for variant, folders in runs.items()
+            if folders
+        }
         for variant, several in scored.items():
             found[variant] = {}
             if len(tests[variant]) > 1:  # such as of files that have changed since
@@ -91,11 +100,11 @@ def _lines(run: Path, name: str) -> tuple[str, ...]:
     return tuple((run / f"test_{name}.txt").read_text(encoding="utf-8").split("\n")[:-1])
 
 
-def _counts(metric: str, run: Path) -> tuple[Counts, Score]:
+def _counts(metric: str, run: Path, references: Sequence[str]) -> tuple[Counts, Score]:
     name = metric.removeprefix(EVALUATION)
     signature = read_result(run / RECORD)["metrics"].get(f"{name}_signature")
     options = {} if signature is None else {"tokenizer": tokenizer_of_signature(signature)}
-    return COUNTS[name](_lines(run, "predictions"), _lines(run, "references"), **options)
+    return COUNTS[name](_lines(run, "predictions"), references, **options)
 
 
 @dataclass
@@ -231,7 +240,7 @@ def mean_text(values: Sequence[float], metric: str, form: str | None = None) -> 
 
     Args:
         values: Of some runs.
-        metric: Its name; seconds are told in minutes, parameters in millions.
+        metric: Its name; a minute of seconds and more is told in minutes, parameters in millions.
         form: Of the other numbers; None: as many digits as the metric asks for.
 
     Example:
@@ -241,7 +250,7 @@ def mean_text(values: Sequence[float], metric: str, form: str | None = None) -> 
     if not values:
         return ""
     if metric.endswith("_seconds"):
-        return f"{np.mean(values) / 60:.1f} min"
+        return f"{np.mean(values) / 60:.1f} min" if np.mean(values) >= 60 else f"{np.mean(values):.3g} s"
     if metric == "parameters":
         return f"{np.mean(values) / 1e6:.2f} M"
     form = form or next((form for name, form in _FORMS.items() if metric.endswith(name)), ".2f")
@@ -256,10 +265,11 @@ def difference_text(found: Mapping[str, float]) -> str:
 
 
 def table_row(cells: Sequence[str]) -> str:
-    """A row of a table in Markdown.
+    r"""A row of a table in Markdown, of whatever is in its cells.
 
     Example:
-        >>> table_row(["", "BLEU"])
-        '| | BLEU |'
+        >>> print(table_row(["", "BLEU", "de|en"]))
+        | | BLEU | de\|en |
     """
-    return f"|{''.join(f' {cell} |' if cell else ' |' for cell in cells)}"
+    plain = (UNESCAPED_BAR.sub(r"\|", " ".join(cell.splitlines())) for cell in cells)
+    return f"|{''.join(f' {cell} |' if cell else ' |' for cell in plain)}"

@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from seqdyconv.comparisons.plan import EVALUATION, ComparisonArguments, Job, Settings, file_name
+from seqdyconv.comparisons.plan import EVALUATION, PLACES, ComparisonArguments, Job, Settings, file_name
 from seqdyconv.comparisons.results import read_result
 from seqdyconv.files import shorten, write_text
 from seqdyconv.scores.directions import is_lower_better
@@ -21,7 +21,14 @@ from seqdyconv.training.checkpoints import checkpoints
 from seqdyconv.training.output_dir import RUN_FILE
 from seqdyconv.training.records import RECORD
 
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None  # type: ignore[assignment]
+
 WAIT = 0.1  # seconds between looks at the processes
+END_WITH_THE_PARENT = ["setpriv", "--pdeathsig", "TERM"] if shutil.which("setpriv") else []
+"""Before a command: it ends with the process that began it, be that killed; of Linux."""
 
 
 class Runner:
@@ -93,7 +100,7 @@ class Runner:
         """
         for job in jobs:
             file = self._file_of(job)
-            if file.is_file() and read_result(file) != self._asked(job):
+            if file.is_file() and _without_places(read_result(file)) != self._asked(job):
                 raise ArgumentsError(
                     f"the run {job.name} in {self.folder} was begun with other settings or another "
                     f"{self.config.name}: choose another output_dir, or remove {file}, and it runs anew"
@@ -104,7 +111,7 @@ class Runner:
         if (self.folder_of(job) / RECORD).is_file() and self._file_of(job).is_file():
             return True
         kept = self.result_of(job) if job.point is not None else None
-        return kept is not None and "metrics" in kept and kept.get("asked") == self._asked(job)
+        return kept is not None and "metrics" in kept and _without_places(kept.get("asked")) == self._asked(job)
 
     def result_of(self, job: Job) -> dict[str, Any] | None:
         """What is kept of a run."""
@@ -146,11 +153,21 @@ class Runner:
             goes_on = self._file_of(job).is_file() and (folder / RUN_FILE).is_file()
             words += ["--resume" if goes_on else "--overwrite", "true"]
         words += words_of(job.arguments)
-        write_text(self._file_of(job), json.dumps(self._asked(job), indent=1) + "\n")
         share = max(1, (os.cpu_count() or 1) // self.args.parallel)
         environment = {"OMP_NUM_THREADS": str(share), "OMP_WAIT_POLICY": "PASSIVE", **os.environ}
         with open(_log_of(folder), "ab") as log:
-            return subprocess.Popen([sys.executable, *words], stdout=log, stderr=log, env=environment)
+            try:
+                if fcntl is not None:  # the run has the lock with its log, as long as it runs
+                    fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ArgumentsError(
+                    f"the run {job.name} in {self.folder} is going on, begun by another comparison: wait for it, or "
+                    "end it"
+                ) from None
+            write_text(self._file_of(job), json.dumps(self._asked(job), indent=1) + "\n")
+            return subprocess.Popen(
+                [*END_WITH_THE_PARENT, sys.executable, *words], stdout=log, stderr=log, env=environment
+            )
 
     def _end(self, job: Job, status: int) -> str:
         """Keep what a run has come to; returns a line about it."""
@@ -170,7 +187,7 @@ class Runner:
     def _asked(self, job: Job) -> dict[str, Any]:
         """All that decides what a run comes to, as JSON has it."""
         own = {"model": self._asked(job.model)} if job.model else self.base
-        asked: dict[str, Any] = json.loads(json.dumps({**own, **job.arguments}))
+        asked: dict[str, Any] = json.loads(json.dumps({**_without_places(own), **job.arguments}))
         return asked
 
     def _file_of(self, job: Job) -> Path:
@@ -231,6 +248,14 @@ def _words(value: Any) -> list[str]:
     if isinstance(value, (list, dict)):
         return [json.dumps(value)]
     return ["null" if value is None else str(value)]
+
+
+def _without_places(asked: Any) -> Any:
+    """What was asked of a run, without what a configuration says of its place, which a comparison decides on."""
+    if not isinstance(asked, dict):
+        return asked
+    kept = {name: value for name, value in asked.items() if name not in PLACES}
+    return kept | {"model": _without_places(kept["model"])} if "model" in kept else kept
 
 
 def _shown(point: Settings | None) -> str:

@@ -1,6 +1,10 @@
 """A comparison from its file to its table: equal searches, runs that are not run twice, honest gaps."""
 
 import json
+import os
+import signal
+import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -15,7 +19,7 @@ from seqdyconv.comparisons.results import (
     read_rows,
     write_comparison,
 )
-from seqdyconv.comparisons.runs import Runner, choose
+from seqdyconv.comparisons.runs import END_WITH_THE_PARENT, Runner, choose
 from seqdyconv.errors import InputError
 from seqdyconv.scores.translation import score
 from seqdyconv.training.arguments import ArgumentsError, parse_arguments
@@ -146,6 +150,75 @@ def test_what_has_run_is_not_run_again(tmp_path, recipe):
         changed = arguments(tmp_path, **elsewhere | {"output_dir": str(tmp_path / f"moved {number}")}, **change)
         Runner(changed, recipe).run(trials(changed))
         assert len(list(Path(changed.output_dir).rglob("seen.txt"))) == 6
+
+
+def test_where_a_configuration_would_put_its_runs_makes_no_other_runs_of_them(tmp_path, recipe):
+    config = recipe / "configs" / "toy.yaml"
+    config.write_text("learning_rate: 0.1\noutput_dir: outputs/here\n")
+    runner, _ = compare(arguments(tmp_path), recipe)
+    kept = [*(tmp_path / "out/runs").rglob("*.job.json"), *runner.results.glob("trials-*.json")]
+    for file in kept:  # of before, when that was kept too
+        content = json.loads(file.read_text())
+        asked = content.get("asked", content)
+        assert asked.setdefault("output_dir", "outputs/here") == "outputs/here"
+        file.write_text(json.dumps(content))
+    assert len(kept) == 16
+    config.write_text("learning_rate: 0.1\noutput_dir: outputs/there\n")
+    compare(arguments(tmp_path), recipe)
+    moved = arguments(tmp_path, output_dir=str(tmp_path / "moved"), results_dir=str(runner.results))
+    Runner(moved, recipe).run(trials(moved))
+    assert not (tmp_path / "moved").exists()
+    assert {file.read_text() for file in (tmp_path / "out").rglob("seen.txt")} == {"run\n"}
+
+
+SLOW = """
+import os, pathlib, sys, time
+folder = pathlib.Path(sys.argv[sys.argv.index("--output_dir") + 1])
+folder.mkdir(parents=True)
+(folder / "begun.tmp").write_text(str(os.getpid()))
+(folder / "begun.tmp").rename(folder / "begun")
+time.sleep(60)
+"""
+
+
+def wait_until(is_so) -> None:
+    for _ in range(600):
+        if is_so():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it never was")
+
+
+def has_ended(process: int) -> bool:
+    """Whether there is no such process any more, or nobody has asked yet how it ended."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.skipif(not END_WITH_THE_PARENT, reason="there is no setpriv")
+def test_runs_end_with_their_comparison_be_it_killed_and_no_other_one_begins_them_meanwhile(tmp_path, recipe):
+    (recipe / "train.py").write_text(SLOW)
+    args = arguments(tmp_path, parallel=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other threads of this process
+        other = os.fork()
+    if other == 0:
+        try:
+            Runner(args, recipe).run(trials(args))
+        finally:
+            os._exit(1)
+    try:
+        begun = tmp_path / "out/runs/trials/attention/1/begun"
+        wait_until(begun.exists)
+        with pytest.raises(ArgumentsError, match=r"the run trials/attention/1 in .* is going on, begun by another"):
+            Runner(args, recipe).run(trials(args))
+        assert not has_ended(int(begun.read_text()))
+    finally:
+        os.kill(other, signal.SIGKILL)
+        os.waitpid(other, 0)
+    wait_until(lambda: has_ended(int(begun.read_text())))
 
 
 class TestARunIsThatOfItsSettings:
@@ -336,7 +409,28 @@ def test_a_damaged_result_is_one_line(tmp_path, content):
         read_result(tmp_path / "attention-1.json")
 
 
+def test_each_file_of_references_is_read_once(tmp_path, monkeypatch):
+    runs = {name: [write_run(tmp_path / name, "yyyn", "yyyy")] for name in ("attention", "convolution")}
+    read, read_text = [], Path.read_text
+    monkeypatch.setattr(
+        Path, "read_text", lambda path, *args, **more: read.append(path.name) or read_text(path, **more)
+    )
+    write_comparison(arguments(tmp_path, search_space={}), tmp_path, runs)
+    assert read.count("test_references.txt") == read.count("test_predictions.txt") == 2
+
+
+def test_bars_in_titles_and_names_end_no_cell(tmp_path):
+    args = arguments(tmp_path, title="de|en", metrics={"test_accuracy": "a | b"}, search_space={"x|y": [1]})
+    write_comparison(args, tmp_path, {})
+    run = {"variant": "attention", "seed": 1, "asked": {"x|y": 1}, "metrics": {"test_accuracy": 1}}
+    (tmp_path / "attention-1.json").write_text(json.dumps(run))
+    head, line, row, _ = comparison_table(tmp_path).splitlines()
+    assert head.startswith(r"| de\|en | settings") and r" a \| b |" in head and r"| x\|y 1 |" in row
+    assert head.replace(r"\|", "").count("|") == line.count("|") == row.replace(r"\|", "").count("|")
+
+
 def test_small_numbers_keep_their_digits():
     assert mean_text([0.0035, 0.0037], "test_real_time_factor") == "0.0036 ± 0.0001"
     assert mean_text([1.2345], "test_bits_per_byte") == "1.234"
+    assert mean_text([0.46, 0.5], "test_latency_seconds") == "0.48 s"
     assert mean_text([1.2345], "test_bits_per_byte", ".1f") == "1.2"
