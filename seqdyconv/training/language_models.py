@@ -1,12 +1,13 @@
 """Language models: a new one from its arguments, or any of a folder or the Hub; its Trainer, and what it costs."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import gather_object
 from datasets import Dataset
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -234,14 +235,17 @@ class LanguageModelTrainer(TokenBatches):
 
     def measure(self, dataset: Dataset) -> dict[str, float]:
         """As :func:`costs` has it; all processes share the work, and each gets the result."""
-        nats, tokens, sizes = 0.0, 0, dataset["bytes"][:]
-        size = 0
+        return costs(*self.sums(batch_cost, dataset), sum(dataset["bytes"]))
+
+    def sums(self, cost: Callable[..., tuple[float, ...]], dataset: Dataset) -> list[float]:
+        """The sums of what `cost` gives of the model and each batch, over the batches of all processes."""
+        found = []
         with self.evaluating() as model:
-            for rows, inputs, counts in self.own_batches(dataset):
-                cost, number = batch_cost(model, inputs)  # in float32, as for anybody who loads the model
+            for _, inputs, counts in self.own_batches(dataset):
+                of_batch = cost(model, inputs)  # in float32, as for anybody who loads the model
                 if counts:
-                    nats, tokens, size = nats + cost, tokens + number, size + sum(sizes[row] for row in rows)
-        return costs(self.gather_mean(nats, tokens), self.gather_mean(nats, size))
+                    found.append(of_batch)
+        return [sum(values) for values in zip(*gather_object(found))]
 
 
 @dataclass
@@ -269,31 +273,31 @@ def batch_cost(model: Any, inputs: dict[str, Tensor]) -> tuple[float, int]:
     return nats.item(), int((labels != IGNORED_LABEL).sum())
 
 
-def batches_of_rows(
+@torch.inference_mode()
+def sums_over_rows(
+    cost: Callable[..., tuple[float, ...]],
+    model: PreTrainedModel,
     rows: Dataset,
     collate: RowCollator,
     batch_size: int,
-    device: torch.device,
-    progress: Callable[[int], Any] | None = None,
-) -> Iterator[dict[str, Tensor]]:
-    """Batches of so many rows on a device, in order; `progress` gets the number of each when the next one is wanted."""
+    progress: Callable[[int], Any] | None,
+) -> list[float]:
+    """The sums of what `cost` gives of the model and each batch of so many rows; `progress` gets the number of each."""
+    found = []
     for batch in rows.iter(batch_size):
         examples = [dict(zip(batch, row)) for row in zip(*batch.values())]
-        yield {name: values.to(device) for name, values in collate(examples).items()}
+        found.append(cost(model, {name: values.to(model.device) for name, values in collate(examples).items()}))
         if progress is not None:
             progress(len(examples))
+    return [sum(values) for values in zip(*found)]
 
 
 def cost_of_rows(
     model: PreTrainedModel, rows: Dataset, batch_size: int, progress: Callable[[int], Any] | None = None
 ) -> dict[str, float]:
     """The cost of rows, as the Trainer has it, in batches of so many; `progress` gets the number of each."""
-    nats, tokens = 0.0, 0
-    for inputs in batches_of_rows(rows, RowCollator(packing=False), batch_size, model.device, progress):
-        with torch.inference_mode():
-            cost, number = batch_cost(model, inputs)
-        nats, tokens = nats + cost, tokens + number
-    return costs(nats / tokens, nats / sum(rows["bytes"]))
+    found = sums_over_rows(batch_cost, model, rows, RowCollator(packing=False), batch_size, progress)
+    return costs(*found, sum(rows["bytes"]))
 
 
 def perplexity(nats_per_token: float) -> float:
@@ -301,20 +305,17 @@ def perplexity(nats_per_token: float) -> float:
     return math.exp(min(nats_per_token, 700))
 
 
-def costs(nats_per_token: float, nats_per_byte: float) -> dict[str, float]:
-    """What a text costs: loss in nats per token, the end of each document one too; perplexity, e to that; and
-    bits_per_byte of the text in UTF-8, by which models with other tokens can be compared.
+def costs(nats: float, tokens: float, size: float) -> dict[str, float]:
+    """What a text of so many tokens and bytes costs: loss in nats per token, the end of each document one too;
+    perplexity, e to that; and bits_per_byte of the text in UTF-8, by which models with other tokens can be compared.
 
     Example:
         >>> import math
-        >>> {name: round(value, 6) for name, value in costs(math.log(4), 3 * math.log(2) / 6).items()}
+        >>> {name: round(value, 6) for name, value in costs(3 * math.log(4), tokens=3, size=12).items()}
         {'loss': 1.386294, 'perplexity': 4.0, 'bits_per_byte': 0.5}
     """
-    return {
-        "loss": nats_per_token,
-        "perplexity": perplexity(nats_per_token),
-        "bits_per_byte": nats_per_byte / math.log(2),
-    }
+    loss = nats / max(1, tokens)
+    return {"loss": loss, "perplexity": perplexity(loss), "bits_per_byte": nats / math.log(2) / max(1, size)}
 
 
 @dataclass

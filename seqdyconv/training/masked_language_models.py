@@ -12,7 +12,7 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedModel, PreTr
 
 from seqdyconv.models.loading import ModelError
 from seqdyconv.models.losses import IGNORED_LABEL, precise, token_loss
-from seqdyconv.training.language_models import LanguageModelTrainer, RowCollator, batches_of_rows, perplexity
+from seqdyconv.training.language_models import LanguageModelTrainer, RowCollator, perplexity, sums_over_rows
 
 
 class TokenMasks:
@@ -116,13 +116,7 @@ class MaskedLanguageModelTrainer(LanguageModelTrainer):
     def measure(self, dataset: Dataset) -> dict[str, float]:
         """As :func:`masked_costs` has it; all processes share the work, and each gets the result."""
         self.masks.check(dataset)
-        found = [0.0, 0.0, 0.0]
-        with self.evaluating() as model:
-            for _, inputs, counts in self.own_batches(self.masks.rows(dataset)):
-                of_batch = masked_cost(model, inputs)
-                if counts:
-                    found = [total + value for total, value in zip(found, of_batch)]
-        return masked_costs(self.gather_mean(found[0], found[2]), self.gather_mean(found[1], found[2]))
+        return masked_costs(*self.sums(masked_cost, self.masks.rows(dataset)))
 
 
 def masked_cost(model: Any, batch: dict[str, Tensor]) -> tuple[float, int, int]:
@@ -147,16 +141,14 @@ def cost_of_masked_rows(
         ModelError: Nothing of them is masked.
     """
     masks.check(rows)
-    found = [0.0, 0.0, 0.0]
-    for inputs in batches_of_rows(masks.rows(rows), EncoderRows(packing=False), batch_size, model.device, progress):
-        with torch.inference_mode():
-            found = [total + value for total, value in zip(found, masked_cost(model, inputs))]
-    return masked_costs(found[0] / found[2], found[1] / found[2])
+    collate = EncoderRows(packing=False)
+    return masked_costs(*sums_over_rows(masked_cost, model, masks.rows(rows), collate, batch_size, progress))
 
 
-def masked_costs(nats_per_token: float, right: float) -> dict[str, float]:
-    """What masked tokens cost: loss in nats for each, perplexity, e to that, and the share that is right in percent."""
-    return {"loss": nats_per_token, "perplexity": perplexity(nats_per_token), "masked_accuracy": 100 * right}
+def masked_costs(nats: float, right: float, tokens: float) -> dict[str, float]:
+    """What so many masked tokens cost: loss in nats for each, perplexity, e to that, and what is right in percent."""
+    loss = nats / tokens
+    return {"loss": loss, "perplexity": perplexity(loss), "masked_accuracy": 100 * right / tokens}
 
 
 def fill_in(model: Any, tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[str, str]:
