@@ -29,6 +29,7 @@ from seqdyconv.training.language_models import (
     go_on,
 )
 from seqdyconv.training.masked_language_models import fill_in
+from seqdyconv.training.reports import evenly_spaced
 from seqdyconv.training.runs import Run
 from seqdyconv.training.swapping import NamedSwapArguments, check_swap, swap_layers
 
@@ -127,7 +128,7 @@ def continuations(
 ) -> list[dict[str, str]]:
     """How the model goes on with the first words of some documents, or fills in what is masked there."""
     set_seed(trainer.args.seed)
-    rows = [index * len(texts) // 3 for index in range(3)] if len(texts) >= 3 else [0]
+    rows = evenly_spaced(len(texts), 3)
     begun = [" ".join(texts[row]["text"].split()[:6]) for row in rows]
     with trainer.evaluating() as model:
         if model_args.is_masked:

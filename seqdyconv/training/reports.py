@@ -109,8 +109,19 @@ def spread_examples(
         [{'source': 'a', 'target': 'A'}, {'source': 'c', 'target': 'C'}]
     """
     rows = range(len(next(iter(columns.values())))) if rows is None else rows
-    chosen = rows[:: max(1, len(rows) // number)][:number]
+    chosen = [rows[place] for place in evenly_spaced(len(rows), number)]
     return [{label: texts[row] for label, texts in columns.items()} for row in chosen]
+
+
+def evenly_spaced(length: int, number: int) -> list[int]:
+    """So many of the numbers below a length, or all of them if they are fewer.
+
+    Example:
+        >>> evenly_spaced(7, 4)
+        [0, 1, 3, 5]
+    """
+    number = min(number, length)
+    return [place * length // number for place in range(number)]
 
 
 def plain_markdown(text: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from seqdyconv.training.reports import format_example
+from seqdyconv.training.reports import evenly_spaced, format_example
 from seqdyconv.training.trainer import TokenBatchTrainer
 
 
@@ -23,10 +23,8 @@ class SampleOutputs(TrainerCallback):
     def __init__(
         self, trainer: TokenBatchTrainer, columns: Mapping[str, Sequence[str]], number: int, label: str = "output"
     ) -> None:
-        examples = len(next(iter(columns.values())))
-        number = min(number, examples)
         self.trainer = trainer
-        self.rows = [index * examples // number for index in range(number)]
+        self.rows = evenly_spaced(len(next(iter(columns.values()))), number)
         self.texts = [{name: texts[row] for name, texts in columns.items()} for row in self.rows]
         self.label = label
 

@@ -24,6 +24,7 @@ from seqdyconv.training.consistency import (
     token_embeddings,
 )
 from seqdyconv.training.decoding import batches_by_length, generate_batch
+from seqdyconv.training.reports import evenly_spaced
 from seqdyconv.training.token_batches import TokenBatchArguments, TokenBatches, example_lengths
 
 __all__ = [
@@ -173,8 +174,7 @@ class TokenBatchTrainer(TokenBatches, Seq2SeqTrainer):  # type: ignore[misc]  # 
         """The loss per token, and the metrics of generated texts if they are asked for."""
         metrics = {"loss": self.token_loss(dataset)}
         if self.args.predict_with_generate and self.text_metrics is not None:
-            step = max(1, len(dataset) // (self.generation_examples or len(dataset)))
-            indices = list(range(0, len(dataset), step))[: self.generation_examples]
+            indices = evenly_spaced(len(dataset), self.generation_examples or len(dataset))
             hypotheses = self.generate([dataset[index]["input_ids"] for index in indices], self.decoding)
             metrics |= self.text_metrics([beams[0].text for beams in hypotheses], indices)
         return metrics

@@ -52,7 +52,9 @@ def test_the_model_card_has_front_matter_and_all_facts(tmp_path):
 
 def test_examples_are_spread_over_all_rows():
     columns = {"source": list("abcdefghij"), "target": list("ABCDEFGHIJ")}
-    assert [row["source"] for row in spread_examples(columns)] == ["a", "c", "e", "g"]
+    assert [row["source"] for row in spread_examples(columns)] == ["a", "c", "f", "h"]
+    seven = {"source": list("abcdefg")}  # no multiple of the number: the end has its examples too
+    assert [row["source"] for row in spread_examples(seven)] == ["a", "b", "d", "f"]
     assert spread_examples(columns, number=2, rows=[1, 3, 5]) == [
         {"source": "b", "target": "B"},
         {"source": "d", "target": "D"},

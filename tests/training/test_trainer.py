@@ -276,6 +276,10 @@ class TestEvaluation:
         seen.clear()
         trainer.evaluate()
         assert sorted(seen) == [0, 3]
+        trainer.generation_examples = 4
+        seen.clear()
+        trainer.evaluate()
+        assert sorted(seen) == [0, 1, 3, 4]
 
     def test_evaluation_leaves_the_model_in_its_mode(self, tmp_path):
         trainer = make_trainer(tmp_path, eval_dataset=make_dataset())
