@@ -43,6 +43,7 @@ class TokenBatchArguments(RunArguments):
         "per_device_train_batch_size": "max_tokens bounds the batches",
         "per_device_eval_batch_size": "eval_max_tokens bounds the batches",
         "auto_find_batch_size": "max_tokens bounds the batches",
+        "remove_unused_columns": "the columns are known",
     }
 
     def __post_init__(self) -> None:

@@ -71,6 +71,7 @@ class TokenBatchTrainingArguments(TokenBatchArguments, Seq2SeqTrainingArguments)
     without_effect: ClassVar[dict[str, str]] = TokenBatchArguments.without_effect | {
         "generation_max_length": "use max_length_factor and max_length_constant",
         "generation_config": "use num_beams, length_penalty, ...",
+        "sortish_sampler": "batches are made of examples of similar length",
     }
     metric_names: ClassVar[tuple[str, ...]] = ("loss", *TEXT_METRICS)
 

@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import HfApi
 from transformers import DefaultFlowCallback, Trainer, TrainingArguments
 from transformers.integrations.integration_utils import get_available_reporting_integrations
+from transformers.trainer_utils import SchedulerType
 
 from seqdyconv.errors import first_line
 from seqdyconv.models import SeqDyConvConfig, SeqDyConvForSequenceClassification
@@ -51,6 +52,9 @@ _TYPES: dict[str, Any] = {
 RULES = {name: rule for name, hint in _TYPES.items() if (rule := rule_of(hint)) is not None}
 """What the fields of the Trainer may be."""
 
+FOLLOW_A_METRIC = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
+"""Schedules whose learning rate depends on metric_for_best_model."""
+
 # What transformers, accelerate and torch raise for arguments that they can't use.
 _REFUSALS = (ValueError, TypeError, ImportError, OSError, RuntimeError, AttributeError, LookupError, AssertionError)
 
@@ -81,6 +85,8 @@ class CheckedTrainingArguments(TrainingArguments):
         with _refusals():
             super().__post_init__()
         check_options(self)  # what was JSON too
+        if self.lr_scheduler_type in FOLLOW_A_METRIC and self.greater_is_better:  # for these the least is the best
+            self.lr_scheduler_kwargs = {"mode": "max", **(self.lr_scheduler_kwargs or {})}
         evaluates = self.eval_strategy != "no"
         if not evaluates and (self.save_strategy == "best" or self.load_best_model_at_end):
             raise ArgumentsError("the best model is found by evaluations: set eval_strategy")

@@ -319,6 +319,11 @@ class TestArguments:
         [
             ({"per_device_train_batch_size": 4}, "per_device_train_batch_size has no effect here: max_tokens bounds"),
             ({"resume_from_checkpoint": "x"}, "use resume"),
+            ({"enable_jit_checkpoint": True}, "enable_jit_checkpoint has no effect here: a run that is killed goes on"),
+            ({"remove_unused_columns": False}, "remove_unused_columns has no effect here: the columns are known"),
+            ({"sortish_sampler": True}, "sortish_sampler has no effect here"),
+            ({"bf16_full_eval": True}, "bf16_full_eval has no effect here: an evaluation computes as the training"),
+            ({"eval_accumulation_steps": 2}, "eval_accumulation_steps has no effect here: what an evaluation measures"),
             ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
             ({"eval_max_tokens": 0}, "eval_max_tokens must be at least 1, got 0"),
             ({"label_smoothing_factor": 1.0}, r"label_smoothing_factor must be in \[0, 1\), got 1.0"),

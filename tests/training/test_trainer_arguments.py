@@ -3,6 +3,8 @@
 import logging
 
 import pytest
+import torch
+from transformers import Trainer
 
 from seqdyconv.errors import InputError
 from seqdyconv.training.language_models import LanguageModelTrainingArguments
@@ -98,6 +100,27 @@ def test_the_best_model_has_the_least_errors_and_costs(kind, tmp_path):
         assert args.greater_is_better is (metric not in costs), metric
     asked = kind(str(tmp_path), metric_for_best_model="loss", greater_is_better=True, eval_strategy="epoch")
     assert asked.greater_is_better is True
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options"), [("reduce_lr_on_plateau", {"patience": 0}), ("greedy", {"patience": 0, "min_lr": 1e-9})]
+)
+@pytest.mark.parametrize(("metric", "values"), [("accuracy", [50, 60, 70]), ("loss", [3, 2, 1])])
+def test_a_learning_rate_that_follows_a_metric_does_not_fall_while_it_gets_better(
+    schedule, options, metric, values, tmp_path
+):
+    settings = {"lr_scheduler_type": schedule, "lr_scheduler_kwargs": options, "learning_rate": 1e-3}
+    args = ClassificationTrainingArguments(str(tmp_path), metric_for_best_model=metric, report_to="none", **settings)
+    trainer = Trainer(torch.nn.Linear(1, 1), args)
+    trainer.create_optimizer_and_scheduler(num_training_steps=10)
+    rate = trainer.optimizer.param_groups[0]
+    for value in values:
+        trainer.lr_scheduler.step(value)
+        assert rate["lr"] >= 1e-3
+    best = rate["lr"]
+    for value in values[:2]:  # it was better before
+        trainer.lr_scheduler.step(value)
+    assert rate["lr"] < best
 
 
 def test_bleu_is_measured_of_generated_texts(tmp_path):
