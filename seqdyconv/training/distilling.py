@@ -205,6 +205,7 @@ def distil(
         own_args.save_strategy = SaveStrategy.EPOCH
     own_args.load_best_model_at_end, own_args.metric_for_best_model = False, None
     own_args.average_checkpoints = own_args.early_stopping_patience = 0
+    own_args.push_to_hub = False  # what is pushed is the model that can do the task
     own_args.ddp_find_unused_parameters = True  # The head learns nothing from hidden states.
     output_dir = Path(own_args.output_dir)
     output_dir.mkdir(exist_ok=True)

@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from transformers import TrainerCallback, TrainerState
-from transformers.trainer_utils import SaveStrategy, SchedulerType
+from transformers.trainer_utils import SaveStrategy
 from transformers.utils.logging import disable_progress_bar
 
 from seqdyconv.data.splits import HELD_OUT
 from seqdyconv.data.tables import DataError
-from seqdyconv.errors import first_line
+from seqdyconv.errors import InputError, first_line
 from seqdyconv.pictures import plot_learning_curves
 from seqdyconv.runtime.options import DecodingArguments
 from seqdyconv.training.arguments import changed_arguments, declared_defaults, resolved_arguments
@@ -36,6 +37,7 @@ from seqdyconv.training.checkpoints import (
 from seqdyconv.training.fitting import check_weights
 from seqdyconv.training.output_dir import (
     FINAL_MODEL,
+    REPLACED,
     OutputDirError,
     begin_run,
     check_output_dir,
@@ -47,7 +49,7 @@ from seqdyconv.training.records import write_record
 from seqdyconv.training.reports import METRICS, format_example, write_metrics, write_model_card
 from seqdyconv.training.run_trainer import RunArguments, RunTrainer
 from seqdyconv.training.trained_data import check_data, data_digests, write_digests
-from seqdyconv.training.trainer_arguments import try_trainer
+from seqdyconv.training.trainer_arguments import FOLLOW_A_METRIC, try_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +68,8 @@ MAY_CHANGE = {
     ),
     *("save_strategy", "save_steps", "save_total_limit", "average_checkpoints"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
-    *("hub_token", "push_to_hub_token", "ddp_timeout", "preprocessing_num_workers"),
+    *("push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "hub_private_repo", "hub_always_push"),
+    *("hub_revision", "push_to_hub_token", "ddp_timeout", "preprocessing_num_workers"),
     *("do_predict", "max_test_samples", "sample_translations", "svm_baseline"),
     *(item.name for item in dataclasses.fields(DecodingArguments)),
 }
@@ -178,7 +181,7 @@ class Run:
             args.load_best_model_at_end
             or args.early_stopping_patience > 0
             or args.save_strategy == SaveStrategy.BEST
-            or args.lr_scheduler_type == SchedulerType.REDUCE_ON_PLATEAU
+            or args.lr_scheduler_type in FOLLOW_A_METRIC
         )
         digests = data_digests(["train", "validation"] if validation_decides else ["train"], *data)
         if args.resume:
@@ -202,6 +205,7 @@ class Run:
             :class:`seqdyconv.training.bookkeeping.Counts`.
         """
         train_or_load(trainer, self.checkpoint)
+        self._hub_model_id: Any = trainer.hub_model_id
         counts = trainer.counts
         metrics: dict[str, Any] = {
             "parameters": sum(parameter.numel() for parameter in trainer.model.parameters()),
@@ -238,7 +242,16 @@ class Run:
         plot_learning_curves(history, path, title, panels, training_label or smoothed, loss_label)
 
     def write_model_card(self, task: str, metrics: Mapping[str, Any], **parts: Any) -> None:
-        """Write README.md: see :func:`seqdyconv.training.reports.write_model_card` for its other `parts`."""
+        """Write README.md, after which all is there that ``push_to_hub`` pushes.
+
+        Args:
+            task: What the model does.
+            metrics: The results.
+            parts: See :func:`seqdyconv.training.reports.write_model_card`.
+
+        Raises:
+            InputError: It can't be pushed; a run that is resumed tries once more.
+        """
         write_model_card(
             self.output_dir / "README.md",
             name=f"{self.output_dir.name}: {task}",
@@ -248,6 +261,23 @@ class Run:
             picture=LEARNING_CURVES,
             **parts,
         )
+        if self.args.push_to_hub:
+            self._push()
+
+    def _push(self) -> None:
+        try:
+            HfApi(token=self.args.hub_token).upload_folder(
+                repo_id=self._hub_model_id,
+                folder_path=self.output_dir,
+                commit_message="End of training",
+                revision=self.args.hub_revision,
+                ignore_patterns=["_*", ".*", "checkpoint-*", "*/checkpoint-*", f"{REPLACED}/*"],
+            )
+        except Exception as error:  # whatever happens on the way
+            raise InputError(
+                f"can't push {self.output_dir} to {self._hub_model_id}: {first_line(error)}; all of it is there: "
+                "--resume pushes it"
+            ) from None
 
     def print_summary(
         self, metrics: Mapping[str, Any], examples: Sequence[Mapping[str, str]], rows: Mapping[str, str]
@@ -312,10 +342,15 @@ def _save_final(trainer: RunTrainer, output_dir: Path) -> None:
     if trainer.is_world_process_zero():
         if args.average_checkpoints > 1:
             parts = checkpoints(output_dir)[-args.average_checkpoints :]
+            if len(parts) < args.average_checkpoints:
+                logger.warning(
+                    "average_checkpoints: there are %d of %d checkpoints", len(parts), args.average_checkpoints
+                )
             for part in parts:
                 check_digests(part)
                 check_weights(trainer.model, part)
-            average_checkpoints(parts, folder / WEIGHTS_FILE)
+            if parts:
+                average_checkpoints(parts, folder / WEIGHTS_FILE)
         for file in folder.iterdir():
             file.replace(output_dir / file.name)
         folder.rmdir()
@@ -323,8 +358,6 @@ def _save_final(trainer: RunTrainer, output_dir: Path) -> None:
     if args.average_checkpoints > 1:
         safetensors.torch.load_model(trainer.model, output_dir / WEIGHTS_FILE)
     trainer.save_state()
-    if args.push_to_hub:
-        trainer.push_to_hub(commit_message="Model save", revision=args.hub_revision)
 
 
 def _load_final(trainer: RunTrainer, output_dir: Path) -> None:

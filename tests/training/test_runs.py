@@ -2,10 +2,13 @@
 
 import contextlib
 import json
+import logging
 
 import pytest
 import torch
 from datasets import Dataset
+from huggingface_hub import HfApi
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 from transformers import (
     BertConfig,
@@ -23,6 +26,7 @@ from seqdyconv.training.arguments import resolved_arguments
 from seqdyconv.training.averaging import average_checkpoints
 from seqdyconv.training.checkpoints import STATE_FILE, checkpoints, latest_checkpoint
 from seqdyconv.training.output_dir import OutputDirError, begin_run, is_run
+from seqdyconv.training.run_trainer import RunTrainer
 from seqdyconv.training.runs import Run, is_finished, train_or_load
 from seqdyconv.training.token_batches import TokenBatchArguments
 from tests.training.test_token_batches import MeasuredBatches, make_rows, make_tokenizer
@@ -76,6 +80,17 @@ def test_averages_the_last_checkpoints(tmp_path):
     assert equal(weights(tmp_path), load_file(tmp_path / "expected.safetensors"))
     assert equal(dict(trainer.model.state_dict()), weights(tmp_path))
     assert not equal(weights(tmp_path), weights(tmp_path / "checkpoint-4"))
+
+
+def test_a_training_is_not_lost_where_there_are_fewer_checkpoints_to_average(tmp_path, caplog):
+    best = {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 100, "metric_for_best_model": "loss"}
+    for name, options, number in (("few", {"save_steps": 2}, 2), ("none", best, 0)):
+        trainer = make_trainer(tmp_path / name, average_checkpoints=3, **options)
+        with caplog.at_level(logging.WARNING, "seqdyconv"):
+            train_or_load(trainer, None)
+        assert is_finished(tmp_path / name) and len(checkpoints(tmp_path / name)) == number
+        assert f"average_checkpoints: there are {number} of 3 checkpoints" in caplog.text
+    assert equal(dict(trainer.model.state_dict()), weights(tmp_path / name))
 
 
 def test_an_old_checkpoint_that_is_the_best_is_not_averaged(tmp_path):
@@ -315,6 +330,36 @@ class TestRun:
         assert "  text        a b" in lines and f"{'accuracy':<28}50.00" in lines
         assert any(line.startswith("training, labels/s ") for line in lines)
         assert lines[-1] == f"{'written to':<28}{tmp_path}"
+
+    def test_what_is_pushed_is_all_that_it_has_come_to(self, tmp_path, monkeypatch):
+        pushed = []
+
+        def upload(hub, repo_id, folder_path, ignore_patterns, **options):
+            pushed.append(repo_id)
+            if len(pushed) == 1:
+                raise ConnectionError("no network\nat all")
+            content = [str(file.relative_to(folder_path)) for file in folder_path.rglob("*") if file.is_file()]
+            kept = set(filter_repo_objects(content, ignore_patterns=ignore_patterns))
+            assert {"README.md", "metrics.json", "record.json", "model.safetensors"} <= kept
+            assert "python train.py" in (folder_path / "README.md").read_text()
+            assert not any("checkpoint-" in name for name in kept)
+
+        monkeypatch.setattr(HfApi, "upload_folder", upload)
+        monkeypatch.setattr(HfApi, "whoami", lambda hub, token=None: {})
+        monkeypatch.setattr(RunTrainer, "init_hf_repo", lambda trainer: setattr(trainer, "hub_model_id", "me/model"))
+        card = {"summary": "A model.", "tags": ["labels"], "languages": [], "data": {}, "usage": "print(1)"}
+        for resume in (False, True):
+            trainer = make_trainer(tmp_path, resume=resume, push_to_hub=True, hub_strategy="end")
+            with (run := Run(trainer.args, (), "python train.py a.yaml")).preparation():
+                run.begin()
+            metrics = run.train(trainer, "labels")
+            run.write_metrics(metrics)
+            no_network = pytest.raises(
+                InputError, match=r"can't push .* to me/model: no network; .* --resume pushes it$"
+            )
+            with contextlib.nullcontext() if resume else no_network:
+                run.write_model_card("labels", metrics, **card)
+        assert pushed == ["me/model"] * 2
 
     def test_a_run_keeps_its_tokenizer_and_reports_as_a_whole(self, tmp_path):
         found = []
