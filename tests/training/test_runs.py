@@ -83,7 +83,7 @@ def test_averages_the_last_checkpoints(tmp_path):
 
 
 def test_a_training_is_not_lost_where_there_are_fewer_checkpoints_to_average(tmp_path, caplog):
-    best = {"save_strategy": "best", "eval_strategy": "steps", "eval_steps": 100, "metric_for_best_model": "loss"}
+    best = {"save_strategy": "best", "eval_strategy": "steps", "eval_delay": 9, "metric_for_best_model": "loss"}
     for name, options, number in (("few", {"save_steps": 2}, 2), ("none", best, 0)):
         trainer = make_trainer(tmp_path / name, average_checkpoints=3, **options)
         with caplog.at_level(logging.WARNING, "seqdyconv"):

@@ -111,7 +111,7 @@ def test_a_learning_rate_that_follows_a_metric_does_not_fall_while_it_gets_bette
 ):
     settings = {"lr_scheduler_type": schedule, "lr_scheduler_kwargs": options, "learning_rate": 1e-3}
     args = ClassificationTrainingArguments(str(tmp_path), metric_for_best_model=metric, report_to="none", **settings)
-    trainer = Trainer(torch.nn.Linear(1, 1), args)
+    trainer = Trainer(torch.nn.Linear(1, 1), args, eval_dataset=[{}])
     trainer.create_optimizer_and_scheduler(num_training_steps=10)
     rate = trainer.optimizer.param_groups[0]
     for value in values:
