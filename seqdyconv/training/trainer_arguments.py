@@ -86,7 +86,8 @@ class CheckedTrainingArguments(TrainingArguments):
             super().__post_init__()
         check_options(self)  # what was JSON too
         if self.lr_scheduler_type in FOLLOW_A_METRIC and self.greater_is_better:  # for these the least is the best
-            self.lr_scheduler_kwargs = {"mode": "max", **(self.lr_scheduler_kwargs or {})}
+            given: Any = self.lr_scheduler_kwargs or {}
+            self.lr_scheduler_kwargs = {"mode": "max", **given}
         evaluates = self.eval_strategy != "no"
         if not evaluates and (self.save_strategy == "best" or self.load_best_model_at_end):
             raise ArgumentsError("the best model is found by evaluations: set eval_strategy")
