@@ -235,7 +235,8 @@ class LanguageModelTrainer(TokenBatches):
 
     def measure(self, dataset: Dataset) -> dict[str, float]:
         """As :func:`costs` has it; all processes share the work, and each gets the result."""
-        return costs(*self.sums(batch_cost, dataset), sum(dataset["bytes"]))
+        nats, tokens = self.sums(batch_cost, dataset)
+        return costs(nats, tokens, sum(dataset["bytes"]))
 
     def sums(self, cost: Callable[..., tuple[float, ...]], dataset: Dataset) -> list[float]:
         """The sums of what `cost` gives of the model and each batch, over the batches of all processes."""
@@ -296,8 +297,8 @@ def cost_of_rows(
     model: PreTrainedModel, rows: Dataset, batch_size: int, progress: Callable[[int], Any] | None = None
 ) -> dict[str, float]:
     """The cost of rows, as the Trainer has it, in batches of so many; `progress` gets the number of each."""
-    found = sums_over_rows(batch_cost, model, rows, RowCollator(packing=False), batch_size, progress)
-    return costs(*found, sum(rows["bytes"]))
+    nats, tokens = sums_over_rows(batch_cost, model, rows, RowCollator(packing=False), batch_size, progress)
+    return costs(nats, tokens, sum(rows["bytes"]))
 
 
 def perplexity(nats_per_token: float) -> float:
