@@ -1,6 +1,5 @@
 """Convolutions whose kernels are mixed by attention: the input is squeezed into weights over a set of kernels."""
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -62,25 +61,9 @@ class _KernelAttentionConv(MixedConv):
             check_reduction(reduction)
         self.routing = routing
         # The softmax over one kernel is 1: nothing to learn.
-        static = num_kernels == 1 and routing == "softmax"
-        self.attention = None if static else _Routing(in_channels, num_kernels, reduction, factory)
+        self.is_static = num_kernels == 1 and routing == "softmax"
+        self.attention = None if self.is_static else _Routing(in_channels, num_kernels, reduction, factory)
         self.reset_parameters()
-
-    def _forward(self, input: Tensor, padding_mask: Tensor | None) -> Tensor:
-        if self.attention is not None:
-            return super()._forward(input, padding_mask)
-        # Nothing is mixed, so nothing need be squeezed, and the convolution can do its own padding.
-        image = self._read(input, padding_mask)
-        sizes = [self._output_size(size, axis) for axis, size in enumerate(image.shape[2:])]
-        pads = self.in_2d(self.pads, (0, 0))
-        padded_here = torch.compiler.is_exporting() or any(left < right for left, right in pads)
-        if padded_here or self.padding_mode != "zeros":
-            return self._write(self._convolve(self._pad(image, self.pads), None))
-        output = self._convolve(image, None, [left for left, _ in pads])
-        for axis, (left, right) in enumerate(pads):
-            if left > right:  # as many zeros were read after the input as before
-                output = output.narrow(2 + axis, 0, sizes[axis])
-        return self._write(output)
 
     def _attend(self, squeezed: Tensor) -> Tensor:
         if self.attention is None:
@@ -93,9 +76,9 @@ class _KernelAttentionConv(MixedConv):
     def _kernel_weights(self, attentions: Tensor) -> Tensor:
         return attentions
 
-    def _convolve(self, window: Tensor, attentions: Tensor | None, padding: Sequence[int] = (0, 0)) -> Tensor:
-        if attentions is None or self.attention is None:
-            return self.conv(window, self.weight[0], None if self.bias is None else self.bias[0], self.groups, padding)
+    def _convolve(self, window: Tensor, attentions: Tensor) -> Tensor:
+        if self.attention is None:
+            return self.conv_static(window)
         if not any(self.varies) and window.shape[0] > 0:  # a convolution of no groups does not exist
             return self.conv_rows(window, *self.mixed_kernels(attentions))
         # Where the kernel varies, the outputs of all kernels are mixed: one convolution, too.

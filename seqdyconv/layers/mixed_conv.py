@@ -41,6 +41,7 @@ class MixedConv(nn.Module):
     """What all layers here share: everything but the attention, and how it acts on the kernels."""
 
     axes: ClassVar[int]  # 1 or 2
+    is_static = False  # whether there is nothing to attend to: one kernel, as it is
     bias: Tensor | None
 
     def __init__(
@@ -176,8 +177,23 @@ class MixedConv(nn.Module):
 
     def _forward(self, input: Tensor, padding_mask: Tensor | None) -> Tensor:
         image = self._read(input, padding_mask)
+        if self.is_static:
+            return self._write(self._convolve_static(image))
         attentions = self._attend(self._squeeze_whole(image, padding_mask))
         return self._write(self._convolve(self._pad(image, self.pads), attentions))
+
+    def _convolve_static(self, image: Tensor) -> Tensor:
+        """The output (B, O, H', W') of the only kernel: nothing need be squeezed, the convolution itself can pad."""
+        sizes = [self._output_size(size, axis) for axis, size in enumerate(image.shape[2:])]
+        pads = self.in_2d(self.pads, (0, 0))
+        padded_before = self.padding_mode != "zeros" or torch.compiler.is_exporting()
+        if padded_before or any(left < right for left, right in pads):
+            return self.conv_static(self._pad(image, self.pads))
+        output = self.conv_static(image, [left for left, _ in pads])
+        for axis, (left, right) in enumerate(pads):
+            if left > right:  # as many zeros were read behind the input as before it
+                output = output.narrow(2 + axis, 0, sizes[axis])
+        return output
 
     def mixture(self, input: Tensor, *, padding_mask: Tensor | None = None) -> Tensor:
         """The weights of the kernels that :meth:`forward` mixes, in float32 at least.
@@ -383,6 +399,10 @@ class MixedConv(nn.Module):
         """Input (B, C, H, W) with ``weight`` (O, C // groups, *kernel_size), ``padding`` zeros around it."""
         weight = weight if self.axes == 2 else weight[..., None]
         return F.conv2d(window, weight, bias, self.in_2d(self.stride, 1), padding, self.in_2d(self.dilation, 1), groups)
+
+    def conv_static(self, window: Tensor, padding: Sequence[int] = (0, 0)) -> Tensor:
+        """The same with the first kernel, as it is."""
+        return self.conv(window, self.weight[0], None if self.bias is None else self.bias[0], self.groups, padding)
 
     def conv_rows(self, window: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Each row with its own kernel (B, O, C // groups, *kernel_size): one convolution whose groups are the rows."""
