@@ -93,10 +93,10 @@ class RunArguments(CheckedTrainingArguments):
         "enable_jit_checkpoint": "a run that is killed goes on from its last checkpoint: use save_steps",
         "dataloader_in_order": "a run that is resumed sees the very batches of an undisturbed one",
         "length_column_name": "the lengths are known",
-        **dict.fromkeys(("bf16_full_eval", "fp16_full_eval"), "an evaluation computes as the training does"),
         **dict.fromkeys(
             (
-                *("prediction_loss_only", "include_for_metrics", "batch_eval_metrics", "eval_accumulation_steps"),
+                *("bf16_full_eval", "fp16_full_eval", "prediction_loss_only", "include_for_metrics"),
+                *("batch_eval_metrics", "eval_accumulation_steps"),
                 *("eval_do_concat_batches", "eval_use_gather_object"),
             ),
             "what an evaluation measures, and how, is fixed",

@@ -322,7 +322,10 @@ class TestArguments:
             ({"enable_jit_checkpoint": True}, "enable_jit_checkpoint has no effect here: a run that is killed goes on"),
             ({"remove_unused_columns": False}, "remove_unused_columns has no effect here: the columns are known"),
             ({"sortish_sampler": True}, "sortish_sampler has no effect here"),
-            ({"bf16_full_eval": True}, "bf16_full_eval has no effect here: an evaluation computes as the training"),
+            (
+                {"bf16_full_eval": True},
+                "bf16_full_eval has no effect here: what an evaluation measures, and how, is fixed",
+            ),
             ({"eval_accumulation_steps": 2}, "eval_accumulation_steps has no effect here: what an evaluation measures"),
             ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
             ({"eval_max_tokens": 0}, "eval_max_tokens must be at least 1, got 0"),
