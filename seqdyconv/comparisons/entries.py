@@ -131,7 +131,8 @@ def _of_comparison(folder: Path) -> Entry:
     }
     told = []
     for row in rows:
-        if row.variant in (best_variant(metric, rows), asked["baseline"]) and row.values(metric):
+        is_told = asked["baseline"] is None or row.variant in (best_variant(metric, rows), asked["baseline"])
+        if is_told and row.values(metric):
             told.append((row.variant, mean_text(row.values(metric), metric)))
             if difference := row.found.get("difference"):
                 told.append((f"− {asked['baseline']}", difference_text(difference)))

@@ -171,6 +171,15 @@ def test_all_results_that_match_with_all_that_is_known(made, tmp_path):
         assert f"\n- {fact}\n" in page
 
 
+def test_without_a_baseline_all_variants_are_told_in_a_line(made, tmp_path):
+    comparison(tmp_path / "results/toys")
+    file = tmp_path / "results/toys/comparison.json"
+    whole = json.loads(file.read_text())
+    file.write_text(json.dumps(whole | {"asked": whole["asked"] | {"baseline": None}, "found": {}}))
+    page = made("<!-- headlines: toys -->\n<!-- end of headlines -->\n")
+    assert "- Toys. BLEU: attention **30.00**; conv **35.00**\n" in page
+
+
 def test_cells_take_metrics_from_records(made, tmp_path):
     results = tmp_path / "results"
     (results / "runs").mkdir()
