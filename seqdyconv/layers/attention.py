@@ -20,7 +20,8 @@ _SHORT = 256  # keys
 class SelfAttention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762), (batch, time, channels).
 
-    Computed by :func:`torch.nn.functional.scaled_dot_product_attention`.
+    Computed by :func:`torch.nn.functional.scaled_dot_product_attention`; what learns in half precision on a CPU, of at
+    most 256 steps, in float32, which is faster there.
 
     Args:
         dim: D, the width of input and output.
