@@ -61,8 +61,8 @@ class _KernelAttentionConv(MixedConv):
             check_reduction(reduction)
         self.routing = routing
         # The softmax over one kernel is 1: nothing to learn.
-        self.is_static = num_kernels == 1 and routing == "softmax"
-        self.attention = None if self.is_static else _Routing(in_channels, num_kernels, reduction, factory)
+        static = num_kernels == 1 and routing == "softmax"
+        self.attention = None if static else _Routing(in_channels, num_kernels, reduction, factory)
         self.reset_parameters()
 
     def _attend(self, squeezed: Tensor) -> Tensor:

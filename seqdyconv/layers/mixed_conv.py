@@ -41,7 +41,7 @@ class MixedConv(nn.Module):
     """What all layers here share: everything but the attention, and how it acts on the kernels."""
 
     axes: ClassVar[int]  # 1 or 2
-    is_static = False  # whether there is nothing to attend to: one kernel, as it is
+    attention: Any  # a module; None: there is nothing to attend to, the only kernel is as it is
     bias: Tensor | None
 
     def __init__(
@@ -177,7 +177,7 @@ class MixedConv(nn.Module):
 
     def _forward(self, input: Tensor, padding_mask: Tensor | None) -> Tensor:
         image = self._read(input, padding_mask)
-        if self.is_static:
+        if self.attention is None:
             return self._write(self._convolve_static(image))
         attentions = self._attend(self._squeeze_whole(image, padding_mask))
         return self._write(self._convolve(self._pad(image, self.pads), attentions))
@@ -401,7 +401,7 @@ class MixedConv(nn.Module):
         return F.conv2d(window, weight, bias, self.in_2d(self.stride, 1), padding, self.in_2d(self.dilation, 1), groups)
 
     def conv_static(self, window: Tensor, padding: Sequence[int] = (0, 0)) -> Tensor:
-        """The same with the first kernel, as it is."""
+        """The same with the only kernel, as it is."""
         return self.conv(window, self.weight[0], None if self.bias is None else self.bias[0], self.groups, padding)
 
     def conv_rows(self, window: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
